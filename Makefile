@@ -1,0 +1,47 @@
+# `make help` says what there is. Every target sets up what it needs first, and only once.
+# PYTHON=/path/to/python3.12 picks the interpreter; otherwise the newest supported one is found.
+
+PY := .venv/bin/python
+BIN := .venv/bin
+CODE := pallas_kernels sparsevdit_jax models experiments tests
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup setup-demo test demo lint format types check bench train clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Hidden dependencies, not meant to be called: `test` and `demo` call them.
+setup:
+	@PYTHON="$(PYTHON)" bash .ci/setup.sh test
+
+setup-demo:
+	@PYTHON="$(PYTHON)" bash .ci/setup.sh demo
+
+demo: setup-demo ## the same clip with dense and sparse attention: out/demo/ (SEED=7 DIGIT=5 ARGS="--steps 20")
+	$(PY) -m experiments.demo $(if $(SEED),--seed "$(SEED)") $(if $(DIGIT),--digit "$(DIGIT)") $(ARGS)
+
+test: lint ## format, lint, types, import contracts, then all tests (ARGS="-k name")
+	$(PY) -m pytest -n 2 $(ARGS)
+
+lint: setup ## the checks of `make test` that run no code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+
+format: setup ## rewrite the code the way `make lint` wants it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## time sparse against dense attention on this CPU (ARGS="--help")
+	$(PY) -m experiments.bench_cpu $(ARGS)
+
+train: setup ## train the demo's model, for hours; resumes (ARGS="--help")
+	$(PY) -m experiments.train_tiny $(ARGS)
+
+clean: ## delete the environment and all caches; keeps out/
+	[ ! -f .venv/.made-by-sparsevdit-jax ] || rm -rf .venv
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

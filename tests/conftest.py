@@ -1,0 +1,25 @@
+"""What every test runs under: strict types and ranks, reproducible hypothesis, one key."""
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples on every run; no deadline, because the first call of each shape compiles.
+hypothesis.settings.register_profile(
+    "reproducible",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("reproducible")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A fixed random key; split it for more."""
+    return jax.random.key(0)
