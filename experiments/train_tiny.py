@@ -1,0 +1,285 @@
+"""How good does a TinyVideoDiT get on moving digits when it is trained on two CPU cores?
+
+    python -m experiments.train_tiny --out out/train            # the run behind the committed checkpoint
+    python -m experiments.train_tiny --out out/train            # again: goes on where it stopped, exactly
+
+A curriculum: short clips on a small canvas first (cheap, dense attention), the demo's 4,096 video tokens
+last, where most steps train through sliding tile attention. About two hours on two cores with native
+bfloat16. Writes to `--out`: checkpoints that resume exactly, loss.jsonl, loss.png, samples_*.png, and at
+the end tiny_digits.safetensors (the averaged weights, bfloat16). The answer: experiments/LOG.md.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments.moving_digits import MovingDigits
+from experiments.progress import progress_bar
+from models.checkpoint import count_parameters, save_weights
+from models.sampling import add_noise, generate, shift_time, velocity
+from models.tiny import TinyConfig, TinyVideoDiT
+from sparsevdit_jax import Phase, SparseAttention, StepContext
+from sparsevdit_jax.patterns import SlidingTile
+
+TRAINING_ATTENTION = SlidingTile(tile=(4, 4, 4), window=(3, 3, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum.
+
+    Attributes:
+      steps: optimiser steps.
+      frames, height, width: canvas in tokens (2 x 4 x 4 pixels each).
+      batch: clips per step.
+      shift: flow shift of the sampled times; larger canvases need more high noise.
+      sparse: share of steps that run `TRAINING_ATTENTION` instead of dense attention.
+    """
+
+    steps: int
+    frames: int
+    height: int
+    width: int
+    batch: int
+    shift: float
+    sparse: float = 0.0
+
+
+FULL = (
+    Stage(2750, 2, 8, 8, 16, 1.0),
+    Stage(1150, 4, 10, 10, 6, 1.5),
+    Stage(900, 4, 16, 16, 2, 2.0),
+    Stage(1000, 16, 16, 16, 1, 3.0, sparse=0.75),
+)
+QUICK = (Stage(40, 2, 8, 8, 4, 1.0), Stage(10, 4, 8, 8, 2, 1.0, sparse=0.5))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags of the training run.
+
+    Attributes:
+      out: folder of everything written; an existing run in it is continued.
+      plan: "full" is the committed checkpoint's, "quick" a minute to see that all works.
+      learning_rate: peak, after `warmup` steps; a cosine takes it to 2 % at the end.
+      ema: decay of the averaged weights, which are the ones used.
+      drop_label: share of clips trained without condition, for classifier-free guidance.
+      save_every: steps between checkpoints and samples.
+      dtype: of matmul operands; weights and sums are float32.
+    """
+
+    out: Path = Path("out/train")
+    plan: Literal["full", "quick"] = "full"
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    ema: float = 0.998
+    drop_label: float = 0.1
+    seed: int = 0
+    save_every: int = 250
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The curriculum that `plan` names."""
+        return FULL if self.plan == "full" else QUICK
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> Stage:
+        """The stage that the 0-based step belongs to."""
+        ends = np.cumsum([stage.steps for stage in self.stages])
+        return self.stages[int(np.searchsorted(ends, step, "right"))]
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """AdamW under a warm-up and a cosine, gradients clipped to norm 1."""
+    peak, warmup = config.learning_rate, min(config.warmup, config.total_steps // 4)
+    rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.total_steps, 0.02 * peak)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=0.01))
+
+
+def make_model(config: Config) -> TinyVideoDiT:
+    """The untrained model of this run."""
+    return TinyVideoDiT(TinyConfig(), dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(config.seed))
+
+
+def batch_at(config: Config, step: int, model_config: TinyConfig) -> tuple[dict, bool]:
+    """All that is random in a step, from (seed, step) alone, so that a resumed run sees the same numbers.
+
+    Returns:
+      Arrays x0, label, t, noise, and whether this step trains through sparse attention.
+    """
+    stage, rng = config.stage_at(step), np.random.default_rng((config.seed, step))
+    size = (n * p for n, p in zip((stage.frames, stage.height, stage.width), model_config.patch, strict=True))
+    digits = MovingDigits(**dict(zip(("frames", "height", "width"), size, strict=True)))
+    x0, label = digits.clips(rng, stage.batch)
+    logit = 1.2 * rng.standard_normal(stage.batch)
+    t = shift_time(1 / (1 + np.exp(-logit)), stage.shift).astype(np.float32)
+    dropped = rng.uniform(size=stage.batch) < config.drop_label
+    label = np.where(dropped, model_config.num_classes, label).astype(np.int32)
+    noise = rng.standard_normal(x0.shape, np.float32)
+    return dict(x0=x0, label=label, t=t, noise=noise), bool(rng.uniform() < stage.sparse)
+
+
+def velocity_loss(model: TinyVideoDiT, batch: dict, attention: SparseAttention | None = None) -> jax.Array:
+    """Mean squared error of the velocity (flow matching) of one batch."""
+    x0, label, t = batch["x0"], batch["label"], batch["t"]
+    x = add_noise(x0, batch["noise"], t)
+    states, ctx = (), None
+    if attention is not None:
+        grid = model.grid(x.shape)
+        heads = dict(num_heads=model.config.num_heads, head_dim=model.config.head_dim)
+        states = attention.init(grid, batch=len(x0), **heads)
+        ctx = StepContext(grid, Phase.REUSE)
+    prediction, _ = model(x, t, label, attention=attention, states=states, ctx=ctx)
+    return jnp.mean((velocity(x, prediction, t) - velocity(x, x0, t)) ** 2)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("graph", "optimizer", "attention"), donate_argnames=("state",)
+)
+def train_step(state: dict, batch: dict, ema: jax.Array, *, graph, optimizer, attention=None):
+    """One optimiser step; `state` holds params, ema and opt_state and is donated."""
+
+    def loss_of(params):
+        return velocity_loss(nnx.merge(graph, params), batch, attention)
+
+    loss, grads = jax.value_and_grad(loss_of)(state["params"])
+    updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    average = jax.tree.map(lambda old, new: old * ema + new * (1 - ema), state["ema"], params)
+    return dict(params=params, ema=average, opt_state=opt_state), loss
+
+
+class Trainer:
+    """The run in `config.out`: its state, its checkpoints, and its step."""
+
+    def __init__(self, config: Config):
+        import orbax.checkpoint as ocp
+
+        self.config, model = config, make_model(config)
+        self.model_config = model.config
+        self.graph, params = nnx.split(model)
+        self.optimizer = make_optimizer(config)
+        average = jax.tree.map(jnp.copy, params)
+        self.state = dict(params=params, ema=average, opt_state=self.optimizer.init(params))
+        self.attention = SparseAttention((TRAINING_ATTENTION,) * model.config.num_layers)
+        config.out.mkdir(parents=True, exist_ok=True)
+        self._refuse_other_run()
+        options = ocp.CheckpointManagerOptions(max_to_keep=2)
+        self.manager = ocp.CheckpointManager(config.out.resolve() / "checkpoints", options=options)
+        self.step = self.manager.latest_step() or 0
+        if self.step:
+            self.state = self.manager.restore(self.step, args=ocp.args.StandardRestore(self.state))
+
+    def _refuse_other_run(self) -> None:
+        flags = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in ("out", "save_every")}
+        path = self.config.out / "config.json"
+        if path.exists() and (stored := json.loads(path.read_text())) != flags:
+            changed = ", ".join(f"{k}: {stored.get(k)} -> {v}" for k, v in flags.items() if stored.get(k) != v)
+            raise SystemExit(f"{path} belongs to a run with other flags ({changed}); use another --out")
+        path.write_text(json.dumps(flags, indent=1) + "\n")
+
+    def advance(self) -> float:
+        """Takes one step and returns its loss."""
+        batch, sparse = batch_at(self.config, self.step, self.model_config)
+        ema = min(self.config.ema, (1 + self.step) / (10 + self.step))  # forget the start quickly
+        self.state, loss = train_step(
+            self.state, batch, jnp.float32(ema),
+            graph=self.graph, optimizer=self.optimizer, attention=self.attention if sparse else None,
+        )
+        self.step += 1
+        return float(loss)
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present step, if there is none yet."""
+        import orbax.checkpoint as ocp
+
+        if self.step != self.manager.latest_step():
+            self.manager.save(self.step, args=ocp.args.StandardSave(self.state))
+            self.manager.wait_until_finished()
+
+    def averaged_model(self) -> TinyVideoDiT:
+        """The model with averaged weights."""
+        return nnx.merge(self.graph, self.state["ema"])
+
+
+def draw_samples(trainer: Trainer, path: Path) -> None:
+    """A sheet of samples, one column a digit, time downwards, on the present stage's canvas."""
+    from PIL import Image
+
+    stage = trainer.config.stage_at(trainer.step - 1)
+    tokens = (stage.frames, stage.height, stage.width)
+    shape = tuple(n * p for n, p in zip(tokens, trainer.model_config.patch, strict=True))
+    labels = np.arange(10) if stage.frames * stage.height * stage.width < 2000 else np.array([2, 5])
+    noise = jax.random.normal(jax.random.key(0), (len(labels), *shape, 1))
+    model = trainer.averaged_model()
+    clips = generate(
+        model, noise, labels, num_steps=20, guidance=2.0, unconditional=10, shift=stage.shift + 1
+    )
+    clips = np.uint8((np.clip(np.asarray(clips), -1, 1) + 1) * 127.5)[..., 0]
+    rows = [np.concatenate(list(clips[:, f]), 1) for f in range(0, shape[0], max(1, shape[0] // 4))]
+    Image.fromarray(np.concatenate(rows, 0)).save(path)
+
+
+def draw_losses(out: Path) -> None:
+    """loss.png from loss.jsonl."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    lines = [json.loads(line) for line in (out / "loss.jsonl").read_text().splitlines()]
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.semilogy([line["step"] for line in lines], [line["loss"] for line in lines])
+    axes.set(xlabel="step", ylabel="velocity loss (mean of 50 steps)", title="TinyVideoDiT, moving digits")
+    axes.grid(alpha=0.3)
+    figure.savefig(out / "loss.png", dpi=130)
+    plt.close(figure)
+
+
+def main(config: Config) -> None:
+    """Trains, or goes on training, and exports the averaged weights at the end."""
+    trainer, losses, began = Trainer(config), [], time.time()
+    weights = config.out / "tiny_digits.safetensors"
+    with progress_bar("training", total=config.total_steps, done=trainer.step) as advance:
+        try:
+            while trainer.step < config.total_steps:
+                losses.append(trainer.advance())
+                advance(f"loss {np.mean(losses[-50:]):.3f}")
+                if trainer.step % 50 == 0:
+                    line = dict(step=trainer.step, loss=float(np.mean(losses[-50:])), seconds=time.time() - began)
+                    with open(config.out / "loss.jsonl", "a") as file:
+                        file.write(json.dumps(line) + "\n")
+                if trainer.step % config.save_every == 0:
+                    trainer.save()
+                    draw_samples(trainer, config.out / f"samples_{trainer.step:06d}.png")
+        except KeyboardInterrupt:
+            trainer.save()
+            sys.exit(f"stopped at step {trainer.step}, saved; the same command goes on from here")
+    trainer.save()
+    if (config.out / "loss.jsonl").exists():
+        draw_losses(config.out)
+    if not weights.exists():
+        model = trainer.averaged_model()
+        save_weights(weights, model, config=dataclasses.asdict(model.config), dtype=jnp.bfloat16)
+        print(f"{count_parameters(model):,} parameters, {weights.stat().st_size / 1e6:.1f} MB: {weights}")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Config))

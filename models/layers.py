@@ -1,0 +1,100 @@
+"""Layers that more than one model uses unchanged."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dot_last(x, w, dtype):
+    return jax.lax.dot_general(
+        x.astype(dtype),
+        w.astype(dtype),
+        (((x.ndim - 1,), (0,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _dot_last_fwd(x, w, dtype):
+    return _dot_last(x, w, dtype), (x.astype(dtype), w.astype(dtype), jnp.zeros((), x.dtype))
+
+
+def _dot_last_bwd(dtype, residuals, dy):
+    x, w, like = residuals
+    dy = dy.astype(dtype)
+    leading = tuple(range(x.ndim - 1))
+    contract_out = (((dy.ndim - 1,), (1,)), ((), ()))
+    dx = jax.lax.dot_general(dy, w, contract_out, preferred_element_type=jnp.float32)
+    contract_rows = ((leading, leading), ((), ()))
+    dw = jax.lax.dot_general(x, dy, contract_rows, preferred_element_type=jnp.float32)
+    return dx.astype(like.dtype), dw
+
+
+_dot_last.defvjp(_dot_last_fwd, _dot_last_bwd)
+
+
+class Linear(nnx.Module):
+    """y = x W + b with float32 weights and sums, operands rounded to `dtype` in all three matmuls.
+
+    Args:
+      dtype: of the matmuls' operands; bfloat16 runs at twice the speed of float32 and more on
+        processors (and GPUs) that multiply it natively, and the result stays float32.
+      zero_init: start at zero (adaLN-Zero gates and output heads).
+    """
+
+    def __init__(
+        self, dim_in: int, dim_out: int, *, dtype=jnp.float32, zero_init: bool = False, rngs: nnx.Rngs
+    ):
+        init = nnx.initializers.zeros_init() if zero_init else nnx.initializers.xavier_uniform()
+        self.kernel = nnx.Param(init(rngs.params(), (dim_in, dim_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((dim_out,), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., dim_in] to float32 [..., dim_out]."""
+        y = _dot_last(x, self.kernel[...], self.dtype)
+        return y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def rms_norm(x: jax.Array, weight: jax.Array, *, eps: float = 1e-6) -> jax.Array:
+    """x / rms(x) * weight over the last axis, in float32; `weight` has the last axis' size."""
+    x = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
+    return x * scale * weight.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def layer_norm(x: jax.Array, *, eps: float = 1e-6) -> jax.Array:
+    """(x - mean) / std over the last axis, without affine parameters, in float32."""
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
+
+
+def sinusoidal_embedding(t: jax.Array, dim: int, *, max_period: float = 10_000.0) -> jax.Array:
+    """float32 [B, dim] of the times t [B] (DDPM's units, 0 to 1000): cosines, then sines."""
+    half = dim // 2
+    frequency = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    angle = t.astype(jnp.float32)[:, None] * frequency[None]
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+
+def patchify(video: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
+    """[B, F, Y, X, C] to tokens [B, L, pt*ph*pw*C] in raster order; every axis must divide."""
+    b, *size, c = video.shape
+    if any(n % p for n, p in zip(size, patch, strict=True)):
+        raise ValueError(f"video of {tuple(size)} pixels does not divide into patches of {patch}; pad it")
+    (f, y, x), (pt, ph, pw) = (tuple(n // p for n, p in zip(size, patch, strict=True)), patch)
+    video = video.reshape(b, f, pt, y, ph, x, pw, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return video.reshape(b, f * y * x, pt * ph * pw * c)
+
+
+def unpatchify(tokens: jax.Array, shape: tuple[int, int, int], patch: tuple[int, int, int]) -> jax.Array:
+    """Inverse of `patchify`; `shape` is the token grid (frames, height, width)."""
+    (f, y, x), (pt, ph, pw) = shape, patch
+    b, _, channels = tokens.shape
+    c = channels // (pt * ph * pw)
+    tokens = tokens.reshape(b, f, y, x, pt, ph, pw, c).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return tokens.reshape(b, f * pt, y * ph, x * pw, c)

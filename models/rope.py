@@ -1,0 +1,57 @@
+"""Rotary position embedding over the three axes of a video (frame, row, column)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def axis_dims(head_dim: int) -> tuple[int, int, int]:
+    """Channels of a head that rotate with (frame, row, column): Wan's split, D - 4*(D//6), 2*(D//6) twice."""
+    spatial = 2 * (head_dim // 6)
+    return head_dim - 2 * spatial, spatial, spatial
+
+
+def rope_table(
+    shape: tuple[int, int, int], head_dim: int, *, theta: float = 256.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of every video token's rotation, in raster order.
+
+    Args:
+      shape: video tokens (frames, height, width).
+      head_dim: channels per head, even.
+      theta: base of the geometric progression of frequencies (HunyuanVideo's 256: clips are short).
+
+    Returns:
+      Two float32 arrays [tokens, head_dim / 2]; frequencies are computed in float64.
+    """
+    if head_dim % 2:
+        raise ValueError(f"{head_dim=} must be even: RoPE rotates pairs of channels")
+    angles = []
+    for axis, dim in enumerate(axis_dims(head_dim)):
+        frequency = theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
+        position = np.arange(shape[axis], dtype=np.float64)
+        angle = position[:, None] * frequency
+        others = [i for i in range(3) if i != axis]
+        angle = np.broadcast_to(np.expand_dims(angle, others), (*shape, dim // 2))
+        angles.append(angle.reshape(-1, dim // 2))
+    angle = np.concatenate(angles, -1)
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+
+
+def apply_rope(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotates interleaved channel pairs of the first tokens of `x`; tokens beyond the table (text) stay.
+
+    Args:
+      x: [B, L, H, D].
+      table: cosines and sines [Lv, D / 2] with Lv <= L (`rope_table`).
+
+    Returns:
+      [B, L, H, D] in the dtype of `x`; the rotation itself is float32.
+    """
+    cos, sin = (jnp.asarray(part)[None, :, None] for part in table)
+    tokens = cos.shape[1]
+    video = x[:, :tokens].astype(jnp.float32)
+    even, odd = video[..., 0::2], video[..., 1::2]
+    rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
+    rotated = rotated.reshape(video.shape).astype(x.dtype)
+    return jnp.concatenate([rotated, x[:, tokens:]], 1)

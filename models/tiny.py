@@ -1,0 +1,176 @@
+"""TinyVideoDiT: a small video diffusion transformer that trains on a CPU and shows every part of the library.
+
+It is built like the big ones: patchify, joint attention over [video, condition] tokens with 3-D RoPE
+and QK norm (HunyuanVideo, CogVideoX), adaLN modulation shared by all blocks plus a table per block
+(Wan). The condition is a class label; it enters as a few learned tokens after the video and in the
+modulation. Differences from the big ones: it predicts the clean video (x-prediction, as
+arXiv 2511.13720 does for pixels) from which the velocity follows, and because RoPE knows only
+relative positions, each token is told how far it is from the canvas' six borders.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pallas_kernels import dense_attention
+from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid
+
+from . import layers
+from .rope import apply_rope, rope_table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    """Sizes of a `TinyVideoDiT`; the defaults are those of the committed checkpoint."""
+
+    dim: int = 256
+    num_layers: int = 6
+    num_heads: int = 4
+    mlp_ratio: int = 4
+    patch: tuple[int, int, int] = (2, 4, 4)
+    channels: int = 1
+    num_classes: int = 10
+    condition_tokens: int = 8
+
+    def __post_init__(self):
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise ValueError(
+                f"{self.dim=} must be {self.num_heads=} times an even head size; change one of them"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.dim // self.num_heads
+
+
+class Block(nnx.Module):
+    """One transformer block: modulated joint attention and modulated MLP over [video, condition]."""
+
+    def __init__(self, config: TinyConfig, *, dtype, rngs: nnx.Rngs):
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.qkv = layers.Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
+        self.out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.up = layers.Linear(dim, config.mlp_ratio * dim, dtype=dtype, rngs=rngs)
+        self.down = layers.Linear(config.mlp_ratio * dim, dim, dtype=dtype, rngs=rngs)
+        self.q_scale = nnx.Param(jnp.ones((config.head_dim,), jnp.float32))
+        self.k_scale = nnx.Param(jnp.ones((config.head_dim,), jnp.float32))
+        self.modulation = nnx.Param(jnp.zeros((6, dim), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(
+        self, x, modulation, rope, *, pattern: AttentionPattern | None = None, state=(), ctx=None
+    ):
+        """One block.
+
+        Args:
+          x: [B, L, dim], video tokens in raster order, then condition tokens.
+          modulation: [B, 6, dim], shared by all blocks; this block adds its own table.
+          rope: cosines and sines of the video tokens (`rope_table`).
+          pattern: any pattern of `sparsevdit_jax`, with its state and the step's context; None is dense.
+
+        Returns:
+          x of the same shape and the pattern's new state.
+        """
+        table = modulation + self.modulation[...][None]
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (table[:, i : i + 1] for i in range(6))
+        h = layers.layer_norm(x) * (1 + scale) + shift
+        q, k, v = jnp.split(self.qkv(h).reshape(*x.shape[:2], 3 * self.num_heads, -1), 3, 2)
+        q = apply_rope(layers.rms_norm(q, self.q_scale[...]), rope).astype(self.dtype)
+        k = apply_rope(layers.rms_norm(k, self.k_scale[...]), rope).astype(self.dtype)
+        v = v.astype(self.dtype)
+        if pattern is None:
+            h, _ = dense_attention(q, k, v)
+        else:
+            h, state = pattern.attend(q, k, v, state, ctx)
+        x = x + gate * self.out(h.reshape(x.shape))
+        h = layers.layer_norm(x) * (1 + mlp_scale) + mlp_shift
+        return x + mlp_gate * self.down(jax.nn.gelu(self.up(h), approximate=True)), state
+
+
+def border_features(shape: tuple[int, int, int]) -> np.ndarray:
+    """float32 [tokens, 6]: exp(-distance / 2) to both ends of each axis, distances in tokens."""
+    features = []
+    for axis, n in enumerate(shape):
+        i = np.arange(n).reshape([-1 if a == axis else 1 for a in range(3)])
+        for distance in (i, n - 1 - i):
+            features.append(np.broadcast_to(np.exp(-distance / 2), shape).reshape(-1))
+    return np.stack(features, -1).astype(np.float32)
+
+
+class TinyVideoDiT(nnx.Module):
+    """Predicts the clean video from a noisy one, a time and a class label.
+
+    Args:
+      config: sizes.
+      dtype: of the operands of matmuls and attention; weights, sums and norms are float32.
+    """
+
+    def __init__(self, config: TinyConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        dim, pixels = config.dim, config.channels * int(np.prod(config.patch))
+        self.patch_in = layers.Linear(pixels, dim, dtype=dtype, rngs=rngs)
+        self.border_in = layers.Linear(6, dim, dtype=dtype, rngs=rngs)
+        self.time_in = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.time_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.modulation = layers.Linear(dim, 6 * dim, dtype=dtype, rngs=rngs)
+        classes = config.num_classes + 1  # the last one is "no condition"
+        self.label_vector = nnx.Param(0.5 * jax.random.normal(rngs.params(), (classes, dim)))
+        self.label_tokens = nnx.Param(
+            0.5 * jax.random.normal(rngs.params(), (classes, config.condition_tokens, dim))
+        )
+        self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)])
+        self.final_modulation = layers.Linear(dim, 2 * dim, dtype=dtype, zero_init=True, rngs=rngs)
+        self.patch_out = layers.Linear(dim, pixels, dtype=dtype, zero_init=True, rngs=rngs)
+
+    def grid(self, video_shape: tuple[int, ...]) -> VideoGrid:
+        """The token grid of videos [B, F, Y, X, C] (or [F, Y, X, C]), condition tokens after the video."""
+        size = video_shape[-4:-1]
+        frames, height, width = (n // p for n, p in zip(size, self.config.patch, strict=True))
+        return VideoGrid(frames, height, width, text_len=self.config.condition_tokens)
+
+    def __call__(
+        self,
+        x,
+        t,
+        label,
+        *,
+        attention: SparseAttention | None = None,
+        states: tuple = (),
+        ctx: StepContext | None = None,
+    ):
+        """Predicts clean videos.
+
+        Args:
+          x: noisy videos [B, F, Y, X, C] in about [-1, 1]; every axis divides by the patch.
+          t: times [B] in [0, 1], 1 is pure noise.
+          label: int32 [B], the class; `config.num_classes` means none.
+          attention: a pattern for every layer with `states` from its `init` and the step's `ctx`; None
+            is dense attention.
+
+        Returns:
+          Clean videos, float32 in the shape of `x`, and the layers' new states.
+        """
+        patch, grid = self.config.patch, self.grid(x.shape)
+        h = self.patch_in(layers.patchify(x, patch)) + self.border_in(border_features(grid.shape))[None]
+        h = jnp.concatenate([h, self.label_tokens[...][label]], 1)
+        time = self.time_in(layers.sinusoidal_embedding(1000 * t, self.config.dim))
+        vector = self.time_out(jax.nn.silu(time)) + self.label_vector[...][label]
+        modulation = self.modulation(jax.nn.silu(vector)).reshape(x.shape[0], 6, -1)
+        rope = rope_table(grid.shape, self.config.head_dim)
+        if attention is None:
+            patterns, states = (None,) * len(self.blocks), ((),) * len(self.blocks)
+        else:
+            patterns = attention.patterns
+        new_states = []
+        for i, (block, pattern, state) in enumerate(zip(self.blocks, patterns, states, strict=True)):
+            with jax.named_scope(f"block_{i}"):
+                h, state = block(h, modulation, rope, pattern=pattern, state=state, ctx=ctx)
+            new_states.append(state)
+        shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
+        h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift
+        return layers.unpatchify(self.patch_out(h), grid.shape, patch), tuple(new_states)

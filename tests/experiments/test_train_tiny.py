@@ -1,0 +1,99 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import train_tiny
+from experiments.train_tiny import Config, Stage, Trainer, batch_at, main, velocity_loss
+from models.checkpoint import load_weights, read_config
+from models.tiny import TinyConfig, TinyVideoDiT
+
+SMALL = TinyConfig(dim=32, num_layers=1, num_heads=1, condition_tokens=2, patch=(1, 4, 4))
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    """optax mixes Python floats and integers in its own arithmetic."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_tiny, "TinyConfig", lambda: SMALL)
+    stages = (Stage(3, 2, 8, 8, 2, 1.0), Stage(3, 4, 8, 8, 1, 2.0, sparse=0.7))
+    monkeypatch.setattr(train_tiny, "QUICK", stages)
+    return Config(out=tmp_path / "run", plan="quick", save_every=3)
+
+
+def leaves(trainer):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(trainer.state)]
+
+
+def test_a_resumed_run_has_the_same_bits(config):
+    whole = Trainer(config)
+    straight = [whole.advance() for _ in range(6)]
+    other = dataclasses.replace(config, out=config.out.with_name("second"))
+    first = Trainer(other)
+    losses = [first.advance() for _ in range(4)]
+    first.save()
+    second = Trainer(other)
+    assert second.step == 4
+    losses += [second.advance() for _ in range(2)]
+    assert losses == straight
+    for a, b in zip(leaves(whole), leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_command_writes_weights_that_load_curve_and_samples(config):
+    main(config)
+    path = config.out / "tiny_digits.safetensors"
+    model = TinyVideoDiT(TinyConfig(**read_config(path)), rngs=nnx.Rngs(1))
+    load_weights(path, model)
+    written = sorted(p.name for p in config.out.iterdir())
+    assert written == ["checkpoints", "config.json", "samples_000003.png", "samples_000006.png",
+                       "tiny_digits.safetensors"]  # fmt: skip
+    with pytest.raises(SystemExit, match=r"other flags \(seed: 0 -> 1\); use another --out"):
+        main(dataclasses.replace(config, seed=1))
+
+
+def test_loss_curve_is_drawn(tmp_path):
+    lines = [dict(step=s, loss=1 / s, seconds=1.0) for s in (50, 100)]
+    (tmp_path / "loss.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    train_tiny.draw_losses(tmp_path)
+    assert (tmp_path / "loss.png").stat().st_size > 1000
+
+
+def test_batches_repeat_and_follow_the_stage(config):
+    (first, _), (again, _) = (batch_at(config, 4, SMALL) for _ in range(2))
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+    assert first["x0"].shape == (1, 4, 32, 32, 1)
+    assert batch_at(config, 0, SMALL)[0]["x0"].shape == (2, 2, 32, 32, 1)
+    assert {batch_at(config, step, SMALL)[1] for step in (0, 1, 2)} == {False}
+
+
+def test_training_on_one_batch_lowers_its_loss(config):
+    trainer = Trainer(config)
+    batch, _ = batch_at(config, 0, SMALL)
+    loss = jax.jit(lambda state: velocity_loss(nnx.merge(trainer.graph, state["params"]), batch))
+    before = float(loss(trainer.state))
+    optimizer = train_tiny.make_optimizer(dataclasses.replace(config, learning_rate=3e-3))
+    for _ in range(40):
+        trainer.state, _ = train_tiny.train_step(
+            trainer.state, batch, jnp.float32(0.9), graph=trainer.graph, optimizer=optimizer
+        )
+    assert float(loss(trainer.state)) < 0.5 * before
+
+
+def test_the_committed_plan_is_consistent():
+    config = Config()
+    assert config.total_steps == sum(stage.steps for stage in train_tiny.FULL)
+    assert config.stage_at(0) is train_tiny.FULL[0]
+    assert config.stage_at(config.total_steps - 1) is train_tiny.FULL[-1]
+    last = train_tiny.FULL[-1]
+    assert last.frames * last.height * last.width >= 4096

@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models import layers
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
+def test_linear_and_its_gradients_match_float64(key, dtype, error):
+    linear = layers.Linear(24, 16, dtype=dtype, rngs=nnx.Rngs(0))
+    x = jax.random.normal(key, (2, 5, 24))
+    cotangent = jax.random.normal(jax.random.key(9), (2, 5, 16))
+    graph, params = nnx.split(linear)
+
+    y, pull = jax.vjp(lambda p, x: nnx.merge(graph, p)(x), params, x)
+    grad_params, grad_x = pull(cotangent)
+
+    w, x64, c64 = (np.asarray(a, np.float64) for a in (linear.kernel[...], x, cotangent))
+    assert y.dtype == jnp.float32
+    assert grad_x.dtype == jnp.float32
+    np.testing.assert_allclose(y, x64 @ w, atol=error * 5)
+    np.testing.assert_allclose(grad_x, c64 @ w.T, atol=error * 5)
+    np.testing.assert_allclose(
+        grad_params.kernel[...], np.einsum("bli,blo->io", x64, c64), atol=error * 8
+    )
+    np.testing.assert_allclose(grad_params.bias[...], c64.sum((0, 1)), rtol=1e-5, atol=1e-5)
+
+
+def test_zero_init_gives_zero():
+    linear = layers.Linear(4, 3, zero_init=True, rngs=nnx.Rngs(0))
+    assert not np.asarray(linear(jnp.ones((2, 4)))).any()
+
+
+def test_norms_match_their_definitions(key):
+    x = np.asarray(3 * jax.random.normal(key, (2, 3, 8)) + 1, np.float64)
+    weight = np.linspace(0.5, 2, 8)
+    rms = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight
+    np.testing.assert_allclose(layers.rms_norm(jnp.float32(x), jnp.float32(weight)), rms, rtol=2e-6)
+    standard = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(layers.layer_norm(jnp.float32(x)), standard, rtol=1e-5, atol=1e-6)
+
+
+def test_sinusoids_start_with_cosines_at_frequency_one():
+    embedding = layers.sinusoidal_embedding(jnp.array([0.0, 2.0]), 8)
+    np.testing.assert_allclose(embedding[0], [1, 1, 1, 1, 0, 0, 0, 0])
+    np.testing.assert_allclose(embedding[1, 0], np.cos(2.0), rtol=1e-6)
+    np.testing.assert_allclose(embedding[1, 5], np.sin(2.0 * 10_000 ** (-1 / 4)), rtol=1e-6)
+
+
+def test_patches_are_in_raster_order_and_come_back():
+    video = jnp.arange(2 * 4 * 4 * 6 * 2, dtype=jnp.float32).reshape(2, 4, 4, 6, 2)
+    tokens = layers.patchify(video, (2, 2, 3))
+    assert tokens.shape == (2, 2 * 2 * 2, 2 * 2 * 3 * 2)
+    np.testing.assert_array_equal(tokens[1, 1].reshape(2, 2, 3, 2), video[1, :2, :2, 3:])
+    np.testing.assert_array_equal(layers.unpatchify(tokens, (2, 2, 2), (2, 2, 3)), video)
+
+
+def test_a_video_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"\(3, 4, 4\) pixels does not divide into patches of \(2, 2, 2\)"):
+        layers.patchify(jnp.zeros((1, 3, 4, 4, 1)), (2, 2, 2))

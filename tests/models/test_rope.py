@@ -1,0 +1,37 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.rope import apply_rope, axis_dims, rope_table
+
+
+@pytest.mark.parametrize(("head_dim", "split"), [(128, (44, 42, 42)), (64, (24, 20, 20)), (32, (12, 10, 10))])
+def test_axis_split_is_wans(head_dim, split):
+    assert axis_dims(head_dim) == split
+
+
+def test_logits_depend_on_distances_only(key):
+    shape = (3, 4, 5)
+    q, k = jax.random.normal(key, (2, 32))
+    table = rope_table(shape, 32)
+    q, k = (apply_rope(jnp.broadcast_to(a, (1, 60, 1, 32)), table)[0, :, 0] for a in (q, k))
+    logits = np.asarray(q @ k.T).reshape(*shape, *shape)
+    np.testing.assert_allclose(logits[:-1, :, :, :-1], logits[1:, :, :, 1:], atol=2e-5)
+    np.testing.assert_allclose(logits[:, :-1, :, :, :-1], logits[:, 1:, :, :, 1:], atol=2e-5)
+    np.testing.assert_allclose(logits[..., :-1, :, :, :-1], logits[..., 1:, :, :, 1:], atol=2e-5)
+    assert np.ptp(logits) > 0.1  # and they do depend on those
+
+
+def test_text_after_the_video_is_not_rotated_and_lengths_stay(key):
+    x = jax.random.normal(key, (2, 2 * 3 * 4 + 5, 2, 16))
+    y = apply_rope(x, rope_table((2, 3, 4), 16))
+    np.testing.assert_array_equal(y[:, 24:], x[:, 24:])
+    np.testing.assert_allclose(jnp.linalg.norm(y, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5)
+    np.testing.assert_array_equal(y[:, 0], x[:, 0])  # position (0, 0, 0)
+    assert not np.allclose(y[:, 23], x[:, 23])
+
+
+def test_odd_head_dim_is_refused():
+    with pytest.raises(ValueError, match="head_dim=15 must be even"):
+        rope_table((1, 1, 1), 15)

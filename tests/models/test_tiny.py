@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models.tiny import TinyConfig, TinyVideoDiT, border_features
+from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid
+from sparsevdit_jax.patterns import (
+    AdaSpa,
+    Dense,
+    Diagonal,
+    MultiDiagonal,
+    PerHead,
+    Skip,
+    SlidingTile,
+    Table,
+)
+
+SMALL = TinyConfig(dim=32, num_layers=2, num_heads=2, condition_tokens=3, patch=(1, 2, 2))
+SHAPE = (2, 4, 8, 8, 1)  # 4 x 4 x 4 tokens
+
+
+def make_model(config=SMALL):
+    """A model whose zero-initialised gates and head are filled, so that every part reaches the output."""
+    model = TinyVideoDiT(config, rngs=nnx.Rngs(0))
+    for i, leaf in enumerate(jax.tree.leaves(nnx.state(model), is_leaf=lambda x: isinstance(x, nnx.Variable))):
+        leaf[...] = leaf[...] + 0.1 * jax.random.normal(jax.random.key(i), leaf.shape)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    x = jax.random.normal(jax.random.key(1), SHAPE)
+    return x, jnp.array([0.3, 0.9]), jnp.array([1, 10])
+
+
+@jax.jit(static_argnames="attention")
+def run(model, inputs, states, ctx, *, attention):
+    return model(*inputs, attention=attention, states=states, ctx=ctx)
+
+
+def run_pattern(model, inputs, *patterns, phase=Phase.REUSE, step=0):
+    attention = SparseAttention(patterns)
+    grid = model.grid(SHAPE)
+    states = attention.init(grid, batch=2, num_heads=2, head_dim=16)
+    return run(model, inputs, states, StepContext(grid, phase, step=step), attention=attention)
+
+
+def test_grid_counts_tokens_and_condition(model):
+    assert model.grid(SHAPE) == VideoGrid(4, 4, 4, text_len=3)
+
+
+def test_full_masks_equal_no_pattern(model, inputs):
+    expected, _ = model(*inputs)
+    assert expected.shape == SHAPE
+    for pattern in (Dense(), SlidingTile(tile=(2, 2, 2), window=(2, 2, 2))):
+        out, _ = run_pattern(model, inputs, pattern, pattern)
+        np.testing.assert_allclose(out, expected, atol=2e-5)
+
+
+def test_a_pattern_changes_only_what_it_should(model, inputs):
+    expected, _ = model(*inputs)
+    sparse, _ = run_pattern(model, inputs, *[SlidingTile(tile=(2, 2, 2), window=(1, 1, 1))] * 2)
+    warm, _ = run_pattern(
+        model, inputs, *[SlidingTile(tile=(2, 2, 2), window=(1, 1, 1))] * 2, phase=Phase.DENSE
+    )
+    assert float(jnp.abs(sparse - expected).max()) > 1e-3
+    np.testing.assert_allclose(warm, expected, atol=2e-5)
+
+
+def test_the_same_block_takes_per_head_table_and_adaspa(model, inputs):
+    band, stripes = Diagonal(density=0.5, block=8), MultiDiagonal(density=0.5, block=8)
+    mixed = PerHead(((band, (1,)), (stripes, (0,))))
+    table = Table((band, stripes, Skip(block=8)), ((1, 0), (2, 1)))
+    alone, _ = run_pattern(model, inputs, mixed, mixed)
+    by_table, _ = run_pattern(model, inputs, table, table, step=0)
+    np.testing.assert_allclose(by_table, alone, atol=2e-5)
+    later, _ = run_pattern(model, inputs, table, table, step=1)
+    assert float(jnp.abs(later - alone).max()) > 1e-3
+    out, states = run_pattern(model, inputs, AdaSpa(block=8), mixed, phase=Phase.SEARCH)
+    assert bool(jnp.isfinite(out).all())
+    assert len(states) == 2
+
+
+def test_calling_changes_no_parameter(inputs):
+    model = make_model()
+    before = jax.tree.map(jnp.copy, nnx.state(model))
+    model(*inputs)
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model))
+
+
+def test_output_depends_on_time_label_and_border(model, inputs):
+    x, t, label = inputs
+    base, _ = model(x, t, label)
+    for other in ((x, t * 0.5, label), (x, t, label - 1), (jnp.roll(x, 1, 2), t, label)):
+        assert float(jnp.abs(model(*other)[0] - base).max()) > 1e-4
+
+
+def test_every_parameter_has_a_gradient(model, inputs):
+    graph, params = nnx.split(model)
+    grads = jax.grad(lambda p: (nnx.merge(graph, p)(*inputs)[0] ** 2).sum())(params)
+    flat = jax.tree.leaves(jax.tree.map(lambda g: float(jnp.abs(g).max()), grads))
+    assert all(np.isfinite(flat))
+    assert min(flat) > 0
+
+
+def test_border_features_tell_the_borders():
+    features = border_features((2, 3, 4)).reshape(2, 3, 4, 6)
+    assert features.dtype == np.float32
+    assert features[0, 0, 0].tolist() == pytest.approx([1, np.exp(-0.5), 1, np.exp(-1), 1, np.exp(-1.5)])
+    np.testing.assert_allclose(features[..., ::2], features[::-1, ::-1, ::-1, 1::2])
+
+
+def test_bad_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"self.dim=30 must be self.num_heads=4 times an even head size"):
+        TinyConfig(dim=30)
+
+
+def test_a_schedule_belongs_to_attention():
+    assert SparseAttention((Dense(),)).schedule == StepSchedule()
