@@ -31,7 +31,8 @@ from models.tiny import TinyConfig, TinyVideoDiT
 from sparsevdit_jax import Phase, SparseAttention, StepContext
 from sparsevdit_jax.patterns import SlidingTile
 
-TRAINING_ATTENTION = SlidingTile(tile=(4, 4, 4), window=(3, 3, 3))
+TRAINING_ATTENTION = SlidingTile(tile=(4, 4, 4), window=((3, 3, 3), (3, 3, 1), (3, 1, 3), (1, 3, 3)))
+"""STA with a window per head, in tiles; 21 % of all pairs on the last stage's canvas."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Stage:
 FULL = (
     Stage(2750, 2, 8, 8, 16, 1.0),
     Stage(1150, 4, 10, 10, 6, 1.5),
-    Stage(900, 4, 16, 16, 2, 2.0),
-    Stage(1000, 16, 16, 16, 1, 3.0, sparse=0.75),
+    Stage(500, 4, 16, 16, 2, 2.0),
+    Stage(800, 16, 16, 16, 1, 3.0, sparse=0.75),
 )
 QUICK = (Stage(40, 2, 8, 8, 4, 1.0), Stage(10, 4, 8, 8, 2, 1.0, sparse=0.5))
 
