@@ -1,0 +1,63 @@
+"""Lists of kept blocks from a boolean matrix and back. Full rows are not listed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def on_host(keep: np.ndarray, capacity: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Lists and counts of bool [B, H, Nq, Nk]; a capacity that drops blocks is a ValueError."""
+    num_kv_blocks = keep.shape[-1]
+    counts = np.count_nonzero(keep, axis=-1).astype(np.int32)
+    listed = np.where(counts == num_kv_blocks, 0, counts)
+    longest = int(listed.max(initial=0))
+    if capacity is not None and longest > capacity:
+        raise ValueError(
+            f"{capacity=} would drop kept blocks: a row keeps {longest} of {num_kv_blocks}; "
+            "raise the capacity or keep fewer blocks"
+        )
+    capacity = capacity or max(longest, 1)
+    rows = np.flatnonzero(listed)
+    kept = np.flatnonzero(keep.reshape(-1, num_kv_blocks)[rows])
+    sizes = listed.reshape(-1)[rows]
+    slots = np.arange(kept.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    indices = np.zeros((counts.size, capacity), np.int32)
+    indices[np.repeat(rows, sizes), slots] = kept % num_kv_blocks
+    return indices.reshape(*counts.shape, capacity), counts
+
+
+def in_program(keep: jax.Array, capacity: int | None) -> tuple[jax.Array, jax.Array]:
+    """The same under tracing; a row longer than the capacity keeps its lowest indices."""
+    num_kv_blocks = keep.shape[-1]
+    capacity = min(capacity or num_kv_blocks - 1, num_kv_blocks) or 1
+    counts = keep.sum(-1, dtype=jnp.int32)
+    full = counts == num_kv_blocks
+    indices = jnp.argsort(~keep, axis=-1, stable=True)[..., :capacity].astype(jnp.int32)
+    return indices, jnp.where(full, counts, jnp.minimum(counts, capacity))
+
+
+def to_dense(indices: jax.Array, counts: jax.Array, num_kv_blocks: int) -> jax.Array:
+    """Bool [B, H, Nq, Nk] of the listed blocks; numpy in, numpy out."""
+    xp = np if isinstance(indices, np.ndarray) and isinstance(counts, np.ndarray) else jnp
+    b, h, n, capacity = indices.shape
+    slots = np.arange(capacity, dtype=np.int32).reshape(1, 1, 1, -1)
+    target = xp.where(slots < counts[..., None], indices, num_kv_blocks).reshape(-1, capacity)
+    rows = np.broadcast_to(np.arange(b * h * n)[:, None], target.shape)
+    keep = xp.zeros((b * h * n, num_kv_blocks + 1), bool)
+    if xp is np:
+        keep[rows, target] = True
+    else:
+        keep = keep.at[rows, target].set(True)
+    return keep[:, :-1].reshape(b, h, n, num_kv_blocks)
+
+
+def draw(keep: np.ndarray, width: int) -> str:
+    """A matrix in characters, at most `width` a line: `#` all kept, `.` none, `+` some."""
+    step = -(-max(keep.shape) // width)
+    rows, columns = (range(0, n, step) for n in keep.shape)
+
+    def cell(i, j):
+        part = keep[i : i + step, j : j + step]
+        return "#" if part.all() else "+" if part.any() else "."
+
+    return "\n".join("".join(cell(i, j) for j in columns) for i in rows)

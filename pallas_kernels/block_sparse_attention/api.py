@@ -1,0 +1,63 @@
+"""The public operation: checks, defaults, choice of implementation."""
+
+import jax
+
+from .. import _checks, _dispatch
+from ..block_mask import BlockMask
+from . import reference, xla
+
+IMPLEMENTATIONS = {
+    "reference": reference.block_sparse_attention,
+    "xla": xla.block_sparse_attention,
+}
+DEFAULT_ORDER = ("xla",)
+
+
+def block_sparse_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: BlockMask,
+    *,
+    scale: float | None = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """out = softmax(scale q k^T) v over the key/value blocks listed for each query block.
+
+    Softmax and accumulation are float32 for every input dtype. Differentiable in q, k and v
+    through both results; the same inputs give the same bits, forward and backward, and a head
+    gives the same bits alone as among others.
+
+    Args:
+      q: [B, Lq, H, D], float32, bfloat16 or float16.
+      k: [B, Lk, H, D], dtype of q; Lk need not equal Lq.
+      v: [B, Lk, H, D], dtype of q.
+      mask: lists for ceil(Lq / block_q) by ceil(Lk / block_kv) blocks. Its lengths mark padding,
+        whose contents, finite or not, change nothing.
+      scale: factor on the logits, D**-0.5 by default.
+      implementation: "reference" (exact, L x L memory), "xla", or None for the best one here.
+
+    Returns:
+      out [B, Lq, H, D] in the dtype of q, and lse float32 [B, H, Lq], the natural log-sum-exp of
+      the scaled logits that were kept. A query that is padding, or keeps no real key, has out 0,
+      lse -inf and gives zero gradients.
+
+    Raises:
+      ValueError: shapes, dtypes, mask or implementation name do not fit.
+    """
+    _checks.check_same_attention_inputs(q, k=k, v=v)
+    _checks.check_blocks("query", q.shape[1], mask.block_q, mask.num_q_blocks)
+    _checks.check_blocks("key/value", k.shape[1], mask.block_kv, mask.num_kv_blocks)
+    _checks.check_leading_axes("mask", mask.batch_and_heads, q)
+    scale = _checks.resolve_scale(scale, q.shape[-1])
+    return _dispatch.call(
+        "block_sparse_attention",
+        IMPLEMENTATIONS,
+        implementation,
+        q,
+        k,
+        v,
+        mask,
+        scale=scale,
+        default=DEFAULT_ORDER,
+    )

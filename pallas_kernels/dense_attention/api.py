@@ -1,0 +1,60 @@
+"""The public operation: checks, defaults, choice of implementation."""
+
+import jax
+
+from .. import _checks, _dispatch
+from . import cudnn, reference, xla
+
+IMPLEMENTATIONS = {
+    "reference": reference.dense_attention,
+    "xla": xla.dense_attention,
+    "cudnn": cudnn.dense_attention,
+}
+DEFAULT_ORDER = ("cudnn", "xla")
+
+
+def dense_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    scale: float | None = None,
+    q_lengths: jax.Array | None = None,
+    kv_lengths: jax.Array | None = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """out = softmax(scale q k^T) v over all real keys, with its log-sum-exp.
+
+    Args:
+      q: [B, Lq, H, D], float32, bfloat16 or float16.
+      k: [B, Lk, H, D], dtype of q.
+      v: [B, Lk, H, D], dtype of q.
+      scale: factor on the logits, D**-0.5 by default.
+      q_lengths: int32 [B], real tokens at the start of each row of q; the rest is padding.
+      kv_lengths: int32 [B], the same of k and v.
+      implementation: "reference" (exact, L x L memory), "xla" (chunked), "cudnn" (NVIDIA GPUs,
+        16-bit inputs), or None for the best one here.
+
+    Returns:
+      out [B, Lq, H, D] in the dtype of q, and lse float32 [B, H, Lq], the natural log-sum-exp of
+      the scaled logits. Padded queries, and rows with no real key, have out 0 and lse -inf.
+
+    Raises:
+      ValueError: shapes, dtypes, lengths or implementation name do not fit.
+    """
+    _checks.check_same_attention_inputs(q, k=k, v=v)
+    _checks.check_lengths("q_lengths", q_lengths, q.shape[:1], q.shape[1])
+    _checks.check_lengths("kv_lengths", kv_lengths, k.shape[:1], k.shape[1])
+    scale = _checks.resolve_scale(scale, q.shape[-1])
+    return _dispatch.call(
+        "dense_attention",
+        IMPLEMENTATIONS,
+        implementation,
+        q,
+        k,
+        v,
+        scale=scale,
+        q_lengths=q_lengths,
+        kv_lengths=kv_lengths,
+        default=DEFAULT_ORDER,
+    )

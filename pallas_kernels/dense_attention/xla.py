@@ -1,0 +1,177 @@
+"""Dense attention in chunks, in plain JAX: no array of L x L, forward or backward.
+
+A few heads at a time, tile by tile; a tile is some hundred queries of each head against the next
+chunk of keys. Nothing is gathered.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .. import _tiles
+
+_ROWS = 3072  # queries of a tile, over all its heads; with a chunk, logits of about 6 MiB
+_CHUNK = 512  # keys of a tile
+_MAX_HEADS = 8
+
+
+def dense_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    scale: float,
+    q_lengths: jax.Array | None,
+    kv_lengths: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """See `api.dense_attention`."""
+    dtype = q.dtype
+    if dtype == jnp.float16:  # the range of float16 cannot hold unshifted weights
+        q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    real_q = _real_tokens(q_lengths, q.shape[1])
+    real_kv = _real_tokens(kv_lengths, k.shape[1])
+    q = _zero_padding(q, real_q)
+    k, v = _zero_padding(k, real_kv), _zero_padding(v, real_kv)
+    out, lse = _attention(scale, q, k, v, real_kv)
+    if real_q is not None:
+        out = _zero_padding(out, real_q)
+        lse = jnp.where(real_q[:, None], lse, -jnp.inf)
+    return out.astype(dtype), lse
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(scale, q, k, v, real_kv):
+    return _forward(scale, q, k, v, real_kv)[0]
+
+
+def _forward(scale, q, k, v, real_kv):
+    heads, rows, chunk = _tile_shape(q, k)
+    q_tiles = _to_tiles(q, heads, rows)
+    keys, bias = (_to_tiles(k, heads, chunk), _to_tiles(v, heads, chunk)), _bias(k, real_kv)
+    longest = [_tiles.longest(x.swapaxes(1, 2)).reshape(-1, heads, 1) for x in (k, v)]
+
+    def group(operands):
+        q_tiles, longest, keys, bias = operands
+
+        def tile(q):
+            shifted = _tiles.untame(q, *longest, scale)
+            shape = q.shape[:2]
+
+            def chunk_of(i):
+                k, v = (x[i] for x in keys)
+                return k, v, None if bias is None else bias[i]
+
+            def raise_top(i, top):
+                k, _, bias = chunk_of(i)
+                logits = _tiles.logits(q, k, scale)
+                return jnp.maximum(
+                    top, (logits if bias is None else logits + bias[:, None]).max(-1)
+                )
+
+            def visit(i, sums):
+                k, v, bias = chunk_of(i)
+                total, acc = _tiles.attend(q, k, v, shift, bias, scale)
+                return sums[0] + total, sums[1] + acc
+
+            chunks = keys[0].shape[0]
+            top = jnp.full(shape, -jnp.inf)
+            top = lax.fori_loop(0, jnp.where(shifted.any(), chunks, 0), raise_top, top)
+            shift = jnp.where(shifted & (top > -jnp.inf), top, 0.0)
+            sums = jnp.zeros(shape), jnp.zeros(q.shape)
+            total, acc = lax.fori_loop(0, chunks, visit, sums)
+            out, log_total = _tiles.normalise(total, acc)
+            return out.astype(q.dtype), shift, log_total
+
+        return lax.map(tile, q_tiles)
+
+    out, *sums = lax.map(group, (q_tiles, longest, keys, bias))
+    shift, log_total = (_from_tiles(x[..., None], q.shape)[..., 0] for x in sums)
+    out = _from_tiles(out, q.shape)
+    lse = _tiles.log_sum_exp(shift, log_total).swapaxes(1, 2)
+    return (out, lse), (q, k, v, real_kv, out, shift, log_total)
+
+
+def _backward(scale, residuals, cotangents):
+    q, k, v, real_kv, out, shift, log_total = residuals
+    d_out, d_lse = cotangents
+    heads, rows, chunk = _tile_shape(q, k)
+    live = log_total < jnp.inf
+    d_out = jnp.where(live[..., None], d_out, jnp.zeros((), q.dtype))
+    delta = jnp.einsum("blhd,blhd->blh", d_out, out, preferred_element_type=jnp.float32)
+    delta = jnp.where(live, delta - d_lse.swapaxes(1, 2), 0.0)
+    sums = (shift, 0), (log_total, np.inf), (delta, 0)
+    sums = (_to_tiles(x[..., None], heads, rows, fill)[..., 0] for x, fill in sums)
+    per_query = _to_tiles(q, heads, rows), _to_tiles(d_out, heads, rows), *sums
+    keys, bias = (_to_tiles(k, heads, chunk), _to_tiles(v, heads, chunk)), _bias(k, real_kv)
+
+    def group(operands):
+        per_query, keys, bias = operands
+
+        def tile(d_kv, operands):
+            def visit(dq, chunk):
+                (k, v), bias, (dk, dv) = chunk
+                more = _tiles.attend_vjp(operands[0], k, v, *operands[1:], bias, scale)
+                return dq + more[0], (dk + more[1], dv + more[2])
+
+            dq, d_kv = lax.scan(visit, jnp.zeros(operands[0].shape), (keys, bias, d_kv))
+            return d_kv, dq
+
+        zeros = jnp.zeros((*keys[0].shape[:2], keys[0].shape[3], keys[0].shape[2]))
+        return lax.scan(tile, (zeros, zeros), per_query)
+
+    (dk, dv), dq = lax.map(group, (per_query, keys, bias))
+    dk, dv = dk.swapaxes(-1, -2) * np.float32(scale), dv.swapaxes(-1, -2)
+    grads = dq * np.float32(scale), dk, dv
+    dq, dk, dv = (_from_tiles(g, x.shape) for g, x in zip(grads, (q, k, v), strict=True))
+    return dq.astype(q.dtype), dk.astype(q.dtype), dv.astype(q.dtype), None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _tile_shape(q, k):
+    """Heads, queries of each, and keys of a tile."""
+    total = q.shape[0] * q.shape[2]
+    heads = max(n for n in range(1, _MAX_HEADS + 1) if total % n == 0)
+    return heads, min(_ROWS // heads, q.shape[1]), min(_CHUNK, k.shape[1])
+
+
+def _to_tiles(x, heads, size, fill=0):
+    """[B, L, H, D] to [groups of heads, tiles, heads, size, D]."""
+    b, length, h, d = x.shape
+    tiles = -(-length // size)
+    if extra := tiles * size - length:
+        x = jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0)), constant_values=fill)
+    x = x.swapaxes(1, 2).reshape(b * h // heads, heads, tiles, size, d).swapaxes(1, 2)
+    # Transposed here, once, and not again by every user with a layout of its own.
+    return lax.optimization_barrier(x)
+
+
+def _from_tiles(x, shape):
+    """Inverse of `_to_tiles`; `shape` is [B, L, H, _]."""
+    b, length, h, _ = shape
+    return x.swapaxes(1, 2).reshape(b, h, -1, x.shape[-1])[:, :, :length].swapaxes(1, 2)
+
+
+def _bias(k, real_kv):
+    """0 for a key that counts, -inf for one that does not; None if the chunks hold only such."""
+    heads, _, chunk = _tile_shape(k, k)
+    if real_kv is None and k.shape[1] % chunk == 0:
+        return None
+    real_kv = jnp.ones((1, k.shape[1]), bool) if real_kv is None else real_kv
+    bias = jnp.where(real_kv, np.float32(0), -np.float32(np.inf))[:, :, None, None]
+    bias = jnp.broadcast_to(bias, (*k.shape[:3], 1))
+    return _to_tiles(bias, heads, chunk, -np.inf)[..., 0]
+
+
+def _real_tokens(lengths, length):
+    if lengths is None:
+        return None
+    return jnp.arange(length, dtype=jnp.int32)[None] < lengths[:, None]
+
+
+def _zero_padding(x, real):
+    return x if real is None else jnp.where(real[:, :, None, None], x, jnp.zeros((), x.dtype))

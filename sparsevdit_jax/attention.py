@@ -1,0 +1,173 @@
+"""SparseAttention: a whole model's choice, one pattern per layer and a schedule; kept as JSON."""
+
+import dataclasses
+import json
+from typing import Any
+
+from sparsevdit_jax import codec
+from sparsevdit_jax.grid import VideoGrid
+from sparsevdit_jax.pattern import AttentionPattern
+from sparsevdit_jax.patterns.per_head import PerHead
+from sparsevdit_jax.patterns.table import Table
+from sparsevdit_jax.schedule import StepSchedule
+
+FORMAT = "sparsevdit-jax/attention"
+VERSION = 1
+_FIELDS = ("format", "version", "grid", "num_heads", "schedule", "patterns", "layers")
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseAttention:
+    """One pattern per layer, and what each denoising step is for. Hashable: a static argument of a
+    jitted step.
+
+    Attributes:
+      patterns: pattern of each layer.
+      schedule: phase of each step.
+      grid: grid that the patterns were made for; None: any. Tables found by search hold for one
+        grid.
+      num_heads: heads per layer that they were made for; None: any.
+    """
+
+    patterns: tuple[AttentionPattern, ...]
+    schedule: StepSchedule = dataclasses.field(default_factory=StepSchedule)
+    grid: VideoGrid | None = None
+    num_heads: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "patterns", tuple(self.patterns))
+        for layer, pattern in enumerate(self.patterns):
+            if not isinstance(pattern, AttentionPattern):
+                raise ValueError(
+                    f"patterns[{layer}]={pattern!r} must be an AttentionPattern object"
+                )
+            for table in _tables(pattern):
+                if table.num_steps != self.schedule.num_steps:
+                    raise ValueError(
+                        f"the Table of layer {layer} has {table.num_steps} steps, but the schedule "
+                        "has "
+                        f"{self.schedule.num_steps}; search again for this number of steps"
+                    )
+
+    @classmethod
+    def uniform(
+        cls, pattern: AttentionPattern, num_layers: int, schedule: StepSchedule | None = None
+    ) -> "SparseAttention":
+        """The same pattern in every layer."""
+        return cls((pattern,) * num_layers, schedule or StepSchedule())
+
+    @property
+    def num_layers(self) -> int:
+        """Layers, one pattern each."""
+        return len(self.patterns)
+
+    def check(
+        self, *, grid: VideoGrid | None = None, num_layers: int | None = None, num_heads=None
+    ):
+        """ValueError naming what differs from the grid, layer count or head count that this was
+        made for.
+        """
+        if grid is not None and self.grid is not None and grid != self.grid:
+            raise ValueError(
+                f"these patterns were made for {self.grid}, not for the grid {grid}; search or "
+                "choose anew for it"
+            )
+        if num_layers is not None and num_layers != self.num_layers:
+            raise ValueError(
+                f"these patterns are for {self.num_layers} layers, but the model's layer count is "
+                f"{num_layers}; "
+                "use the file that was made for this model"
+            )
+        if num_heads is not None and self.num_heads is not None and num_heads != self.num_heads:
+            raise ValueError(
+                f"these patterns were made for {self.num_heads} heads, but the model's head count "
+                f"is {num_heads}; "
+                "use the file that was made for this model"
+            )
+
+    def init(
+        self, grid: VideoGrid, *, batch: int, num_heads: int, head_dim: int
+    ) -> tuple[Any, ...]:
+        """State of every layer before the first step; refuses a grid or head count it was not made
+        for.
+        """
+        self.check(grid=grid, num_heads=num_heads)
+        return tuple(
+            p.init(grid, batch=batch, num_heads=num_heads, head_dim=head_dim) for p in self.patterns
+        )
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads. Equal patterns of several layers are written once."""
+        distinct = list(dict.fromkeys(self.patterns))
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "grid": None if self.grid is None else dataclasses.asdict(self.grid),
+            "num_heads": self.num_heads,
+            "schedule": dataclasses.asdict(self.schedule),
+            "patterns": [codec.encode(p) for p in distinct],
+            "layers": [distinct.index(p) for p in self.patterns],
+        }
+        return json.dumps(document, indent=1)
+
+    @classmethod
+    def from_json(
+        cls,
+        text: str,
+        *,
+        grid: VideoGrid | None = None,
+        num_layers: int | None = None,
+        num_heads: int | None = None,
+    ) -> "SparseAttention":
+        """The inverse of `to_json`.
+
+        Args:
+          text: contents of the file.
+          grid: grid of the model at hand; a file made for another is refused. None: not checked.
+          num_layers: its layer count, likewise.
+          num_heads: its head count, likewise.
+
+        Raises:
+          ValueError: not such a file, another version, an unknown pattern or field, or made for
+            something else.
+        """
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"not JSON ({error}); write the file with SparseAttention.to_json"
+            ) from error
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise ValueError(
+                f"the file's format is not {FORMAT!r}; write it with SparseAttention.to_json"
+            )
+        if document.get("version") != VERSION:
+            raise ValueError(
+                f"the file has format version {document.get('version')}, this library reads "
+                f"{VERSION}; "
+                "write it again with this library"
+            )
+        codec.check_fields("the file", document, _FIELDS, _FIELDS)
+        distinct = [codec.decode(p) for p in document["patterns"]]
+        bad = [
+            i for i in document["layers"] if not isinstance(i, int) or not 0 <= i < len(distinct)
+        ]
+        if bad:
+            raise ValueError(f"layers name patterns {bad}, but the file holds {len(distinct)}")
+        made_for = document["grid"]
+        attention = cls(
+            tuple(distinct[i] for i in document["layers"]),
+            codec.build(StepSchedule, document["schedule"]),
+            None if made_for is None else codec.build(VideoGrid, made_for),
+            document["num_heads"],
+        )
+        attention.check(grid=grid, num_layers=num_layers, num_heads=num_heads)
+        return attention
+
+
+def _tables(pattern):
+    if isinstance(pattern, Table):
+        yield pattern
+    elif isinstance(pattern, PerHead):
+        for member, _ in pattern.groups:
+            yield from _tables(member)

@@ -1,0 +1,1 @@
+"""Masks over blocks: how they are made and how they look."""

@@ -1,0 +1,76 @@
+"""VerticalStripe: a few key columns seen by all queries, Sparse-vDiT's mode M4 (arXiv 2506.03065).
+The paper publishes no stripe layout. Ours: text, the first frame, and every g-th further key block,
+g chosen by density.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from sparsevdit_jax.masks.blocks import video_blocks_per_row, with_text
+from sparsevdit_jax.pattern import StaticPattern
+from sparsevdit_jax.token_order import TokenOrder
+
+
+@dataclasses.dataclass(frozen=True)
+class VerticalStripe(StaticPattern):
+    """Every query attends text, the first frame and evenly spread key blocks, or given ones.
+
+    Attributes:
+      density: kept / all token pairs of the whole mask, text included; counted within half a block
+        per row, see `masks.blocks.video_blocks_per_row`. Not used when `columns` are given.
+      block: tokens in a block.
+      columns: video key blocks to keep (from 0, frame-major order), instead of those made from
+        `density`.
+    """
+
+    density: float = 0.25
+    block: int = 64
+    columns: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        if self.columns is not None:
+            object.__setattr__(self, "columns", tuple(sorted({int(c) for c in self.columns})))
+        if not 0 < self.density <= 1:
+            raise ValueError(
+                f"density={self.density} must lie in (0, 1]: kept token pairs / all pairs"
+            )
+        if self.block < 1:
+            raise ValueError(f"block={self.block} must be a positive number of tokens")
+        if self.columns is not None and (not self.columns or self.columns[0] < 0):
+            raise ValueError(
+                f"columns={self.columns} must name at least one video key block, from 0; Skip "
+                "keeps none"
+            )
+
+    def token_order(self, grid):
+        """Raster order."""
+        return TokenOrder(grid, self.block)
+
+    def keep_blocks(self, grid, num_heads):
+        """Bool [1, N, N]."""
+        del num_heads
+        order = self.token_order(grid)
+        keep = np.zeros((order.num_video_blocks, order.num_video_blocks), bool)
+        keep[:, self._key_blocks(order)] = True
+        return with_text(keep, order)[None]
+
+    def _key_blocks(self, order):
+        count, grid = order.num_video_blocks, order.grid
+        if self.columns is not None:
+            if self.columns[-1] >= count:
+                raise ValueError(
+                    f"columns hold {self.columns[-1]}, but {grid} has {count} video blocks of "
+                    f"{self.block} tokens, 0..{count - 1}; name columns of this grid"
+                )
+            return np.asarray(self.columns)
+        total = video_blocks_per_row(order, self.density)
+        first = -(-grid.height * grid.width // self.block)
+        if total < first:
+            raise ValueError(
+                f"density={self.density} keeps {total} key blocks, but the first frame of {grid} "
+                f"has {first}; "
+                f"raise the density above {first / count:.3f}, or name the columns"
+            )
+        spread = (np.arange(total - first) + 0.5) * (count - first) / max(total - first, 1)
+        return np.concatenate([np.arange(first), first + spread.astype(int)])

@@ -1,0 +1,1 @@
+"""Choosing blocks: selection from scores."""

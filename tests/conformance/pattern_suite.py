@@ -1,0 +1,193 @@
+"""PatternSuite: what every pattern must satisfy. A pattern's test class inherits it and gives the
+token-level truth.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid, metrics
+from tests.sparsevdit_jax import oracles
+
+DIVISIBLE = VideoGrid(4, 4, 4)
+RAGGED_TEXT_LAST = VideoGrid(3, 5, 4, 9)
+RAGGED_TEXT_FIRST = VideoGrid(3, 5, 4, 9, text_first=True)
+CASES = {
+    "video": (DIVISIBLE, None),
+    "text_last": (RAGGED_TEXT_LAST, (4, 9)),
+    "text_first": (RAGGED_TEXT_FIRST, (0, 6)),
+}
+BATCH, HEADS, HEAD_DIM = 2, 2, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One grid with q, k, v and the results of a pattern on it."""
+
+    grid: VideoGrid
+    text_lengths: np.ndarray | None
+    qkv: jax.Array
+
+    def ctx(self, phase, **kwargs):
+        return StepContext(self.grid, phase, text_lengths=self.text_lengths, **kwargs)
+
+
+def make_case(name: str) -> Case:
+    """Random q, k, v [3, B, L, H, D] on a grid of CASES."""
+    grid, lengths = CASES[name]
+    shape = (3, BATCH, grid.num_tokens, HEADS, HEAD_DIM)
+    lengths = None if lengths is None else np.asarray(lengths, np.int32)
+    return Case(grid, lengths, jax.random.normal(jax.random.key(7), shape))
+
+
+class PatternSuite:
+    """Inherit, set `pattern`, and define `keep_tokens`; stateful patterns set `searches`."""
+
+    pattern = None
+    searches = False
+    """Whether a SEARCH step must run before REUSE is sparse."""
+    num_steps = 50
+    """Steps of a schedule that fits the pattern."""
+
+    def keep_tokens(self, case: Case) -> np.ndarray:
+        """Bool [B, H|1, L, L] in raster order, padding dropped: what a REUSE step must compute."""
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def attend(cls):
+        return jax.jit(cls.pattern.attend_with_lse)
+
+    @pytest.fixture(scope="class", params=CASES)
+    @classmethod
+    def case(cls, request):
+        return make_case(request.param)
+
+    @classmethod
+    def state(cls, case, attend):
+        state = cls._fresh(case)
+        if cls.searches:
+            *_, state = attend(*case.qkv, state, case.ctx(Phase.SEARCH))
+        return state
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def reuse(cls, case, attend):
+        """(state, out, lse) of a REUSE step."""
+        state = cls.state(case, attend)
+        out, lse, after = attend(*case.qkv, state, case.ctx(Phase.REUSE))
+        jax.tree.map(np.testing.assert_array_equal, after, state)
+        return state, out, lse
+
+    def test_equals_masked_softmax(self, case, reuse):
+        out, lse = oracles.masked_attention(*case.qkv, self.keep_tokens(case))
+        np.testing.assert_allclose(reuse[1], out, rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(reuse[2], lse, rtol=2e-5, atol=2e-5)
+
+    def test_text_padding_gives_zero_rows(self, case, reuse):
+        real = oracles.real_tokens(case.grid, case.text_lengths, BATCH)
+        assert not np.any(np.asarray(reuse[1])[~real])
+
+    def test_text_beyond_its_length_never_matters(self, case, attend, reuse):
+        if case.text_lengths is None:
+            return
+        real = oracles.real_tokens(case.grid, case.text_lengths, BATCH)
+        noise = jax.random.normal(jax.random.key(8), case.qkv.shape) * 1e4
+        qkv = jnp.where(real[None, :, :, None, None], case.qkv, noise)
+        state, out, lse = reuse
+        again, again_lse, _ = attend(*qkv, state, case.ctx(Phase.REUSE))
+        np.testing.assert_array_equal(again, out)
+        np.testing.assert_array_equal(again_lse, lse)
+        if self.searches:
+            *_, searched = attend(*qkv, self._fresh(case), case.ctx(Phase.SEARCH))
+            jax.tree.map(np.testing.assert_array_equal, searched.mask, state.mask)
+
+    def test_dense_phase_is_exact(self, case, attend, reuse):
+        state = reuse[0]
+        out, lse, after = attend(*case.qkv, state, case.ctx(Phase.DENSE))
+        everything = np.ones((1, case.grid.num_video_tokens, case.grid.num_video_tokens), bool)
+        keep = oracles.join_text(everything, case.grid, case.text_lengths, BATCH)
+        expected, expected_lse = oracles.masked_attention(*case.qkv, keep)
+        np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(lse, expected_lse, rtol=2e-5, atol=2e-5)
+        jax.tree.map(np.testing.assert_array_equal, after, state)
+
+    def test_counted_density_is_that_of_the_truth(self, case, reuse):
+        counted = metrics.density(
+            self.pattern,
+            case.grid,
+            num_heads=HEADS,
+            state=reuse[0],
+            text_lengths=case.text_lengths,
+        )
+        keep = self.keep_tokens(case)
+        real = oracles.real_tokens(case.grid, case.text_lengths, BATCH).sum(1).astype(float)
+        keep = np.broadcast_to(keep, (BATCH, HEADS, *keep.shape[2:]))
+        expected = keep.sum((0, 2, 3)) / np.square(real).sum()
+        np.testing.assert_allclose(counted, expected, rtol=1e-5)
+
+    def test_state_structure_is_constant(self, case):
+        state = self._fresh(case)
+        shapes = jax.eval_shape(lambda: state)
+        for phase in Phase:
+            out, after = jax.eval_shape(self.pattern.attend, *case.qkv, state, case.ctx(phase))
+            assert after == shapes, phase
+            assert (out.shape, out.dtype) == (case.qkv.shape[1:], case.qkv.dtype)
+
+    def test_batch_rows_are_independent(self, attend):
+        case = make_case("video")
+        state = self.state(case, attend)
+        out, lse, _ = attend(*case.qkv, state, case.ctx(Phase.REUSE))
+        swapped = case.qkv[:, ::-1]
+        state = self.state(dataclasses.replace(case, qkv=swapped), attend)
+        again, again_lse, _ = attend(*swapped, state, case.ctx(Phase.REUSE))
+        np.testing.assert_array_equal(again[::-1], out)
+        np.testing.assert_array_equal(again_lse[::-1], lse)
+
+    def test_same_bits_on_a_rerun(self, attend):
+        case = make_case("text_last")
+        runs = []
+        for _ in range(2):
+            state = self.state(case, attend)
+            runs.append(attend(*case.qkv, state, case.ctx(Phase.REUSE)))
+        jax.tree.map(np.testing.assert_array_equal, *runs)
+
+    def test_gradients_are_those_of_the_masked_softmax(self, attend):
+        case = make_case("text_last")
+        state, keep = self.state(case, attend), self.keep_tokens(case)
+        weights = jax.random.normal(jax.random.key(9), case.qkv.shape[1:])
+
+        def loss(qkv):
+            return (self.pattern.attend(*qkv, state, case.ctx(Phase.REUSE))[0] * weights).sum()
+
+        def masked(qkv):
+            q, k, v = qkv
+            logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * HEAD_DIM**-0.5
+            logits = jnp.where(keep, logits, -1e30)
+            p = jnp.where(keep, jax.nn.softmax(logits), 0.0)
+            return (jnp.einsum("bhqk,bkhd->bqhd", p, v) * weights).sum()
+
+        got, expected = jax.jit(jax.grad(loss))(case.qkv), jax.grad(masked)(case.qkv)
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+    def test_is_a_value(self):
+        copy = dataclasses.replace(self.pattern)
+        assert copy == self.pattern
+        assert hash(copy) == hash(self.pattern)
+
+    def test_json_round_trip(self):
+        attention = SparseAttention.uniform(self.pattern, 3, StepSchedule(self.num_steps))
+        assert SparseAttention.from_json(attention.to_json()) == attention
+
+    def test_wrong_grid_is_refused(self):
+        case = make_case("video")
+        ctx = StepContext(VideoGrid(4, 4, 5), Phase.REUSE)
+        with pytest.raises(ValueError, match=r"q has 64 tokens, but VideoGrid.* has 80"):
+            self.pattern.attend(*case.qkv, self._fresh(case), ctx)
+
+    @classmethod
+    def _fresh(cls, case):
+        return cls.pattern.init(case.grid, batch=BATCH, num_heads=HEADS, head_dim=HEAD_DIM)

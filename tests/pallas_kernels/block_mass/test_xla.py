@@ -1,0 +1,5 @@
+from tests.conformance.dense_op_suite import BlockMassSuite
+
+
+class TestXla(BlockMassSuite):
+    implementation = "xla"

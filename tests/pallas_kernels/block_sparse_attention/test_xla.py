@@ -1,0 +1,40 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.op_suite import BlockSparseAttentionSuite
+
+PROGRAM = """
+import resource, sys
+import jax, jax.numpy as jnp, numpy as np
+from pallas_kernels import BlockMask, block_sparse_attention
+
+length, heads, block = 32768, 6, 128
+n = length // block
+keep = np.random.default_rng(0).random((1, heads, n, n)).argsort(-1) < n // 8
+mask = BlockMask.from_dense(keep, block_q=block, block_kv=block)
+q, k, v = jax.random.normal(jax.random.key(0), (3, 1, length, heads, 64))
+if sys.argv[1] == "forward":
+    run = jax.jit(lambda q, k, v: block_sparse_attention(q, k, v, mask, implementation="xla"))
+else:
+    def loss(q, k, v):
+        return block_sparse_attention(q, k, v, mask, implementation="xla")[0].sum()
+    run = jax.jit(jax.grad(loss, (0, 1, 2)))
+jax.block_until_ready(run(q, k, v))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+class TestXla(BlockSparseAttentionSuite):
+    implementation = "xla"
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_memory_at_32768_tokens_stays_under_3_gib(direction):
+    command = [sys.executable, "-c", PROGRAM, direction]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 3

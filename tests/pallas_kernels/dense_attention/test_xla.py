@@ -1,0 +1,5 @@
+from tests.conformance.dense_op_suite import DenseAttentionSuite
+
+
+class TestXla(DenseAttentionSuite):
+    implementation = "xla"

@@ -1,0 +1,216 @@
+import pathlib
+import time
+import tracemalloc
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsevdit_jax import VideoGrid, metrics, pattern, sparse_attention, token_order
+from sparsevdit_jax.patterns import Dense, SlidingTile
+from tests.conformance.pattern_suite import PatternSuite
+from tests.sparsevdit_jax import oracles
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
+HUNYUAN = VideoGrid(30, 48, 80)
+WAN = VideoGrid(21, 45, 80)
+
+
+def window_keep(grid, tile, window):
+    """Token-level truth of odd or full windows: bool [1, Lv, Lv], by the paper's centre rule per
+    axis.
+    """
+    keep = np.ones((grid.num_video_tokens,) * 2, bool)
+    for axis, (size, t, w) in enumerate(zip(grid.shape, tile, window, strict=True)):
+        n, half = -(-size // t), w // 2
+        at = grid.coordinates()[:, axis] // t
+        if w < n:
+            centre = np.maximum(np.minimum(at, n - 1 - half), half)
+            keep &= np.abs(centre[:, None] - at[None, :]) <= half
+    return keep[None]
+
+
+class TestSlidingTile(PatternSuite):
+    pattern = SlidingTile((2, 2, 2), (1, 3, 1))
+
+    def keep_tokens(self, case):
+        keep = window_keep(case.grid, (2, 2, 2), (1, 3, 1))
+        return oracles.join_text(keep, case.grid, case.text_lengths, 2)
+
+
+class TestWindowPerHead(PatternSuite):
+    pattern = SlidingTile((1, 2, 2), ((1, 1, 1), (3, 1, 5)))
+
+    def keep_tokens(self, case):
+        keep = [window_keep(case.grid, (1, 2, 2), w)[0] for w in self.pattern.window]
+        return oracles.join_text(np.stack(keep), case.grid, case.text_lengths, 2)
+
+
+@pytest.mark.parametrize("name", ["sta_a_odd", "sta_c_even", "sta_e_text"])
+@pytest.mark.filterwarnings("ignore:SlidingTile windows")
+def test_golden_attention(name):
+    data = np.load(GOLDEN / f"{name}.npz")
+    room, length = int(data["text_max_len"]), int(data["text_len"])
+    grid = VideoGrid(*(int(n) for n in data["canvas"]), room)
+    sta = SlidingTile(tuple(data["tile"]), tuple(tuple(w) for w in data["windows"]))
+    # The file is in tile order with text last; the library takes and gives raster order.
+    to_raster = np.argsort(data["perm"])
+    to_raster = np.concatenate([to_raster, np.arange(grid.num_video_tokens, grid.num_tokens)])
+
+    def raster(x):
+        return np.moveaxis(x, 1, 2)[:, to_raster]
+
+    q, k, v, do = (jnp.asarray(raster(data[x]), np.float32) for x in ("q", "k", "v", "do"))
+    lengths = np.full(q.shape[0], length, np.int32) if room else None
+
+    def attend(q, k, v):
+        return sparse_attention(
+            q, k, v, grid=grid, pattern=sta, text_lengths=lengths, return_lse=True
+        )
+
+    (out, lse), vjp = jax.vjp(attend, q, k, v)
+    real = np.arange(grid.num_tokens) < grid.num_video_tokens + length
+    expected = raster(data["out"]), data["lse"][..., to_raster]
+    np.testing.assert_allclose(out[:, real], expected[0][:, real], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(lse[..., real], expected[1][..., real], rtol=1e-5, atol=1e-5)
+    for got, name in zip(vjp((do, jnp.zeros_like(lse))), ("dq", "dk", "dv"), strict=True):
+        np.testing.assert_allclose(got, raster(data[name]), rtol=1e-4, atol=1e-4)
+    keep = sta.keep_blocks(grid, len(data["windows"]))
+    n = len(data["tile_mask"][0])
+    np.testing.assert_array_equal(keep[:, :n, :n], data["tile_mask"])
+
+
+def test_golden_production_masks():
+    data = np.load(GOLDEN / "sta_maskonly_wan_18x48x80.npz")
+    grid, windows = VideoGrid(*(int(n) for n in data["canvas"])), data["windows"]
+    for rule, key in (("paper", "tile_mask"), ("exact", "tile_mask_attention_gym")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sta = SlidingTile((6, 8, 8), tuple(tuple(w) for w in windows), even_window=rule)
+            np.testing.assert_array_equal(sta.keep_blocks(grid, len(windows)), data[key])
+
+
+@pytest.mark.parametrize(
+    ("window", "kept", "percent"),
+    [
+        ((3, 3, 3), 8_100, "91.00"),
+        ((5, 3, 3), 13_500, "85.00"),
+        ((3, 3, 5), 13_500, "85.00"),
+        ((1, 6, 10), 18_000, "80.00"),
+        ((5, 1, 10), 15_000, "83.33"),
+        ((5, 6, 1), 9_000, "90.00"),
+        ((5, 3, 5), 22_500, "75.00"),
+        ((5, 5, 5), 37_500, "58.33"),
+        ((5, 5, 7), 52_500, "41.67"),
+        ((5, 1, 1), 1_500, "98.33"),
+        ((3, 6, 10), 54_000, "40.00"),
+    ],
+)
+def test_published_counts_and_sparsities(window, kept, percent):
+    sta = SlidingTile((6, 8, 8), window)
+    keep = sta.keep_blocks(HUNYUAN, 24)[0]
+    assert keep.sum() == kept
+    assert set(keep.sum(-1)) == {kept // 300}
+    density = metrics.density(sta, HUNYUAN, num_heads=24)
+    assert f"{100 * (1 - density[0]):.2f}" == percent
+
+
+def test_mask_is_not_symmetric_and_columns_are_ragged():
+    keep = SlidingTile((6, 8, 8), (3, 3, 3)).keep_blocks(HUNYUAN, 1)[0]
+    readers = keep.sum(0)
+    assert (readers.min(), readers.max()) == (8, 80)
+    line = SlidingTile((1, 1, 1), (1, 1, 3)).keep_blocks(VideoGrid(1, 1, 5), 1)[0]
+    assert line[0, 2]
+    assert not line[2, 0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 7)] * 3),
+    tile=st.tuples(*[st.integers(1, 4)] * 3),
+    window=st.tuples(*[st.sampled_from([1, 3, 5, 9])] * 3),
+)
+def test_odd_windows_keep_the_same_tiles_in_every_row(shape, tile, window):
+    grid, sta = VideoGrid(*shape), SlidingTile(tile, window)
+    keep, order = sta.keep_blocks(grid, 1)[0], sta.token_order(grid)
+    per_row = np.prod([min(w, n) for w, n in zip(window, order.tiles, strict=True)])
+    assert set(keep.sum(-1)) == {per_row}
+    tokens = token_order.slot_positions(order) // order.block
+    truth = window_keep(grid, tile, window)[0]
+    np.testing.assert_array_equal(keep[tokens][:, tokens], truth)
+
+
+@pytest.mark.parametrize(
+    ("grid", "tile"),
+    [
+        (VideoGrid(1, 6, 10), (1, 4, 4)),
+        (VideoGrid(1, 1, 37), (1, 1, 5)),
+        (VideoGrid(2, 3, 5, 3), (4, 4, 4)),
+    ],
+)
+def test_any_canvas_with_a_full_window_is_dense(grid, tile):
+    qkv = jax.random.normal(jax.random.key(0), (3, 1, grid.num_tokens, 1, 4))
+    out = sparse_attention(*qkv, grid=grid, pattern=SlidingTile(tile, (50, 50, 50)))
+    dense = sparse_attention(*qkv, grid=grid, pattern=Dense())
+    np.testing.assert_allclose(out, dense, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("grid", "text"), [(HUNYUAN, 256), (WAN, 0)])
+def test_production_masks_are_cheap(grid, text):
+    grid = VideoGrid(*grid.shape, text)
+    windows = [(3, 3, 3), (5, 3, 3), (3, 3, 5), (1, 6, 10), (5, 1, 10), (5, 6, 1), (5, 3, 5)]
+    windows += [(3, 5, 5), (5, 5, 5), (5, 5, 7), (5, 1, 1), (3, 6, 10)]
+    sta = SlidingTile((6, 8, 8), tuple(windows) + tuple(w[::-1] for w in windows), "exact")
+
+    def build():
+        for cache in (pattern._static_mask, token_order.slot_positions, token_order.gather_indices):
+            cache.cache_clear()
+        start = time.perf_counter()
+        mask = sta.block_mask(grid, 24)
+        token_order.gather_indices(sta.token_order(grid))
+        return time.perf_counter() - start, mask
+
+    assert min(build()[0] for _ in range(3)) < 0.2
+    tracemalloc.start()
+    mask = build()[1]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    assert mask.kv_counts.shape == (1, 24, sta.token_order(grid).num_blocks)
+
+
+def test_even_partial_window_warns_once_naming_both_rules():
+    grid, sta = VideoGrid(1, 1, 23), SlidingTile((1, 1, 1), (1, 1, 4))
+    with pytest.warns(UserWarning, match=r"\[4\] .* even_window='paper' .*'exact'") as caught:
+        [sta.block_mask(grid, 1) for _ in range(3)]
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SlidingTile((1, 1, 1), (1, 1, 4), "exact").block_mask(grid, 1)
+        SlidingTile((1, 1, 1), (2, 2, 24)).block_mask(grid, 1)
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (((0, 2, 2), (1, 1, 1)), r"tile=\(0, 2, 2\) must be three positive sizes"),
+        (((2, 2), (1, 1, 1)), r"tile=\(2, 2\) must be three positive sizes"),
+        (((2, 2, 2), (1, 0, 1)), r"window=\(1, 0, 1\) must be three positive whole numbers"),
+        (((2, 2, 2), (1, 1.5, 1)), "must be three positive whole numbers of tiles"),
+        (((2, 2, 2), ()), r"window=\(\) must be three"),
+        (((2, 2, 2), (1, 1, 1), "left"), "even_window='left' must be one of"),
+    ],
+)
+def test_bad_fields(args, match):
+    with pytest.raises(ValueError, match=match):
+        SlidingTile(*args)
+
+
+def test_wrong_number_of_heads():
+    sta = SlidingTile((2, 2, 2), ((1, 1, 1),) * 3)
+    with pytest.raises(ValueError, match="windows for 3 heads, but the layer has 4; give one"):
+        sta.init(VideoGrid(4, 4, 4), batch=1, num_heads=4, head_dim=8)

@@ -1,0 +1,102 @@
+import jax
+import numpy as np
+import pytest
+
+from sparsevdit_jax import Phase, StepContext, StepSchedule, VideoGrid
+from sparsevdit_jax.schedule import attention_cost, exact_steps
+
+D, S, R = Phase.DENSE, Phase.SEARCH, Phase.REUSE
+
+
+def test_adaspa_read_from_one():
+    schedule = StepSchedule.adaspa()
+    assert schedule.phases() == (D,) * 9 + (S,) + (R,) * 19 + (S,) + (R,) * 20
+    assert exact_steps(schedule) == 10
+    assert schedule.num_steps - exact_steps(schedule) == 40
+    assert schedule.counts() == {D: 9, S: 2, R: 39}
+    assert attention_cost(schedule, 0.2) == pytest.approx(19.0)
+
+
+def test_adaspa_read_from_zero():
+    schedule = StepSchedule.adaspa(first_step=0)
+    assert schedule.phases() == (D,) * 10 + (S,) + (R,) * 19 + (S,) + (R,) * 19
+    assert exact_steps(schedule) == 11
+    assert attention_cost(schedule, 0.2) == pytest.approx(19.8)
+
+
+@pytest.mark.parametrize(
+    ("search_steps", "density", "cost"),
+    [((10,), 0.2, 18.5), ((10, 20, 30, 40), 0.2, 20.0), ((1, 30), 0.1, 6.9)],
+)
+def test_costs_of_other_search_steps(search_steps, density, cost):
+    schedule = StepSchedule.adaspa(search_steps=search_steps)
+    assert attention_cost(schedule, density) == pytest.approx(cost)
+
+
+def test_sta_and_no_schedule():
+    assert StepSchedule(4, dense_steps=2).phases() == (D, D, R, R)
+    assert StepSchedule(3).phases() == (R, R, R)
+    assert StepSchedule(3, search_steps=[1, 2]).phases() == (R, S, S)
+    assert StepSchedule.adaspa(3, ()).phases() == (D, D, D)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"num_steps": 0}, "num_steps=0 must be at least 1"),
+        ({"dense_steps": 51}, r"dense_steps=51 must lie in 0\.\.50"),
+        ({"first_step": 2}, "first_step=2 must be 0 or 1"),
+        ({"search_steps": (30, 10)}, r"search_steps=\(30, 10\) must be ascending"),
+        ({"search_steps": (5, 5)}, "must be ascending and distinct"),
+        ({"search_steps": (50,)}, r"search_steps \[50\] lie outside 0\.\.49"),
+        ({"search_steps": (0,), "first_step": 1}, r"search_steps \[0\] lie outside 1\.\.50"),
+        ({"search_steps": (3,), "dense_steps": 10}, r"lie outside 10\.\.49: .* 10 dense steps"),
+    ],
+)
+def test_bad_schedules(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        StepSchedule(**kwargs)
+
+
+def test_steps_outside():
+    with pytest.raises(ValueError, match=r"step=3 lies outside this schedule's 0\.\.2"):
+        StepSchedule(3).phase(3)
+
+
+GRID = VideoGrid(2, 2, 2, 4)
+
+
+def test_context_is_a_pytree_that_recompiles_for_static_fields_only():
+    @jax.jit
+    def total(ctx):
+        return ctx.step + ctx.text_lengths.sum()
+
+    for step in range(3):
+        ctx = StepContext(GRID, R, step, np.array([1, 2]))
+        assert total(ctx) == step + 3
+    assert total._cache_size() == 1
+    total(StepContext(GRID, S, 0, np.array([1, 2])))
+    assert total._cache_size() == 2
+
+
+def test_context_keeps_concrete_lengths_on_the_host():
+    assert isinstance(StepContext(GRID, text_lengths=[1, 2]).text_lengths, np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "match"),
+    [
+        ([1, 5], r"text_lengths=\[1, 5\] must lie in 0\.\.4, the room for text of VideoGrid"),
+        ([-1], r"text_lengths=\[-1\] must lie in 0\.\.4"),
+        (3, r"text_lengths has shape \(\)"),
+        ([1.0], r"dtype float64; it must be integers \[batch\]"),
+    ],
+)
+def test_bad_text_lengths(lengths, match):
+    with pytest.raises(ValueError, match=match):
+        StepContext(GRID, text_lengths=lengths)
+
+
+def test_bad_phase():
+    with pytest.raises(ValueError, match="phase='dense' must be a Phase"):
+        StepContext(GRID, "dense")
