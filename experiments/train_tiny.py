@@ -31,7 +31,9 @@ from models.tiny import TinyConfig, TinyVideoDiT
 from sparsevdit_jax import Phase, SparseAttention, StepContext
 from sparsevdit_jax.patterns import SlidingTile
 
-TRAINING_ATTENTION = SlidingTile(tile=(4, 4, 4), window=((3, 3, 3), (3, 3, 1), (3, 1, 3), (1, 3, 3)))
+TRAINING_ATTENTION = SlidingTile(
+    tile=(4, 4, 4), window=((3, 3, 3), (3, 3, 1), (3, 1, 3), (1, 3, 3))
+)
 """STA with a window per head, in tiles; 21 % of all pairs on the last stage's canvas."""
 
 
@@ -109,7 +111,9 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     """AdamW under a warm-up and a cosine, gradients clipped to norm 1."""
     peak, warmup = config.learning_rate, min(config.warmup, config.total_steps // 4)
     rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.total_steps, 0.02 * peak)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=0.01))
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=0.01)
+    )
 
 
 def make_model(config: Config) -> TinyVideoDiT:
@@ -124,7 +128,10 @@ def batch_at(config: Config, step: int, model_config: TinyConfig) -> tuple[dict,
       Arrays x0, label, t, noise, and whether this step trains through sparse attention.
     """
     stage, rng = config.stage_at(step), np.random.default_rng((config.seed, step))
-    size = (n * p for n, p in zip((stage.frames, stage.height, stage.width), model_config.patch, strict=True))
+    size = (
+        n * p
+        for n, p in zip((stage.frames, stage.height, stage.width), model_config.patch, strict=True)
+    )
     digits = MovingDigits(**dict(zip(("frames", "height", "width"), size, strict=True)))
     x0, label = digits.clips(rng, stage.batch)
     logit = 1.2 * rng.standard_normal(stage.batch)
@@ -135,7 +142,9 @@ def batch_at(config: Config, step: int, model_config: TinyConfig) -> tuple[dict,
     return dict(x0=x0, label=label, t=t, noise=noise), bool(rng.uniform() < stage.sparse)
 
 
-def velocity_loss(model: TinyVideoDiT, batch: dict, attention: SparseAttention | None = None) -> jax.Array:
+def velocity_loss(
+    model: TinyVideoDiT, batch: dict, attention: SparseAttention | None = None
+) -> jax.Array:
     """Mean squared error of the velocity (flow matching) of one batch."""
     x0, label, t = batch["x0"], batch["label"], batch["t"]
     x = add_noise(x0, batch["noise"], t)
@@ -187,11 +196,19 @@ class Trainer:
             self.state = self.manager.restore(self.step, args=ocp.args.StandardRestore(self.state))
 
     def _refuse_other_run(self) -> None:
-        flags = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in ("out", "save_every")}
+        flags = {
+            k: v
+            for k, v in dataclasses.asdict(self.config).items()
+            if k not in ("out", "save_every")
+        }
         path = self.config.out / "config.json"
         if path.exists() and (stored := json.loads(path.read_text())) != flags:
-            changed = ", ".join(f"{k}: {stored.get(k)} -> {v}" for k, v in flags.items() if stored.get(k) != v)
-            raise SystemExit(f"{path} belongs to a run with other flags ({changed}); use another --out")
+            changed = ", ".join(
+                f"{k}: {stored.get(k)} -> {v}" for k, v in flags.items() if stored.get(k) != v
+            )
+            raise SystemExit(
+                f"{path} belongs to a run with other flags ({changed}); use another --out"
+            )
         path.write_text(json.dumps(flags, indent=1) + "\n")
 
     def advance(self) -> float:
@@ -199,8 +216,12 @@ class Trainer:
         batch, sparse = batch_at(self.config, self.step, self.model_config)
         ema = min(self.config.ema, (1 + self.step) / (10 + self.step))  # forget the start quickly
         self.state, loss = train_step(
-            self.state, batch, jnp.float32(ema),
-            graph=self.graph, optimizer=self.optimizer, attention=self.attention if sparse else None,
+            self.state,
+            batch,
+            jnp.float32(ema),
+            graph=self.graph,
+            optimizer=self.optimizer,
+            attention=self.attention if sparse else None,
         )
         self.step += 1
         return float(loss)
@@ -246,7 +267,11 @@ def draw_losses(out: Path) -> None:
     lines = [json.loads(line) for line in (out / "loss.jsonl").read_text().splitlines()]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.semilogy([line["step"] for line in lines], [line["loss"] for line in lines])
-    axes.set(xlabel="step", ylabel="velocity loss (mean of 50 steps)", title="TinyVideoDiT, moving digits")
+    axes.set(
+        xlabel="step",
+        ylabel="velocity loss (mean of 50 steps)",
+        title="TinyVideoDiT, moving digits",
+    )
     axes.grid(alpha=0.3)
     figure.savefig(out / "loss.png", dpi=130)
     plt.close(figure)
@@ -262,7 +287,11 @@ def main(config: Config) -> None:
                 losses.append(trainer.advance())
                 advance(f"loss {np.mean(losses[-50:]):.3f}")
                 if trainer.step % 50 == 0:
-                    line = dict(step=trainer.step, loss=float(np.mean(losses[-50:])), seconds=time.time() - began)
+                    line = dict(
+                        step=trainer.step,
+                        loss=float(np.mean(losses[-50:])),
+                        seconds=time.time() - began,
+                    )
                     with open(config.out / "loss.jsonl", "a") as file:
                         file.write(json.dumps(line) + "\n")
                 if trainer.step % config.save_every == 0:
@@ -277,7 +306,9 @@ def main(config: Config) -> None:
     if not weights.exists():
         model = trainer.averaged_model()
         save_weights(weights, model, config=dataclasses.asdict(model.config), dtype=jnp.bfloat16)
-        print(f"{count_parameters(model):,} parameters, {weights.stat().st_size / 1e6:.1f} MB: {weights}")
+        print(
+            f"{count_parameters(model):,} parameters, {weights.stat().st_size / 1e6:.1f} MB: {weights}"
+        )
 
 
 if __name__ == "__main__":

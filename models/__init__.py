@@ -1,0 +1,4 @@
+"""Video diffusion transformers in Flax NNX; each works dense and takes an attention pattern per layer."""
+
+from .tiny import TinyConfig as TinyConfig
+from .tiny import TinyVideoDiT as TinyVideoDiT

@@ -24,7 +24,9 @@ def save_weights(path: str | Path, module: nnx.Module, *, config: dict, dtype=No
       FileExistsError: `path` exists; weights are never overwritten without a word.
     """
     if Path(path).exists():
-        raise FileExistsError(f"{path} exists and is not overwritten; remove it or choose another name")
+        raise FileExistsError(
+            f"{path} exists and is not overwritten; remove it or choose another name"
+        )
     arrays = {
         name: np.asarray(leaf[...].astype(dtype or leaf[...].dtype))
         for name, leaf in parameter_names(module).items()

@@ -46,7 +46,13 @@ class Linear(nnx.Module):
     """
 
     def __init__(
-        self, dim_in: int, dim_out: int, *, dtype=jnp.float32, zero_init: bool = False, rngs: nnx.Rngs
+        self,
+        dim_in: int,
+        dim_out: int,
+        *,
+        dtype=jnp.float32,
+        zero_init: bool = False,
+        rngs: nnx.Rngs,
     ):
         init = nnx.initializers.zeros_init() if zero_init else nnx.initializers.xavier_uniform()
         self.kernel = nnx.Param(init(rngs.params(), (dim_in, dim_out), jnp.float32))
@@ -85,13 +91,17 @@ def patchify(video: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
     """[B, F, Y, X, C] to tokens [B, L, pt*ph*pw*C] in raster order; every axis must divide."""
     b, *size, c = video.shape
     if any(n % p for n, p in zip(size, patch, strict=True)):
-        raise ValueError(f"video of {tuple(size)} pixels does not divide into patches of {patch}; pad it")
+        raise ValueError(
+            f"video of {tuple(size)} pixels does not divide into patches of {patch}; pad it"
+        )
     (f, y, x), (pt, ph, pw) = (tuple(n // p for n, p in zip(size, patch, strict=True)), patch)
     video = video.reshape(b, f, pt, y, ph, x, pw, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
     return video.reshape(b, f * y * x, pt * ph * pw * c)
 
 
-def unpatchify(tokens: jax.Array, shape: tuple[int, int, int], patch: tuple[int, int, int]) -> jax.Array:
+def unpatchify(
+    tokens: jax.Array, shape: tuple[int, int, int], patch: tuple[int, int, int]
+) -> jax.Array:
     """Inverse of `patchify`; `shape` is the token grid (frames, height, width)."""
     (f, y, x), (pt, ph, pw) = shape, patch
     b, _, channels = tokens.shape

@@ -103,12 +103,16 @@ def generate(
     """
     label = np.asarray(label, np.int32)
     if label.shape != noise.shape[:1]:
-        raise ValueError(f"{label.shape=} must be one class per video, {noise.shape[:1]}; give a list")
+        raise ValueError(
+            f"{label.shape=} must be one class per video, {noise.shape[:1]}; give a list"
+        )
     if not 0 <= start <= num_steps:
         raise ValueError(f"{start=} must lie in 0..{num_steps}, the steps of this run")
     if guidance != 1.0:
         if unconditional is None:
-            raise ValueError(f"{guidance=} needs `unconditional`, the label that means no condition")
+            raise ValueError(
+                f"{guidance=} needs `unconditional`, the label that means no condition"
+            )
         label = np.concatenate([label, np.full_like(label, unconditional)])
     states, ctx = (), None
     if attention is not None:
@@ -128,8 +132,15 @@ def generate(
             phase = attention.schedule.phase(step)
             ctx = StepContext(grid, phase, step=jnp.int32(step))
         x, states = denoise_step(
-            model, x, label, times[step], times[step + 1], states, ctx,
-            attention=attention, guidance=guidance,
+            model,
+            x,
+            label,
+            times[step],
+            times[step + 1],
+            states,
+            ctx,
+            attention=attention,
+            guidance=guidance,
         )
         if on_step is not None:
             on_step(step, phase, x)

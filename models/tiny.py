@@ -36,6 +36,7 @@ class TinyConfig:
     condition_tokens: int = 8
 
     def __post_init__(self):
+        object.__setattr__(self, "patch", tuple(self.patch))  # JSON has lists only
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(
                 f"{self.dim=} must be {self.num_heads=} times an even head size; change one of them"
@@ -123,7 +124,9 @@ class TinyVideoDiT(nnx.Module):
         self.label_tokens = nnx.Param(
             0.5 * jax.random.normal(rngs.params(), (classes, config.condition_tokens, dim))
         )
-        self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)])
+        self.blocks = nnx.List(
+            [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
+        )
         self.final_modulation = layers.Linear(dim, 2 * dim, dtype=dtype, zero_init=True, rngs=rngs)
         self.patch_out = layers.Linear(dim, pixels, dtype=dtype, zero_init=True, rngs=rngs)
 
@@ -156,7 +159,10 @@ class TinyVideoDiT(nnx.Module):
           Clean videos, float32 in the shape of `x`, and the layers' new states.
         """
         patch, grid = self.config.patch, self.grid(x.shape)
-        h = self.patch_in(layers.patchify(x, patch)) + self.border_in(border_features(grid.shape))[None]
+        h = (
+            self.patch_in(layers.patchify(x, patch))
+            + self.border_in(border_features(grid.shape))[None]
+        )
         h = jnp.concatenate([h, self.label_tokens[...][label]], 1)
         time = self.time_in(layers.sinusoidal_embedding(1000 * t, self.config.dim))
         vector = self.time_out(jax.nn.silu(time)) + self.label_vector[...][label]
@@ -167,7 +173,9 @@ class TinyVideoDiT(nnx.Module):
         else:
             patterns = attention.patterns
         new_states = []
-        for i, (block, pattern, state) in enumerate(zip(self.blocks, patterns, states, strict=True)):
+        for i, (block, pattern, state) in enumerate(
+            zip(self.blocks, patterns, states, strict=True)
+        ):
             with jax.named_scope(f"block_{i}"):
                 h, state = block(h, modulation, rope, pattern=pattern, state=state, ctx=ctx)
             new_states.append(state)

@@ -23,7 +23,9 @@ def test_clips_hold_one_moving_digit_inside_the_canvas():
     assert video.max() <= 1 + 1e-6
     ink = (video[..., 0] + 1).sum((2, 3))
     assert (ink > 20).all()
-    np.testing.assert_allclose(ink, np.broadcast_to(ink[:, :1], ink.shape), rtol=1e-4)  # never cut off
+    np.testing.assert_allclose(
+        ink, np.broadcast_to(ink[:, :1], ink.shape), rtol=1e-4
+    )  # never cut off
     centre = (np.arange(48) * (video[..., 0] + 1).sum(2)).sum(-1) / ink
     assert (np.abs(np.diff(centre, axis=1)) <= 2.6).all()
     assert (np.ptp(centre, axis=1) > 0.5).any()

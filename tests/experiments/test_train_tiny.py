@@ -83,7 +83,7 @@ def test_training_on_one_batch_lowers_its_loss(config):
     loss = jax.jit(lambda state: velocity_loss(nnx.merge(trainer.graph, state["params"]), batch))
     before = float(loss(trainer.state))
     optimizer = train_tiny.make_optimizer(dataclasses.replace(config, learning_rate=3e-3))
-    for _ in range(40):
+    for _ in range(100):
         trainer.state, _ = train_tiny.train_step(
             trainer.state, batch, jnp.float32(0.9), graph=trainer.graph, optimizer=optimizer
         )

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.checkpoint import count_parameters, load_weights, parameter_names, read_config, save_weights
+from models.checkpoint import (
+    count_parameters,
+    load_weights,
+    parameter_names,
+    read_config,
+    save_weights,
+)
 from models.layers import Linear
 
 

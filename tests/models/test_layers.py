@@ -58,5 +58,7 @@ def test_patches_are_in_raster_order_and_come_back():
 
 
 def test_a_video_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"\(3, 4, 4\) pixels does not divide into patches of \(2, 2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"\(3, 4, 4\) pixels does not divide into patches of \(2, 2, 2\)"
+    ):
         layers.patchify(jnp.zeros((1, 3, 4, 4, 1)), (2, 2, 2))

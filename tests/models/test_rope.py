@@ -6,7 +6,9 @@ import pytest
 from models.rope import apply_rope, axis_dims, rope_table
 
 
-@pytest.mark.parametrize(("head_dim", "split"), [(128, (44, 42, 42)), (64, (24, 20, 20)), (32, (12, 10, 10))])
+@pytest.mark.parametrize(
+    ("head_dim", "split"), [(128, (44, 42, 42)), (64, (24, 20, 20)), (32, (12, 10, 10))]
+)
 def test_axis_split_is_wans(head_dim, split):
     assert axis_dims(head_dim) == split
 

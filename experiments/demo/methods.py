@@ -1,0 +1,138 @@
+"""What the demo compares: each published method with the settings that fit the demo's canvas."""
+
+import dataclasses
+
+import numpy as np
+
+from sparsevdit_jax import AttentionPattern, SparseAttention, StepSchedule
+from sparsevdit_jax.patterns import (
+    AdaSpa,
+    Dense,
+    Diagonal,
+    MultiDiagonal,
+    PerHead,
+    SlidingTile,
+    VerticalStripe,
+)
+
+WARM_UP = 0.2
+"""Share of steps with dense attention first, for every method: 10 of 50 in AdaSpa and Sparse-vDiT, 12 in STA."""
+
+SECOND_SEARCH = 0.6
+"""Where AdaSpa searches again: step 30 of 50."""
+
+
+TILE = (4, 4, 4)
+WINDOWS = ((3, 3, 3), (3, 3, 1), (3, 1, 3), (1, 3, 3))
+"""STA's window of each head, in tiles: those that the checkpoint's last training stage used."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row of the comparison.
+
+    Attributes:
+      key: short name, used for files.
+      label: name as people say it.
+      note: one sentence on what it does.
+      attention: pattern per layer and schedule; None is dense.
+      variant: a second setting of a method, for the curve of quality against density only.
+    """
+
+    key: str
+    label: str
+    note: str
+    attention: SparseAttention | None
+    variant: bool = False
+
+
+def warm_up_steps(num_steps: int) -> int:
+    """Dense steps at the start of a run, at least one."""
+    return max(1, round(WARM_UP * num_steps))
+
+
+def published_methods(num_layers: int, num_steps: int, *, block: int = 64) -> tuple[Method, ...]:
+    """Dense, STA, AdaSpa and the single modes of Sparse-vDiT, and two variants for the curve."""
+    dense_steps = warm_up_steps(num_steps)
+    plain = StepSchedule(num_steps, dense_steps)
+    # The first search is itself exact, so it is the last of the warm-up steps.
+    searching = StepSchedule.adaspa(
+        num_steps,
+        (dense_steps, max(dense_steps + 1, round(SECOND_SEARCH * num_steps))),
+        first_step=1,
+    )
+
+    def everywhere(pattern: AttentionPattern, schedule: StepSchedule = plain) -> SparseAttention:
+        return SparseAttention((pattern,) * num_layers, schedule)
+
+    return (
+        Method(key="dense", label="Dense", note="Every token reads every token.", attention=None),
+        Method(
+            key="sta",
+            label="STA",
+            note="Sliding tiles of 4x4x4 tokens: each head reads the tiles of its own 3-D window.",
+            attention=everywhere(SlidingTile(tile=TILE, window=WINDOWS)),
+        ),
+        Method(
+            key="adaspa",
+            label="AdaSpa",
+            note="Blocks with the most attention mass, searched twice during the run.",
+            attention=everywhere(AdaSpa(density=0.2, block=block), searching),
+        ),
+        Method(
+            key="diagonal",
+            label="Sparse-vDiT diagonal",
+            note="A band over frames: near frames only.",
+            attention=everywhere(Diagonal(density=0.25, block=block)),
+        ),
+        Method(
+            key="multi-diagonal",
+            label="Sparse-vDiT multi-diagonal",
+            note="A band over sites: the same place in all frames.",
+            attention=everywhere(MultiDiagonal(density=0.25, block=block)),
+        ),
+        Method(
+            key="stripe",
+            label="Sparse-vDiT stripe",
+            note="A few key blocks that every query reads.",
+            attention=everywhere(VerticalStripe(density=0.25, block=block)),
+        ),
+        Method(
+            key="sta-wide",
+            label="STA (3,3,3)",
+            note="The widest of the windows, for all heads.",
+            attention=everywhere(SlidingTile(tile=TILE, window=(3, 3, 3))),
+            variant=True,
+        ),
+        Method(
+            key="adaspa-10",
+            label="AdaSpa 10 %",
+            note="Half the blocks.",
+            attention=everywhere(AdaSpa(density=0.1, block=block), searching),
+            variant=True,
+        ),
+    )
+
+
+def per_head_mix(
+    recalls: dict[AttentionPattern, list[np.ndarray]], num_steps: int, *, least: float = 0.5
+) -> SparseAttention:
+    """Sparse-vDiT's idea in its simplest form: each head gets the mode that keeps most of its attention.
+
+    The published search, by output error and cost, is another experiment; this rule needs one pass.
+
+    Args:
+      recalls: candidate pattern -> recall of each head [H] for every layer, on calibration inputs.
+      num_steps: of the run.
+      least: heads whose best candidate keeps less than this stay dense.
+    """
+    candidates = list(recalls)
+    layers = []
+    for rows in zip(*recalls.values(), strict=True):
+        table = np.stack(rows)  # [candidates, heads]
+        best = table.argmax(0)
+        heads = [
+            candidates[i] if table[i, h] >= least else Dense() for h, i in enumerate(best.tolist())
+        ]
+        layers.append(PerHead.of(heads))
+    return SparseAttention(tuple(layers), StepSchedule(num_steps, warm_up_steps(num_steps)))

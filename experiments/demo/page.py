@@ -1,0 +1,155 @@
+"""`index.html` of the demo: one folder that opens offline, with everything the run measured."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.demo import about, charts, panels
+from experiments.demo.files import Files
+from experiments.demo.inside import inside_tabs
+from experiments.demo.markup import Safe, element, finite, percent, script_json, times
+
+HERE = Path(__file__).parent
+CHARTS = (
+    ("psnr_db", "PSNR against dense, dB", "PSNR", None),
+    ("ssim", "SSIM against dense", "SSIM", 1.0),
+    ("recall", "attention mass kept", "recall", 1.0),
+)
+
+
+def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Writes `folder/index.html` and returns its path.
+
+    Args:
+      folder: holds the clips and pictures that `results` names.
+      results: what `results.json` holds: "methods" is needed, each with "key" and "label"; every
+        other field may be missing, and a file that does not exist is left out.
+
+    Raises:
+      ValueError: no methods, one without key or label, a key twice, or a file name that is not
+        plain.
+    """
+    methods = list(results.get("methods") or ())
+    _check(methods)
+    link = Files(folder)
+    settings = results.get("settings") or {}
+    shape = tuple(settings.get("video") or (1, 1, 1))[-2:]
+    parts = {
+        "title": element("title", results.get("title") or "Sparse attention in a video model"),
+        "style": Safe((HERE / "page.css").read_text(encoding="utf-8")),
+        "script": Safe((HERE / "page.js").read_text(encoding="utf-8")),
+        "results": script_json(results),
+        "headline": headline(results.get("title"), methods, settings),
+        "clips": panels.clip_cards(methods, link, shape),
+        "comparison": panels.comparison(methods),
+        "charts": quality_charts(methods),
+        "time": panels.time_bars(methods),
+        "inside": inside_tabs(methods, results, link),
+        "training": about.training(results.get("training"), link),
+        "settings": about.settings_table(settings, results.get("environment") or {}),
+        "reproduce": about.reproduce(settings),
+        "caveats": about.caveats(results, methods),
+        "glossary": about.glossary(),
+    }
+    template = (HERE / "page.html").read_text(encoding="utf-8")
+    # One pass, so that text with braces inside a part is never taken for a place to fill.
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+    path = folder / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def headline(title: Any, methods: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Safe:
+    """The title, what is compared, and the finding in one sentence and four numbers."""
+    dense = next((m for m in methods if m["key"] == "dense"), {})
+    shown = closest(methods)
+    digit, steps = settings.get("digit"), settings.get("steps")
+    what = "One clip" if digit is None else f"One clip of a moving {digit}"
+    kinds = len([m for m in methods if m["key"] != "dense"])
+    intro = (
+        f"{what}, denoised {f'in {steps} steps ' if steps else ''}from the same noise: once with "
+        f"dense attention, and with {kinds} sparse settings."
+    )
+    parts = [element("h1", title or "Sparse attention in a video model"), element("p", intro)]
+    if shown is not None:
+        ratio = step_ratio(shown, dense)
+        parts.append(element("p", finding(shown, ratio, methods), class_="finding"))
+        tiles = (
+            (percent(shown.get("density")), "of block pairs computed in a sparse step"),
+            (percent(shown.get("recall")), "of the attention mass kept"),
+            (panels.decibel(shown.get("psnr_db")), "PSNR of the clip against dense"),
+            (times(ratio), "the time of a dense step"),
+        )
+        head = element("p", "Closest to dense: ", element("strong", shown["label"]), class_="who")
+        body = [element("div", element("b", a), element("span", b)) for a, b in tiles]
+        parts.append(element("div", head, body, class_="tiles"))
+    return element("header", parts)
+
+
+def closest(methods: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The sparse method, no variant, with the highest PSNR; by recall if no PSNR was measured."""
+    sparse = [m for m in methods if m["key"] != "dense" and not m.get("variant")]
+    for field in ("psnr_db", "recall"):
+        known = [m for m in sparse if finite(m.get(field)) is not None]
+        if known:
+            return max(known, key=lambda m: m[field])
+    return None
+
+
+def step_ratio(method: Mapping[str, Any], dense: Mapping[str, Any]) -> float | None:
+    """Time of a sparse step over that of a dense one."""
+    ours, theirs = finite(method.get("step_ms")), finite(dense.get("step_ms"))
+    return ours / theirs if ours is not None and theirs else None
+
+
+def finding(
+    shown: Mapping[str, Any], ratio: float | None, methods: Sequence[Mapping[str, Any]]
+) -> str:
+    """What the numbers say, good or bad."""
+    text = shown["label"]
+    claims = []
+    if finite(shown.get("density")) is not None:
+        claims.append(f"computes {percent(shown['density'])} of the block pairs")
+    if finite(shown.get("recall")) is not None:
+        claims.append(f"keeps {percent(shown['recall'])} of the attention mass")
+    text += f" {' and '.join(claims)}" if claims else " comes closest to dense"
+    if ratio is not None:
+        slower = ", which is no gain on this machine" if ratio >= 1 else ""
+        text += f"; a step takes {times(ratio)} the time{slower}"
+    text += "."
+    others = [m for m in methods if m["key"] != "dense" and not m.get("variant")]
+    scores = [m for m in others if finite(m.get("psnr_db")) is not None]
+    if len(scores) > 1:
+        worst = min(scores, key=lambda m: m["psnr_db"])
+        best, last = panels.decibel(shown["psnr_db"]), panels.decibel(worst["psnr_db"])
+        text += (
+            f" Its clip is the closest to the dense one ({best} PSNR) of {len(scores)} methods; "
+            f"{worst['label']} is the farthest ({last})."
+        )
+    return text
+
+
+def quality_charts(methods: Sequence[Mapping[str, Any]]) -> Safe:
+    """The scatter chart for each quality, with buttons that show one at a time."""
+    buttons, drawings = [], []
+    for number, (field, title, short, best) in enumerate(CHARTS):
+        pressed = "true" if number == 0 else "false"
+        buttons.append(
+            element("button", short, type="button", data_show=field, aria_pressed=pressed)
+        )
+        chart = charts.scatter(methods, field, title, best=best)
+        drawings.append(element("div", chart, data_chart=field))
+    group = element("div", buttons, class_="choice", role="group", aria_label="Quality shown")
+    return element("div", group, drawings, data_choice=True)
+
+
+def _check(methods: Sequence[Mapping[str, Any]]) -> None:
+    if not methods:
+        raise ValueError("results['methods'] is empty; the page needs at least one method")
+    keys = [m.get("key") for m in methods]
+    bad = [m for m in methods if not (isinstance(m.get("key"), str) and m.get("label"))]
+    if bad:
+        raise ValueError(f"{bad[0]!r} has no 'key' and 'label'; every method needs both as text")
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"method keys {keys} are not distinct; give every method its own")
