@@ -2,3 +2,4 @@
 
 from .tiny import TinyConfig as TinyConfig
 from .tiny import TinyVideoDiT as TinyVideoDiT
+from .tiny import load_tiny as load_tiny

@@ -9,6 +9,7 @@ relative positions, each token is told how far it is from the canvas' six border
 """
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from flax import nnx
 from pallas_kernels import dense_attention
 from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid
 
-from . import layers
+from . import checkpoint, layers
 from .rope import apply_rope, rope_table
 
 
@@ -182,3 +183,22 @@ class TinyVideoDiT(nnx.Module):
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
         h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift
         return layers.unpatchify(self.patch_out(h), grid.shape, patch), tuple(new_states)
+
+
+def load_tiny(path: str | Path, *, dtype=jnp.float32) -> TinyVideoDiT:
+    """The model in a file of `models.checkpoint.save_weights`, such as the one that the demo uses.
+
+    Args:
+      path: a .safetensors file with a `TinyConfig` in its metadata.
+      dtype: of matmuls and attention.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or not a TinyVideoDiT's.
+    """
+    stored = checkpoint.read_config(path)
+    names = {field.name for field in dataclasses.fields(TinyConfig)}
+    if unknown := sorted(stored.keys() - names):
+        raise ValueError(f"{path} has the configuration of another model: it sets {unknown}")
+    model = TinyVideoDiT(TinyConfig(**stored), dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    checkpoint.load_weights(path, model)
+    return model

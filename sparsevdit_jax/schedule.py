@@ -71,8 +71,8 @@ class StepSchedule:
         """AdaSpa's schedule: exact until the first search, whose own output is exact too.
 
         The defaults are the paper's, read from step 1: 9 dense steps, a fused search (10 exact
-        steps in all), then sparse steps with a second search at 30. Reference: arXiv 2502.21079
-        (papers digest A2.3).
+        steps in all), then sparse steps with a second search at 30. Reference:
+        arXiv 2502.21079.
         """
         dense = search_steps[0] - first_step if search_steps else num_steps
         return cls(num_steps, dense, search_steps, first_step)
@@ -95,7 +95,7 @@ class StepSchedule:
 
 
 def attention_cost(schedule: StepSchedule, density: float) -> float:
-    """Attention work of a run of AdaSpa, in full attentions (digest A2.7).
+    """Attention work of a run of AdaSpa, in full attentions.
 
     A full attention costs 1 (its two products 0.5 each) and a sparse step costs `density`. The
     first search is fused with an exact step (1 + 0.5); a later one adds the 0.5 of a pass over the

@@ -22,11 +22,11 @@ SETTINGS = {
     "dtype": "dtype of the model",
 }
 PAPERS = (
-    ("STA", "sliding tile attention: every tile of tokens reads a window of tiles", "2502.04507"),
-    ("AdaSpa", "keeps the blocks with the most attention mass, found during the run", "2502.21079"),
+    ("STA", "Sliding tile attention: every tile of tokens reads a window of tiles", "2502.04507"),
+    ("AdaSpa", "Keeps the blocks with the most attention mass, found during the run", "2502.21079"),
     (
         "Sparse-vDiT",
-        "one of five fixed modes for each head: dense, skip, bands, stripes",
+        "One of five fixed modes for each head: dense, skip, bands, stripes",
         "2506.03065",
     ),
 )
@@ -54,7 +54,7 @@ WORDS = (
     (
         "PSNR",
         "Peak signal-to-noise ratio of the finished clip against the dense one, in decibels. "
-        "Above 30 dB the two are hard to tell apart; below 20 dB it is another clip.",
+        "Above 30 dB the two are hard to tell apart; below 20 dB they differ plainly.",
     ),
     ("SSIM", "Structural similarity of the frames to the dense ones; 1 is identical."),
     (
@@ -99,13 +99,24 @@ def text(value: Any) -> str:
     return f"{value:.4g}"
 
 
-def reproduce(settings: Mapping[str, Any]) -> Safe:
-    """The command of this run."""
+def reproduce(settings: Mapping[str, Any], link: Files) -> Safe:
+    """The command of this run, and where its numbers are."""
     words = ["make demo"]
     words += [
         f"{n.upper()}={settings[n]}" for n in ("seed", "digit") if settings.get(n) is not None
     ]
-    return element("pre", element("code", " ".join(words)), tabindex=0)
+    numbers = link("results.json")
+    return element(
+        "div",
+        element(
+            "p",
+            "From a clone of the project; another seed or digit gives another clip. ",
+            ["All numbers of this page: ", element("a", "results.json", href=numbers), "."]
+            if numbers
+            else None,
+        ),
+        element("pre", element("code", " ".join(words)), tabindex=0),
+    )
 
 
 def caveats(results: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> Safe:
@@ -113,10 +124,10 @@ def caveats(results: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) ->
     settings, machine = results.get("settings") or {}, results.get("environment") or {}
     size = finite(settings.get("parameters"))
     model = f"a toy model of {size / 1e6:.1f} M parameters" if size else "a toy model"
-    where = machine.get("cpu") or machine.get("device")
+    where = machine.get("cpu") or machine.get("processor") or machine.get("device")
     rows = [
         f"This is {model} that draws digits. It shows how the methods behave, not how well they "
-        "do on a production model with a hundred times more tokens.",
+        "do on a production model with hundreds of times its parameters.",
         f"Times are medians of this machine{f' ({where})' if where else ''} and move with its "
         "load. The first step of each kind, which compiles, is left out, and the time of a run "
         "adds up these medians. On another device the ratios are different.",

@@ -33,3 +33,8 @@ class Files:
                 return picture.size
         except OSError:
             return None
+
+    def is_broad(self, name: str) -> bool:
+        """Whether a picture is more than twice as wide as high."""
+        size = self.size(name)
+        return size is not None and size[0] > 2 * size[1]

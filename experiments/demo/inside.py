@@ -89,31 +89,40 @@ def _heat_maps(maps: Mapping[str, Any] | None, limits: Mapping[str, tuple[float,
 
 
 def _galleries(pictures: Sequence[Mapping[str, Any]], link: Files) -> list[Safe]:
-    """A titled row of figures for each group of pictures."""
-    named = {str(p.get("group") or "pictures") for p in pictures}
-    found = []
-    for group in [*(g for g in GROUPS if g in named), *sorted(named - set(GROUPS))]:
-        mine = [p for p in pictures if str(p.get("group") or "pictures") == group]
-        found.append(element("h3", GROUPS.get(group, group.capitalize())))
-        figures = [_figure(p["file"], p.get("title"), p.get("caption"), link) for p in mine]
-        found.append(element("div", figures, class_="gallery"))
-    return found
+    """A titled gallery of all pictures, masks before attention maps, broad ones below the rest."""
+    if not pictures:
+        return []
+    order = list(GROUPS)
+    group_of = {id(p): str(p.get("group") or "other pictures") for p in pictures}
+    named = sorted(set(group_of.values()), key=lambda g: (order.index(g) if g in order else 9, g))
+    names = [GROUPS.get(group, group) for group in named]
+    title = f"{names[0][0].upper()}{names[0][1:]}" + "".join(f" and {n.lower()}" for n in names[1:])
+    broad = [p for p in pictures if link.is_broad(p["file"])]
+    rest = [p for p in pictures if p not in broad]
+    # Beside a single tall picture there is room for a broad one.
+    span = len(rest) != 1
+    rest.sort(key=lambda p: named.index(group_of[id(p)]))
+    figures = [
+        _figure(p["file"], p.get("title"), p.get("caption"), link, span=span and p in broad)
+        for p in rest + broad
+    ]
+    return [element("h3", title), element("div", figures, class_="gallery")]
 
 
 def _frames(method: Mapping[str, Any], link: Files) -> list[Safe] | None:
     """The sheet of frames of a method's clip."""
     if not link(method.get("sheet")):
         return None
-    figure = _figure(method["sheet"], None, "Evenly spaced frames of the clip.", link)
+    figure = _figure(method["sheet"], None, "Evenly spaced frames of the clip.", link, span=True)
     return [element("h3", "Frames"), element("div", figure, class_="gallery")]
 
 
-def _figure(name: str, title: Any, caption: Any, link: Files) -> Safe:
+def _figure(name: str, title: Any, caption: Any, link: Files, *, span: bool) -> Safe:
     """A picture that opens by itself on a click."""
     url, size = link(name), link.size(name)
     width, height = size or (None, None)
     alt = " ".join(str(text) for text in (title, caption) if text) or name
-    classes = ["wide"] if size and size[0] > 1.8 * size[1] else []
+    classes = ["wide"] if span else []
     classes += ["pixels"] if size and size[0] < 200 else []
     picture = element("img", src=url, alt=alt, width=width, height=height, loading="lazy")
     return element(

@@ -4,6 +4,7 @@ import html
 import json
 import math
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 NOTHING = "–"
@@ -73,13 +74,15 @@ def plain(value: Any) -> Any:
 
 def finite(value: Any) -> float | None:
     """The number as float, or None for what is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A fixed number of decimals, thin spaces between thousands."""
+    """A fixed number of decimals, thin spaces between thousands, `∞` for infinity."""
+    if value == math.inf:
+        return "∞"
     value = finite(value)
     return NOTHING if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
 

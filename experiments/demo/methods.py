@@ -115,7 +115,7 @@ def published_methods(num_layers: int, num_steps: int, *, block: int = 64) -> tu
 
 
 def per_head_mix(
-    recalls: dict[AttentionPattern, list[np.ndarray]], num_steps: int, *, least: float = 0.5
+    recalls: dict[AttentionPattern, list[np.ndarray]], num_steps: int, *, dense_share: float = 0.25
 ) -> SparseAttention:
     """Sparse-vDiT's idea in its simplest form: each head gets the mode that keeps most of its attention.
 
@@ -124,15 +124,15 @@ def per_head_mix(
     Args:
       recalls: candidate pattern -> recall of each head [H] for every layer, on calibration inputs.
       num_steps: of the run.
-      least: heads whose best candidate keeps less than this stay dense.
+      dense_share: share of the model's heads that stay dense, those whose best candidate keeps least.
     """
     candidates = list(recalls)
-    layers = []
-    for rows in zip(*recalls.values(), strict=True):
-        table = np.stack(rows)  # [candidates, heads]
-        best = table.argmax(0)
-        heads = [
-            candidates[i] if table[i, h] >= least else Dense() for h, i in enumerate(best.tolist())
-        ]
-        layers.append(PerHead.of(heads))
-    return SparseAttention(tuple(layers), StepSchedule(num_steps, warm_up_steps(num_steps)))
+    table = np.stack([np.stack(rows) for rows in recalls.values()])  # [candidates, layers, heads]
+    best, kept = table.argmax(0), table.max(0)
+    stay = np.argsort(kept, axis=None, kind="stable")[: round(dense_share * kept.size)]
+    dense = np.isin(np.arange(kept.size), stay).reshape(kept.shape)
+    layers = tuple(
+        PerHead.of(Dense() if d else candidates[i] for i, d in zip(*row, strict=True))
+        for row in zip(best.tolist(), dense.tolist(), strict=True)
+    )
+    return SparseAttention(layers, StepSchedule(num_steps, warm_up_steps(num_steps)))

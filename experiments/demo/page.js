@@ -50,6 +50,8 @@
             video.play().catch(() => {});
           }
         } else {
+          // Clips that were not loaded yet when play was pressed start here.
+          if (leader.paused) leader.play().catch(() => {});
           for (const video of rest) {
             if (!video.seeking && Math.abs(video.currentTime - leader.currentTime) > tolerance) {
               video.currentTime = leader.currentTime;

@@ -1,5 +1,6 @@
 """`index.html` of the demo: one folder that opens offline, with everything the run measured."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
         "inside": inside_tabs(methods, results, link),
         "training": about.training(results.get("training"), link),
         "settings": about.settings_table(settings, results.get("environment") or {}),
-        "reproduce": about.reproduce(settings),
+        "reproduce": about.reproduce(settings, link),
         "caveats": about.caveats(results, methods),
         "glossary": about.glossary(),
     }
@@ -73,13 +74,14 @@ def headline(title: Any, methods: Sequence[Mapping[str, Any]], settings: Mapping
     )
     parts = [element("h1", title or "Sparse attention in a video model"), element("p", intro)]
     if shown is not None:
-        ratio = step_ratio(shown, dense)
-        parts.append(element("p", finding(shown, ratio, methods), class_="finding"))
+        step, run = (time_ratio(field, shown, dense) for field in ("step_ms", "run_s"))
+        parts.append(element("p", finding(shown, step, run, methods), class_="finding"))
+        whole = "" if run is None else f"; {times(run)} for the whole run"
         tiles = (
-            (percent(shown.get("density")), "of block pairs computed in a sparse step"),
+            (percent(shown.get("density")), "of the block pairs computed, per sparse step"),
             (percent(shown.get("recall")), "of the attention mass kept"),
             (panels.decibel(shown.get("psnr_db")), "PSNR of the clip against dense"),
-            (times(ratio), "the time of a dense step"),
+            (times(step), f"the time of a dense step{whole}"),
         )
         head = element("p", "Closest to dense: ", element("strong", shown["label"]), class_="who")
         body = [element("div", element("b", a), element("span", b)) for a, b in tiles]
@@ -91,41 +93,51 @@ def closest(methods: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The sparse method, no variant, with the highest PSNR; by recall if no PSNR was measured."""
     sparse = [m for m in methods if m["key"] != "dense" and not m.get("variant")]
     for field in ("psnr_db", "recall"):
-        known = [m for m in sparse if finite(m.get(field)) is not None]
+        known = [m for m in sparse if finite(m.get(field)) is not None or m.get(field) == math.inf]
         if known:
             return max(known, key=lambda m: m[field])
     return None
 
 
-def step_ratio(method: Mapping[str, Any], dense: Mapping[str, Any]) -> float | None:
-    """Time of a sparse step over that of a dense one."""
-    ours, theirs = finite(method.get("step_ms")), finite(dense.get("step_ms"))
+def time_ratio(field: str, method: Mapping[str, Any], dense: Mapping[str, Any]) -> float | None:
+    """A time of a sparse method over that of dense."""
+    ours, theirs = finite(method.get(field)), finite(dense.get(field))
     return ours / theirs if ours is not None and theirs else None
 
 
 def finding(
-    shown: Mapping[str, Any], ratio: float | None, methods: Sequence[Mapping[str, Any]]
+    shown: Mapping[str, Any],
+    step: float | None,
+    run: float | None,
+    methods: Sequence[Mapping[str, Any]],
 ) -> str:
-    """What the numbers say, good or bad."""
-    text = shown["label"]
+    """What the numbers say, good or bad.
+
+    Args:
+      shown: the method that the page opens with.
+      step, run: time of its sparse step and of its whole run, over those of dense.
+      methods: all of them.
+    """
     claims = []
     if finite(shown.get("density")) is not None:
         claims.append(f"computes {percent(shown['density'])} of the block pairs")
     if finite(shown.get("recall")) is not None:
         claims.append(f"keeps {percent(shown['recall'])} of the attention mass")
-    text += f" {' and '.join(claims)}" if claims else " comes closest to dense"
-    if ratio is not None:
-        slower = ", which is no gain on this machine" if ratio >= 1 else ""
-        text += f"; a step takes {times(ratio)} the time{slower}"
+    text = f"{shown['label']} {' and '.join(claims) or 'comes closest to dense'}"
+    if step is not None:
+        text += f"; a sparse step takes {times(step)} the time of a dense one"
+    if run is not None:
+        text += f"{', ' if step is not None else '; '}the whole run {times(run)}"
+        text += ", so here it gains no time" if run >= 1 else ""
     text += "."
     others = [m for m in methods if m["key"] != "dense" and not m.get("variant")]
     scores = [m for m in others if finite(m.get("psnr_db")) is not None]
-    if len(scores) > 1:
+    if len(scores) > 1 and shown.get("psnr_db") is not None:
         worst = min(scores, key=lambda m: m["psnr_db"])
         best, last = panels.decibel(shown["psnr_db"]), panels.decibel(worst["psnr_db"])
         text += (
-            f" Its clip is the closest to the dense one ({best} PSNR) of {len(scores)} methods; "
-            f"{worst['label']} is the farthest ({last})."
+            f" Of the {len(others)} methods its clip is closest to the dense one ({best} PSNR); "
+            f"{worst['label']} is farthest ({last})."
         )
     return text
 

@@ -194,7 +194,8 @@ def schedule_text(phases: Any) -> str | None:
 
 def decibel(value: Any) -> str:
     """PSNR with its unit."""
-    return NOTHING if finite(value) is None else f"{number(value, 1)}\u202fdB"
+    text = number(value, 1)
+    return text if text == NOTHING else f"{text}\u202fdB"
 
 
 def time_bars(methods: Sequence[Mapping[str, Any]]) -> Safe:

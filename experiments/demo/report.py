@@ -86,4 +86,5 @@ def print_table(rows: list[dict]) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(row["label"], *cells(row))
-    Console().print(table)
+    width = Console().width  # a log file counts as 80 columns, too few for the table
+    Console(width=max(width, 120)).print(table)

@@ -9,13 +9,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from experiments.demo.methods import Method, warm_up_steps
 from experiments.progress import progress_bar
-from models.checkpoint import load_weights, read_config
 from models.sampling import generate
-from models.tiny import TinyConfig, TinyVideoDiT
+from models.tiny import TinyVideoDiT, load_tiny
 from sparsevdit_jax import Phase
 from sparsevdit_jax.schedule import exact_steps
 
@@ -82,11 +80,7 @@ def faster_dtype() -> str:
 def load_model(config: Config) -> tuple[TinyVideoDiT, str]:
     """The trained model and the dtype that it computes in."""
     dtype = faster_dtype() if config.dtype == "auto" else config.dtype
-    model = TinyVideoDiT(
-        TinyConfig(**read_config(config.weights)), dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)
-    )
-    load_weights(config.weights, model)
-    return model, dtype
+    return load_tiny(config.weights, dtype=dtype), dtype
 
 
 class Runner:

@@ -12,7 +12,7 @@ from experiments.train_tiny import Config, Stage, Trainer, batch_at, main, veloc
 from models.checkpoint import load_weights, read_config
 from models.tiny import TinyConfig, TinyVideoDiT
 
-SMALL = TinyConfig(dim=32, num_layers=1, num_heads=1, condition_tokens=2, patch=(1, 4, 4))
+SMALL = TinyConfig(dim=32, num_layers=1, num_heads=4, condition_tokens=2, patch=(1, 4, 4))
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,13 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from models.tiny import TinyConfig, TinyVideoDiT, border_features
+from models.checkpoint import save_weights
+from models.tiny import TinyConfig, TinyVideoDiT, border_features, load_tiny
 from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid
 from sparsevdit_jax.patterns import (
     AdaSpa,
@@ -126,6 +129,18 @@ def test_bad_sizes_are_refused():
         ValueError, match=r"self.dim=30 must be self.num_heads=4 times an even head size"
     ):
         TinyConfig(dim=30)
+
+
+def test_a_file_brings_back_the_model(inputs, tmp_path):
+    model, path = make_model(), tmp_path / "tiny.safetensors"
+    save_weights(path, model, config=dataclasses.asdict(SMALL))
+    loaded = load_tiny(path)
+    assert loaded.config == SMALL
+    np.testing.assert_array_equal(loaded(*inputs)[0], model(*inputs)[0])
+    other = tmp_path / "other.safetensors"
+    save_weights(other, model, config={"dim": 32, "experts": 8})
+    with pytest.raises(ValueError, match=r"another model: it sets \['experts'\]"):
+        load_tiny(other)
 
 
 def test_a_schedule_belongs_to_attention():
