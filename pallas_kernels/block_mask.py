@@ -99,15 +99,8 @@ class BlockMask:
         keep = keep.reshape((1,) * (4 - keep.ndim) + keep.shape)
         lists = _block_lists.in_program if traced else _block_lists.on_host
         indices, counts = lists(keep, capacity)
-        return cls(
-            indices,
-            counts,
-            _as_lengths(q_lengths),
-            _as_lengths(kv_lengths),
-            block_q,
-            block_kv,
-            keep.shape[-1],
-        )
+        lengths = _as_lengths(q_lengths), _as_lengths(kv_lengths)
+        return cls(indices, counts, *lengths, block_q, block_kv, keep.shape[-1])
 
     @classmethod
     def full(
@@ -121,15 +114,10 @@ class BlockMask:
         kv_lengths: ArrayLike | None = None,
     ) -> BlockMask:
         """The mask that keeps every block, for any batch and heads; holds one count per row."""
-        return cls(
-            np.zeros((1, 1, num_q_blocks, 1), np.int32),
-            np.full((1, 1, num_q_blocks), num_kv_blocks, np.int32),
-            _as_lengths(q_lengths),
-            _as_lengths(kv_lengths),
-            block_q,
-            block_kv,
-            num_kv_blocks,
-        )
+        indices = np.zeros((1, 1, num_q_blocks, 1), np.int32)
+        counts = np.full((1, 1, num_q_blocks), num_kv_blocks, np.int32)
+        lengths = _as_lengths(q_lengths), _as_lengths(kv_lengths)
+        return cls(indices, counts, *lengths, block_q, block_kv, num_kv_blocks)
 
     @property
     def num_q_blocks(self) -> int:

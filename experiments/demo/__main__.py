@@ -25,7 +25,7 @@ from experiments.demo.report import describe, print_table
 from experiments.demo.runner import SHIFT, Config, Runner, load_model
 from experiments.moving_digits import MovingDigits
 from experiments.progress import progress_bar
-from experiments.record import environment
+from experiments.record import Run, environment
 from models.checkpoint import count_parameters
 from models.sampling import add_noise, sampling_times
 
@@ -87,6 +87,7 @@ def run_methods(runner: Runner, config: Config) -> tuple[list[Method], dict[str,
 def main(config: Config) -> None:
     """Runs the demo."""
     began = time.time()
+    run = Run.start("demo", config) if config.record else None
     model, dtype = load_model(config)
     prepare_folder(config.out)
     runner = Runner(config, model)
@@ -130,7 +131,26 @@ def main(config: Config) -> None:
     (config.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
     page = write_page(config.out, summary)
     print_table(rows)
+    if run is not None:
+        record_rows(run, rows, summary["settings"])
     print(f"\n{page.resolve()}   ({time.time() - began:.0f} s)")
+
+
+def record_rows(run: Run, rows: list[dict], settings: dict) -> None:
+    """One record a method."""
+    same = ("density", "density_run", "recall", "ssim", "attention_ms", "step_ms", "run_s")
+    for row in rows:
+        quality = {} if row["psnr_db"] is None else {"psnr_db": row["psnr_db"]}
+        speed = {f"{part}_speedup": row[f"speedup_{part}"] for part in ("attention", "step", "run")}
+        run.log(
+            method=row["label"],
+            tokens=settings["tokens"],
+            dtype=settings["dtype"],
+            output_error=row["output_error"],
+            **{key: row[key] for key in same},
+            **quality,
+            **speed,
+        )
 
 
 def training_record(weights: Path) -> dict:

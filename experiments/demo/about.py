@@ -105,6 +105,8 @@ def reproduce(settings: Mapping[str, Any], link: Files) -> Safe:
     words += [
         f"{n.upper()}={settings[n]}" for n in ("seed", "digit") if settings.get(n) is not None
     ]
+    flags = [f"--{n} {settings[n]}" for n in ("steps", "guidance", "dtype") if settings.get(n)]
+    words += [f'ARGS="{" ".join(flags)}"'] if flags else []
     numbers = link("results.json")
     return element(
         "div",

@@ -43,7 +43,7 @@ def place_labels(
                 key=lambda c: (
                     20 * sum(overlap(c[1], b) for b in others)
                     + 10 * sum(overlap(c[1], m) for m in marks)
-                    + 50 * _outside(c[1], bounds)
+                    + 500 * _outside(c[1], bounds)
                     + c[0]
                 ),
             )[1]
@@ -54,7 +54,7 @@ def _candidates(point: tuple[float, float], size: tuple[float, float]) -> list[t
     """(cost, box) of places around a point: beside it first, then farther rings."""
     (x, y), (w, h) = point, size
     found = []
-    for ring in range(7):
+    for ring in range(14):
         gap = MARK + 4 + 15 * ring
         for turn in range(16):
             angle = 2 * math.pi * turn / 16

@@ -3,7 +3,7 @@
 import html
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -53,21 +53,21 @@ def join(children: Iterable[Any]) -> Safe:
 
 def script_json(value: Any) -> Safe:
     """JSON that may stand inside a script element: no `<`, `>`, `&`, and no NaN or infinity."""
-    text = json.dumps(plain(value), ensure_ascii=True, allow_nan=False)
+    text = json.dumps(plain(value, only_finite=True), ensure_ascii=True, allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Safe(text)
 
 
-def plain(value: Any) -> Any:
-    """Dictionaries, lists, text and finite numbers only; NaN and infinity become None."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+def plain(value: Any, *, only_finite: bool = False) -> Any:
+    """Dictionaries, lists, text and numbers only; on request NaN and infinity become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, only_finite=only_finite) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, only_finite=only_finite) for item in value]
     if hasattr(value, "tolist"):  # numpy and JAX arrays and scalars
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
+        return plain(value.tolist(), only_finite=only_finite)
+    if only_finite and isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 

@@ -45,21 +45,24 @@ def write_clip(
     write_gif(folder / f"{name}.gif", video, fps=fps, scale=max(1, scale - 1))
     contact_sheet(folder / f"{name}_frames.png", {"": video}, scale=2)
     files["sheet"] = f"{name}_frames.png"
-    changed = None
+    files["video"] = _encode(folder, name, video, fps, scale)
     if reference is not None and reference is not clip:
         changed = difference(video, to_uint8(reference))
+        files["difference"] = _encode(folder, f"{name}_difference", changed, fps, scale)
+        if files["difference"] is None:
+            files["difference"] = f"{name}_difference.gif"
+            write_gif(folder / f"{name}_difference.gif", changed, fps=fps, scale=max(1, scale - 1))
+    return files
+
+
+def _encode(folder: Path, name: str, video: np.ndarray, fps: float, scale: int) -> str | None:
+    """The name of the MP4 written, or None after printing why there is none."""
     try:
         write_mp4(folder / f"{name}.mp4", video, fps=fps, scale=scale)
-        files["video"] = f"{name}.mp4"
-        if changed is not None:
-            write_mp4(folder / f"{name}_difference.mp4", changed, fps=fps, scale=scale)
-            files["difference"] = f"{name}_difference.mp4"
     except NoEncoderError as error:
-        print(f"no {name}.mp4; the page shows {name}.gif instead: {error}")
-        if changed is not None:
-            files["difference"] = f"{name}_difference.gif"
-            write_gif(folder / files["difference"], changed, fps=fps, scale=max(1, scale - 1))
-    return files
+        print(f"no {name}.mp4; the page shows a GIF instead: {error}")
+        return None
+    return f"{name}.mp4"
 
 
 def to_uint8(clip: np.ndarray) -> np.ndarray:
@@ -109,6 +112,7 @@ def write_mp4(
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoEncoderError(f"ffmpeg did not run: {error}") from error
     if done.returncode:
+        path.unlink(missing_ok=True)
         message = done.stderr.decode(errors="replace").strip() or "no message"
         raise NoEncoderError(f"ffmpeg ended with {done.returncode}: {message[-400:]}")
 

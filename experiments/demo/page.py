@@ -9,7 +9,7 @@ from typing import Any
 from experiments.demo import about, charts, panels
 from experiments.demo.files import Files
 from experiments.demo.inside import inside_tabs
-from experiments.demo.markup import Safe, element, finite, percent, script_json, times
+from experiments.demo.markup import Safe, element, finite, percent, plain, script_json, times
 
 HERE = Path(__file__).parent
 CHARTS = (
@@ -31,7 +31,8 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
       ValueError: no methods, one without key or label, a key twice, or a file name that is not
         plain.
     """
-    methods = list(results.get("methods") or ())
+    results = plain(results)
+    methods = results.get("methods") or []
     _check(methods)
     link = Files(folder)
     settings = results.get("settings") or {}

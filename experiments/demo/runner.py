@@ -42,6 +42,7 @@ class Config:
       dtype: of matmuls; "auto" takes bfloat16 where the processor multiplies it faster.
       only: keys of the methods to run beside dense; all by default.
       video: frames, rows and columns in pixels; the checkpoint was trained for the default.
+      record: also append the rows to experiments/results/demo.jsonl, from which the README's table is made.
     """
 
     digit: int = 3
@@ -53,6 +54,7 @@ class Config:
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     only: tuple[str, ...] = ()
     video: tuple[int, int, int] = VIDEO
+    record: bool = False
 
     def __post_init__(self):
         if not 0 <= self.digit <= 9:

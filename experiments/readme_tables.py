@@ -1,0 +1,126 @@
+"""Writes the README's tables from the newest committed records; no number in it is typed.
+
+python -m experiments.readme_tables            # rewrite
+python -m experiments.readme_tables --check    # fail if the README is out of date
+"""
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments import record
+
+README = record.ROOT / "README.md"
+
+DEMO_COLUMNS = {
+    "method": "{measured[method]}",
+    "density": "{measured[density]:.3f}",
+    "recall": "{measured[recall]:.3f}",
+    "PSNR, dB": "{measured[psnr_db]:.1f}",
+    "SSIM": "{measured[ssim]:.3f}",
+    "attention, ms": "{measured[attention_ms]:.0f}",
+    "step, ms": "{measured[step_ms]:.0f}",
+    "attention ×": "{measured[attention_speedup]:.2f}",
+    "step ×": "{measured[step_speedup]:.2f}",
+}
+
+BENCH_COLUMNS = {
+    "tokens": "{measured[tokens]:,}",
+    "dtype": "{measured[dtype]}",
+    "direction": "{measured[direction]}",
+    "what": "{measured[candidate]}",
+    "density": "{measured[density]:.3f}",
+    "ms": "{measured[latency_ms]:.1f}",
+    "GFLOP/s": "{measured[rate_gflops]:.0f}",
+    "speed-up": "{measured[speedup]:.2f}",
+    "of ideal": "{measured[fraction_of_ideal]:.2f}",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags.
+
+    Attributes:
+      check: compare only, and exit with 1 where the README is out of date.
+    """
+
+    check: bool = False
+
+
+def newest(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The last record for each combination of measured `keys`, in order of first appearance."""
+    last: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        last[tuple(row["measured"][key] for key in keys)] = row
+    return list(last.values())
+
+
+def provenance(row: dict[str, Any]) -> str:
+    """One line on the machine, the versions and the commit of a record."""
+    where = row["environment"]
+    return (
+        f"{where['processor']}, {where['num_cores']} cores, Python {where['python']}, jax {where['jax']}, "
+        f"flax {where['flax']}; commit {row['git_sha'][:10]}, {row['time'][:10]}"
+    )
+
+
+def demo_table(folder: Path = record.RESULTS) -> str:
+    """The demo's comparison."""
+    rows = record.read("demo", folder=folder)
+    last = newest([row for row in rows if row["git_sha"] == rows[-1]["git_sha"]], ("method",))
+    for row in last:
+        if "psnr_db" not in row["measured"]:  # dense against itself
+            row["measured"]["psnr_db"] = float("inf")
+    settings = last[0]["config"]
+    table = record.markdown_table(last, DEMO_COLUMNS).replace("| inf |", "| – |")
+    return (
+        f"{table}\n\nDigit {settings['digit']}, seed {settings['seed']}, {settings['steps']} steps, "
+        f"{last[0]['measured']['tokens']:,} tokens, {last[0]['measured']['dtype']}; density, recall and times of a "
+        f"sparse step; PSNR and SSIM against the dense clip. {provenance(last[0])}."
+    )
+
+
+def bench_table(folder: Path = record.RESULTS) -> str:
+    """Sparse attention beside the best dense one, on a CPU."""
+    keys = ("tokens", "dtype", "direction", "candidate")
+    rows = newest(record.read("bench_cpu", folder=folder), keys)
+    settings, table = rows[-1]["config"], record.markdown_table(rows, BENCH_COLUMNS)
+    return (
+        f"{table}\n\n{settings['heads']} heads of {settings['head_dim']}, blocks of {settings['block']}; medians of "
+        f"{settings['repeats']} runs in turns. Speed-up over the faster of our chunked dense attention "
+        "(dense_chunked) and jax.nn.dot_product_attention (dense_jax_nn, where it fits in memory); of ideal: "
+        "speed-up × density. STA's time holds reordering and mask building, AdaSpa's the search of a searching "
+        f"step. {provenance(rows[-1])}."
+    )
+
+
+TABLES = {"demo": demo_table, "bench": bench_table}
+
+
+def filled(text: str) -> str:
+    """`text` with every block between <!-- name --> and <!-- /name --> made anew."""
+    for name, make in TABLES.items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not block.search(text):
+            raise ValueError(f"README.md has no <!-- {name} --> ... <!-- /{name} --> block; add it")
+        table = make()
+        text = block.sub(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
+    return text
+
+
+def main(config: Config) -> None:
+    """Rewrites or checks the README."""
+    old = README.read_text()
+    new = filled(old)
+    if config.check and new != old:
+        sys.exit("README.md is out of date: run python -m experiments.readme_tables")
+    README.write_text(new)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Config))

@@ -1,0 +1,47 @@
+import json
+
+import pytest
+
+from experiments import readme_tables, record
+from experiments.readme_tables import demo_table, filled, newest
+
+
+def row(time="2026-01-01T00:00:00+00:00", sha="a" * 40, **measured):
+    environment = dict(processor="CPU", num_cores=2, python="3.12", jax="0.11", flax="0.12")
+    config = dict(digit=3, seed=0, steps=30)
+    return dict(name="demo", time=time, git_sha=sha, dirty=False, environment=environment,
+                config=config, measured=measured)  # fmt: skip
+
+
+def test_the_readme_is_what_its_records_say():
+    text = readme_tables.README.read_text()
+    assert filled(text) == text, "run python -m experiments.readme_tables"
+
+
+def test_the_last_record_of_a_kind_wins():
+    rows = [row(a=1, x=1), row(a=2, x=2), row(a=1, x=3)]
+    assert [r["measured"]["x"] for r in newest(rows, ("a",))] == [3, 2]
+
+
+def test_the_demo_table_shows_the_last_run_only(tmp_path):
+    same = dict(tokens=4104, dtype="float32", density=0.25, recall=0.5, ssim=1.0, attention_ms=10.0,
+                step_ms=20.0, attention_speedup=2.0, step_speedup=1.5)  # fmt: skip
+    rows = [
+        row(sha="b" * 40, method="old", psnr_db=1.0, **same),
+        row(method="Dense", **same),
+        row(method="STA", psnr_db=21.26, **same),
+    ]
+    (tmp_path / "demo.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    table = demo_table(tmp_path)
+    assert "old" not in table
+    assert "| Dense | 0.250 | 0.500 | – |" in table
+    assert "| STA | 0.250 | 0.500 | 21.3 |" in table
+    assert "4,104 tokens" in table
+
+
+def test_a_missing_block_or_record_is_named(tmp_path):
+    with pytest.raises(ValueError, match="has no <!-- demo -->"):
+        filled("no tables here")
+    with pytest.raises(FileNotFoundError, match="no records at"):
+        demo_table(tmp_path)
+    assert record.RESULTS.name == "results"
