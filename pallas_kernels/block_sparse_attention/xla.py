@@ -2,8 +2,8 @@
 
 The query blocks of a head are sorted by the length of their lists and taken in groups, so that a
 group walks lists of nearly equal length; a step gathers the next few listed key/value blocks of
-every member and computes one tile. A group never spans two heads and its size depends on the
-number of query blocks only, hence a head gives the same bits alone or among others.
+every member and computes one tile. A group never spans two heads, hence a head gives the same bits
+alone or among others.
 """
 
 import functools
@@ -20,6 +20,7 @@ from ..block_mask import BlockMask
 _GROUP_ROWS = 3072  # queries of a group; with the keys of a step, logits of about 3 MiB
 _STEP_KEYS = 256  # keys a step gathers for every member of a group
 _MAX_GROUP = 64
+_LEAD_SHARE = 128  # of so many query blocks one is taken to have a long list
 
 
 def block_sparse_attention(
@@ -29,17 +30,17 @@ def block_sparse_attention(
     dtype = q.dtype
     if dtype == jnp.float16:  # the range of float16 cannot hold unshifted weights
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    out, lse = _attention(scale, q, k, v, jax.tree.map(jnp.asarray, mask))
+    plan = _Plan.of(mask)
+    out, lse = _attention(scale, plan, q, k, v, jax.tree.map(jnp.asarray, mask))
     return out.astype(dtype), lse
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(scale, q, k, v, mask):
-    return _forward(scale, q, k, v, mask)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attention(scale, plan, q, k, v, mask):
+    return _forward(scale, plan, q, k, v, mask)[0]
 
 
-def _forward(scale, q, k, v, mask):
-    plan = _Plan.of(mask)
+def _forward(scale, plan, q, k, v, mask):
     q_real, k, v, bias = _without_padding(q, k, v, mask)
     q_rows, keys = _pad_rows(q_real, plan), [_to_blocks(x, mask.block_kv) for x in (k, v)]
     longest = [_tiles.longest(x.reshape(*x.shape[:2], -1, x.shape[-1])) for x in keys]
@@ -70,7 +71,8 @@ def _forward(scale, q, k, v, mask):
 
     rows = jnp.zeros(q_rows.shape[:3])
     results = jnp.zeros(q_rows.shape, q.dtype), rows, rows
-    results = lax.scan(group, results, _groups(mask, plan, q))[0]
+    for groups in _groups(mask, plan, q):
+        results = lax.scan(group, results, groups)[0]
     out, shift, log_total = (x[:, : q.shape[1]] for x in results)
     if (real_q := mask.real_queries(q.shape[1])) is not None:
         real_q = real_q.swapaxes(1, 2)
@@ -80,10 +82,9 @@ def _forward(scale, q, k, v, mask):
     return (out, lse), (q, k, v, mask, out, shift, log_total)
 
 
-def _backward(scale, residuals, cotangents):
+def _backward(scale, plan, residuals, cotangents):
     q, k, v, mask, out, shift, log_total = residuals
     d_out, d_lse = cotangents
-    plan = _Plan.of(mask)
     live = log_total < jnp.inf
     d_out = jnp.where(live[..., None], d_out, jnp.zeros((), q.dtype))
     delta = jnp.einsum("blhd,blhd->blh", d_out, out, preferred_element_type=jnp.float32)
@@ -111,7 +112,9 @@ def _backward(scale, residuals, cotangents):
 
     d_kv = jnp.zeros((np.prod(keys[0].shape[:3]), 2, q.shape[-1], mask.block_kv))
     carry = d_kv, jnp.zeros(per_query[0].shape, q.dtype)
-    d_kv, dq = lax.scan(group, carry, _groups(mask, plan, q))[0]
+    for groups in _groups(mask, plan, q):
+        carry = lax.scan(group, carry, groups)[0]
+    d_kv, dq = carry
     dk, dv = (d_kv[:, i].swapaxes(-1, -2).reshape(keys[i].shape) for i in (0, 1))
     dk, dv = (_from_blocks(x, k.shape[1]).astype(q.dtype) for x in (dk * np.float32(scale), dv))
     return dq[:, : q.shape[1]], dk, dv, None
@@ -124,18 +127,31 @@ class _Plan(NamedTuple):
     """Static sizes of the loops over a mask."""
 
     block_q: int
-    group: int  # query blocks processed together
+    lead: int  # query blocks with the longest lists of a head, processed by themselves
+    group: int  # query blocks processed together, of the others
     num_rows: int  # query blocks of a head, with empty ones added to fill the last group
     step: int  # listed blocks visited at a time
 
     @staticmethod
     def of(mask: BlockMask) -> "_Plan":
         rows = mask.num_q_blocks
-        most = min(max(_GROUP_ROWS // mask.block_q, 1), _MAX_GROUP, rows)
+        # Text reads everything: one such row would hold its whole group up. Two at least, because
+        # the product over a group of one has other bits.
+        lead = 2 + rows // _LEAD_SHARE if rows > 2 and _some_rows_are_long(mask.kv_counts) else 0
+        rest = rows - lead
+        most = min(max(_GROUP_ROWS // mask.block_q, 1), _MAX_GROUP, rest)
         sizes = range(most, most // 2, -1)
-        group = min(sizes, key=lambda size: -(-rows // size) * size)
+        group = min(sizes, key=lambda size: -(-rest // size) * size)
         step = max(_STEP_KEYS // mask.block_kv, 1)
-        return _Plan(mask.block_q, group, -(-rows // group) * group, step)
+        return _Plan(mask.block_q, lead, group, lead + -(-rest // group) * group, step)
+
+
+def _some_rows_are_long(counts) -> bool:
+    """Whether some lists are much longer than most; assumed where that is not known."""
+    if isinstance(counts, jax.core.Tracer):
+        return True
+    counts = np.asarray(counts)
+    return bool((counts.max(-1) > 1.5 * np.median(counts, axis=-1)).any())
 
 
 class _Walk(NamedTuple):
@@ -182,13 +198,19 @@ class _Walk(NamedTuple):
 
 
 def _groups(mask, plan, q):
-    """((batch, head), members) of every group; a head's longest lists come first."""
+    """((batch, head), members) of every group, in one or two sets of equal groups.
+
+    A head's longest lists come first.
+    """
     b, h, n = q.shape[0], q.shape[2], mask.num_q_blocks
     counts = jnp.broadcast_to(mask.kv_counts, (b, h, n))
     counts = jnp.pad(counts, ((0, 0), (0, 0), (0, plan.num_rows - n)))
     order = jnp.argsort(-counts, stable=True).astype(jnp.int32)
-    pairs = np.indices((b, h), np.int32).reshape(2, -1).repeat(plan.num_rows // plan.group, axis=1)
-    return tuple(map(jnp.asarray, pairs)), order.reshape(-1, plan.group)
+    for rows, size in ((order[..., : plan.lead], plan.lead), (order[..., plan.lead :], plan.group)):
+        if size:
+            members = rows.reshape(-1, size)
+            heads = np.indices((b, h), np.int32).reshape(2, -1).repeat(len(members) // (b * h), 1)
+            yield tuple(map(jnp.asarray, heads)), members
 
 
 def _flat_head(x, head):
