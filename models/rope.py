@@ -31,8 +31,8 @@ def rope_table(
         frequency = theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
         position = np.arange(shape[axis], dtype=np.float64)
         angle = position[:, None] * frequency
-        others = [i for i in range(3) if i != axis]
-        angle = np.broadcast_to(np.expand_dims(angle, others), (*shape, dim // 2))
+        along = [shape[axis] if i == axis else 1 for i in range(3)]
+        angle = np.broadcast_to(angle.reshape(*along, dim // 2), (*shape, dim // 2))
         angles.append(angle.reshape(-1, dim // 2))
     angle = np.concatenate(angles, -1)
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)

@@ -121,16 +121,15 @@ def generate(
                 f"{num_steps=} but the schedule of `attention` is for {attention.schedule.num_steps}; "
                 "make both the same"
             )
-        grid = model.grid(noise.shape)
         heads = dict(num_heads=model.config.num_heads, head_dim=model.config.head_dim)
-        states = attention.init(grid, batch=len(label), **heads)
+        states = attention.init(model.grid(noise.shape), batch=len(label), **heads)
     x = jnp.array(noise, jnp.float32)  # a copy: the step donates its input
     times = sampling_times(num_steps, shift)
     for step in range(start, num_steps):
         phase = None
         if attention is not None:
             phase = attention.schedule.phase(step)
-            ctx = StepContext(grid, phase, step=jnp.int32(step))
+            ctx = StepContext(model.grid(noise.shape), phase, step=jnp.int32(step))
         x, states = denoise_step(
             model,
             x,

@@ -87,6 +87,10 @@ class Block(nnx.Module):
         v = v.astype(self.dtype)
         if pattern is None:
             h, _ = dense_attention(q, k, v)
+        elif ctx is None:
+            raise ValueError(
+                f"{pattern} needs ctx, the step's StepContext; pass ctx= with attention="
+            )
         else:
             h, state = pattern.attend(q, k, v, state, ctx)
         x = x + gate * self.out(h.reshape(x.shape))
@@ -162,7 +166,7 @@ class TinyVideoDiT(nnx.Module):
         patch, grid = self.config.patch, self.grid(x.shape)
         h = (
             self.patch_in(layers.patchify(x, patch))
-            + self.border_in(border_features(grid.shape))[None]
+            + self.border_in(jnp.asarray(border_features(grid.shape)))[None]
         )
         h = jnp.concatenate([h, self.label_tokens[...][label]], 1)
         time = self.time_in(layers.sinusoidal_embedding(1000 * t, self.config.dim))

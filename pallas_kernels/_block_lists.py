@@ -1,5 +1,7 @@
 """Lists of kept blocks from a boolean matrix and back. Full rows are not listed."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,14 +38,14 @@ def in_program(keep: jax.Array, capacity: int | None) -> tuple[jax.Array, jax.Ar
     return indices, jnp.where(full, counts, jnp.minimum(counts, capacity))
 
 
-def to_dense(indices: jax.Array, counts: jax.Array, num_kv_blocks: int) -> jax.Array:
+def to_dense(indices: Any, counts: Any, num_kv_blocks: int) -> Any:
     """Bool [B, H, Nq, Nk] of the listed blocks; numpy in, numpy out."""
     xp = np if isinstance(indices, np.ndarray) and isinstance(counts, np.ndarray) else jnp
     b, h, n, capacity = indices.shape
     slots = np.arange(capacity, dtype=np.int32).reshape(1, 1, 1, -1)
     target = xp.where(slots < counts[..., None], indices, num_kv_blocks).reshape(-1, capacity)
     rows = np.broadcast_to(np.arange(b * h * n)[:, None], target.shape)
-    keep = xp.zeros((b * h * n, num_kv_blocks + 1), bool)
+    keep: Any = xp.zeros((b * h * n, num_kv_blocks + 1), bool)
     if xp is np:
         keep[rows, target] = True
     else:

@@ -61,7 +61,9 @@ def check_leading_axes(name: str, leading: tuple[int, ...], q: jax.Array) -> Non
         )
 
 
-def check_lengths(name: str, lengths: jax.Array | None, shape: tuple[int, ...], limit: int) -> None:
+def check_lengths(
+    name: str, lengths: jax.Array | np.ndarray | None, shape: tuple[int, ...], limit: int
+) -> None:
     """Lengths are int32 of `shape` (0 in it stands for any size) and, if concrete, within limit."""
     if lengths is None:
         return

@@ -21,7 +21,7 @@ def pytree(cls: type[T]) -> type[T]:
     `__post_init__` makes on arrays run where a user constructs a value and nowhere else.
     """
     cls = dataclasses.dataclass(frozen=True)(cls)
-    fields = dataclasses.fields(cls)
+    fields = dataclasses.fields(cls)  # pyrefly: ignore[bad-argument-type]
     data = [f.name for f in fields if not f.metadata.get("static")]
     meta = [f.name for f in fields if f.metadata.get("static")]
 

@@ -59,7 +59,9 @@ def longest(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.max(dot("...ld,...ld->...l", x, x), -1))
 
 
-def untame(q: jax.Array, longest_key: jax.Array, longest_value: jax.Array, scale: float):
+def untame(
+    q: jax.Array, longest_key: jax.Array, longest_value: jax.Array, scale: float
+) -> jax.Array:
     """Queries whose logits could leave the safe range: bool [G, M] from q [G, M, D].
 
     By Cauchy-Schwarz |q . k| <= |q| max |k|; where that bound is small, softmax needs no running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +39,10 @@ class BlockMask:
       num_kv_blocks: Nk.
     """
 
-    kv_indices: jax.Array
-    kv_counts: jax.Array
-    q_lengths: jax.Array | None
-    kv_lengths: jax.Array | None
+    kv_indices: ArrayLike
+    kv_counts: ArrayLike
+    q_lengths: ArrayLike | None
+    kv_lengths: ArrayLike | None
     block_q: int = static()
     block_kv: int = static()
     num_kv_blocks: int = static()
@@ -97,10 +98,9 @@ class BlockMask:
         if capacity is not None and capacity < 1:
             raise ValueError(f"{capacity=} must be at least 1, or None for the longest row")
         keep = keep.reshape((1,) * (4 - keep.ndim) + keep.shape)
-        lists = _block_lists.in_program if traced else _block_lists.on_host
-        indices, counts = lists(keep, capacity)
+        lists: Any = _block_lists.in_program if traced else _block_lists.on_host
         lengths = _as_lengths(q_lengths), _as_lengths(kv_lengths)
-        return cls(indices, counts, *lengths, block_q, block_kv, keep.shape[-1])
+        return cls(*lists(keep, capacity), *lengths, block_q, block_kv, keep.shape[-1])
 
     @classmethod
     def full(
@@ -153,7 +153,8 @@ class BlockMask:
 
     def density(self, *, per_head: bool = False) -> jax.Array:
         """Kept token pairs / all token pairs, on real tokens: float32, scalar or [H|1]."""
-        xp, full = _namespace(self), self._full_rows()
+        xp: Any = _namespace(self)
+        full = self._full_rows()
         q_lengths = _or_blocks(self.q_lengths, self.num_q_blocks, self.block_q)
         kv_lengths = _or_blocks(self.kv_lengths, self.num_kv_blocks, self.block_kv)
         q_lengths, kv_lengths = q_lengths.astype(np.float32), kv_lengths.astype(np.float32)

@@ -18,8 +18,8 @@ def block_mass(
     block_q: int,
     block_kv: int,
     scale: float | None = None,
-    q_lengths: jax.Array | None = None,
-    kv_lengths: jax.Array | None = None,
+    q_lengths: jax.Array | np.ndarray | None = None,
+    kv_lengths: jax.Array | np.ndarray | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """Attention mass of every block pair: sum of exp(scale q k^T - lse) over the pair's tokens.

@@ -49,7 +49,8 @@ def _forward(scale, plan, q, k, v, mask):
         head, members = operands
         walk = _Walk.of(mask, plan, head, members)
         q = _pick_rows(q_rows, head, members, mask.block_q)
-        shifted = _tiles.untame(q, *(x[head][None, None] for x in longest), scale)
+        longest_key, longest_value = (x[head][None, None] for x in longest)
+        shifted = _tiles.untame(q, longest_key, longest_value, scale)
 
         def raise_top(step, top):
             k, _, bias_k = walk.gather(step, keys, bias)[1]

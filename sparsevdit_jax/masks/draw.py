@@ -194,12 +194,13 @@ def window_image(
     colours = np.where(keep[mine][blocks][..., None], canvas.KEPT, canvas.DROPPED)
     colours[blocks == mine] = canvas.QUERY
     per_token = max(1, size // grid.width)
-    step = order.tile[0] if order.tile else 1
+    tile = order.tile or (1, 0, 0)
+    step = tile[0]
     pictures, captions = [], []
     for start in range(0, grid.frames, step):
         picture = np.kron(colours[start], np.ones((per_token, per_token, 1)))
         for axis in range(2 if order.tile else 0):
-            at = np.arange(order.tile[axis + 1], grid.shape[axis + 1], order.tile[axis + 1])
+            at = np.arange(tile[axis + 1], grid.shape[axis + 1], tile[axis + 1])
             canvas.blend(picture, (slice(None),) * axis + (at * per_token,), canvas.PAPER, 0.8)
         pictures.append(canvas.to_uint8(picture))
         last = min(start + step, grid.frames) - 1
