@@ -1,12 +1,13 @@
 """How good does a TinyVideoDiT get on moving digits when it is trained on two CPU cores?
 
-    python -m experiments.train_tiny --out out/train            # the run behind the committed checkpoint
-    python -m experiments.train_tiny --out out/train            # again: goes on where it stopped, exactly
+    python -m experiments.train_tiny --plan short --out out/short
+    python -m experiments.train_tiny --plan long --out out/long --init out/short/tiny_digits.safetensors
 
-A curriculum: short clips on a small canvas first (cheap, dense attention), the demo's 4,096 video tokens
-last, where most steps train through sliding tile attention. About two hours on two cores with native
-bfloat16. Writes to `--out`: checkpoints that resume exactly, loss.jsonl, loss.png, samples_*.png, and at
-the end tiny_digits.safetensors (the averaged weights, bfloat16). The answer: experiments/LOG.md.
+First a curriculum of short clips on growing canvases, then single frames and clips of the demo's length
+(4,096 video tokens) by turns, the long ones mostly through sliding tile attention. Less than two hours on
+one core with native bfloat16. The same command goes on where an interrupted run stopped, with the same bits.
+Writes to `--out`: checkpoints, loss.jsonl, loss.png, samples_*.png, and at the end tiny_digits.safetensors
+(the averaged weights, bfloat16) with tiny_digits.json, the record of the run. The answer: experiments/LOG.md.
 """
 
 import dataclasses
@@ -23,48 +24,14 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.curriculum import PLANS, TRAINING_ATTENTION, Stage
 from experiments.moving_digits import MovingDigits
 from experiments.progress import progress_bar
+from experiments.record import environment, git_state
 from models.checkpoint import count_parameters, save_weights
 from models.sampling import add_noise, generate, shift_time, velocity
-from models.tiny import TinyConfig, TinyVideoDiT
+from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
 from sparsevdit_jax import Phase, SparseAttention, StepContext
-from sparsevdit_jax.patterns import SlidingTile
-
-TRAINING_ATTENTION = SlidingTile(
-    tile=(4, 4, 4), window=((3, 3, 3), (3, 3, 1), (3, 1, 3), (1, 3, 3))
-)
-"""STA with a window per head, in tiles; 21 % of all pairs on the last stage's canvas."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A part of the curriculum.
-
-    Attributes:
-      steps: optimiser steps.
-      frames, height, width: canvas in tokens (2 x 4 x 4 pixels each).
-      batch: clips per step.
-      shift: flow shift of the sampled times; larger canvases need more high noise.
-      sparse: share of steps that run `TRAINING_ATTENTION` instead of dense attention.
-    """
-
-    steps: int
-    frames: int
-    height: int
-    width: int
-    batch: int
-    shift: float
-    sparse: float = 0.0
-
-
-FULL = (
-    Stage(2750, 2, 8, 8, 16, 1.0),
-    Stage(1150, 4, 10, 10, 6, 1.5),
-    Stage(500, 4, 16, 16, 2, 2.0),
-    Stage(800, 16, 16, 16, 1, 3.0, sparse=0.75),
-)
-QUICK = (Stage(40, 2, 8, 8, 4, 1.0), Stage(10, 4, 8, 8, 2, 1.0, sparse=0.5))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +40,8 @@ class Config:
 
     Attributes:
       out: folder of everything written; an existing run in it is continued.
-      plan: "full" is the committed checkpoint's, "quick" a minute to see that all works.
+      plan: "short", then "long" made the committed checkpoint; "quick" takes a minute, to see that all works.
+      init: weights to start from, of an earlier run.
       learning_rate: peak, after `warmup` steps; a cosine takes it to 2 % at the end.
       ema: decay of the averaged weights, which are the ones used.
       drop_label: share of clips trained without condition, for classifier-free guidance.
@@ -82,7 +50,8 @@ class Config:
     """
 
     out: Path = Path("out/train")
-    plan: Literal["full", "quick"] = "full"
+    plan: Literal["short", "long", "quick"] = "short"
+    init: Path | None = None
     learning_rate: float = 1e-3
     warmup: int = 200
     ema: float = 0.998
@@ -91,20 +60,14 @@ class Config:
     save_every: int = 250
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The curriculum that `plan` names."""
-        return FULL if self.plan == "full" else QUICK
+    def stage_at(self, step: int) -> Stage:
+        """The stage of a 0-based step."""
+        return PLANS[self.plan].stage_at(step, self.seed)
 
     @property
     def total_steps(self) -> int:
-        """Steps of all stages."""
-        return sum(stage.steps for stage in self.stages)
-
-    def stage_at(self, step: int) -> Stage:
-        """The stage that the 0-based step belongs to."""
-        ends = np.cumsum([stage.steps for stage in self.stages])
-        return self.stages[int(np.searchsorted(ends, step, "right"))]
+        """Steps of the whole run."""
+        return PLANS[self.plan].total_steps
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -117,7 +80,9 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def make_model(config: Config) -> TinyVideoDiT:
-    """The untrained model of this run."""
+    """The model that this run starts from."""
+    if config.init is not None:
+        return load_tiny(config.init, dtype=config.dtype)
     return TinyVideoDiT(TinyConfig(), dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(config.seed))
 
 
@@ -195,12 +160,14 @@ class Trainer:
         if self.step:
             self.state = self.manager.restore(self.step, args=ocp.args.StandardRestore(self.state))
 
+    def flags(self) -> dict:
+        """What decides the run's numbers, as JSON."""
+        values = dataclasses.asdict(self.config)
+        del values["out"], values["save_every"]
+        return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
+
     def _refuse_other_run(self) -> None:
-        flags = {
-            k: v
-            for k, v in dataclasses.asdict(self.config).items()
-            if k not in ("out", "save_every")
-        }
+        flags = self.flags()
         path = self.config.out / "config.json"
         if path.exists() and (stored := json.loads(path.read_text())) != flags:
             changed = ", ".join(
@@ -277,6 +244,24 @@ def draw_losses(out: Path) -> None:
     plt.close(figure)
 
 
+def record_of(trainer: Trainer) -> dict:
+    """How the weights came to be: flags, stages, curve, versions, commit, and the run it started from."""
+    config = trainer.config
+    curve = config.out / "loss.jsonl"
+    lines = [json.loads(line) for line in curve.read_text().splitlines()] if curve.exists() else []
+    first = config.init.with_suffix(".json") if config.init else None
+    return dict(
+        flags=trainer.flags(),
+        steps=trainer.step,
+        plan=dataclasses.asdict(PLANS[config.plan]),
+        parameters=count_parameters(trainer.averaged_model()),
+        loss=[[line["step"], round(line["loss"], 4)] for line in lines],
+        environment=environment(),
+        git_sha=git_state()[0],
+        started_from=json.loads(first.read_text()) if first and first.is_file() else None,
+    )
+
+
 def main(config: Config) -> None:
     """Trains, or goes on training, and exports the averaged weights at the end."""
     trainer, losses, began = Trainer(config), [], time.time()
@@ -306,6 +291,7 @@ def main(config: Config) -> None:
     if not weights.exists():
         model = trainer.averaged_model()
         save_weights(weights, model, config=dataclasses.asdict(model.config), dtype=jnp.bfloat16)
+        weights.with_suffix(".json").write_text(json.dumps(record_of(trainer), indent=1) + "\n")
         print(
             f"{count_parameters(model):,} parameters, {weights.stat().st_size / 1e6:.1f} MB: {weights}"
         )

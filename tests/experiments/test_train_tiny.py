@@ -8,9 +8,10 @@ import pytest
 from flax import nnx
 
 from experiments import train_tiny
-from experiments.train_tiny import Config, Stage, Trainer, batch_at, main, velocity_loss
-from models.checkpoint import load_weights, read_config
-from models.tiny import TinyConfig, TinyVideoDiT
+from experiments.curriculum import PLANS, Plan, Stage
+from experiments.train_tiny import Config, Trainer, batch_at, main, record_of, velocity_loss
+from models.checkpoint import load_weights, parameter_names, read_config
+from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
 
 SMALL = TinyConfig(dim=32, num_layers=1, num_heads=4, condition_tokens=2, patch=(1, 4, 4))
 
@@ -26,7 +27,7 @@ def _standard_promotion():
 def config(tmp_path, monkeypatch):
     monkeypatch.setattr(train_tiny, "TinyConfig", lambda: SMALL)
     stages = (Stage(3, 2, 8, 8, 2, 1.0), Stage(3, 4, 8, 8, 1, 2.0, sparse=0.7))
-    monkeypatch.setattr(train_tiny, "QUICK", stages)
+    monkeypatch.setitem(train_tiny.PLANS, "quick", Plan(stages))
     return Config(out=tmp_path / "run", plan="quick", save_every=3)
 
 
@@ -56,7 +57,7 @@ def test_the_command_writes_weights_that_load_curve_and_samples(config):
     load_weights(path, model)
     written = sorted(p.name for p in config.out.iterdir())
     assert written == ["checkpoints", "config.json", "samples_000003.png", "samples_000006.png",
-                       "tiny_digits.safetensors"]  # fmt: skip
+                       "tiny_digits.json", "tiny_digits.safetensors"]  # fmt: skip
     with pytest.raises(SystemExit, match=r"other flags \(seed: 0 -> 1\); use another --out"):
         main(dataclasses.replace(config, seed=1))
 
@@ -90,10 +91,28 @@ def test_training_on_one_batch_lowers_its_loss(config):
     assert float(loss(trainer.state)) < 0.5 * before
 
 
-def test_the_committed_plan_is_consistent():
-    config = Config()
-    assert config.total_steps == sum(stage.steps for stage in train_tiny.FULL)
-    assert config.stage_at(0) is train_tiny.FULL[0]
-    assert config.stage_at(config.total_steps - 1) is train_tiny.FULL[-1]
-    last = train_tiny.FULL[-1]
-    assert last.frames * last.height * last.width >= 4096
+def test_a_second_run_starts_from_the_first_ones_weights(config):
+    main(config)
+    weights = config.out / "tiny_digits.safetensors"
+    second = Trainer(dataclasses.replace(config, out=config.out.with_name("b"), init=weights))
+    expected = load_tiny(weights)
+    for name, leaf in parameter_names(second.averaged_model()).items():
+        np.testing.assert_array_equal(leaf[...], parameter_names(expected)[name][...])
+    record = json.loads(weights.with_suffix(".json").read_text())
+    assert record["steps"] == 6
+    assert record["flags"]["plan"] == "quick"
+    assert record_of(second)["started_from"] == record
+
+
+def test_plans_reach_the_demo_and_turns_follow_their_shares():
+    first = PLANS["short"]
+    assert first.stage_at(0) is first.stages[0]
+    assert first.stage_at(first.total_steps - 1) is first.stages[-1]
+    for name in ("short", "long"):
+        last = PLANS[name].stages[-1]
+        assert last.frames * last.height * last.width >= 4096
+        assert last.sparse > 0.5
+    by_turns = Plan((Stage(30, 1, 8, 8, 1, 1.0), Stage(10, 2, 8, 8, 1, 1.0)), by_turns=True)
+    drawn = [by_turns.stage_at(step) for step in range(400)]
+    assert 0.65 < np.mean([stage is by_turns.stages[0] for stage in drawn]) < 0.85
+    assert drawn == [by_turns.stage_at(step) for step in range(400)]
