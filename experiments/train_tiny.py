@@ -25,6 +25,7 @@ import optax
 from flax import nnx
 
 from experiments.curriculum import PLANS, TRAINING_ATTENTION, Stage
+from experiments.loss_curve import draw_losses, whole_curve
 from experiments.moving_digits import MovingDigits
 from experiments.progress import progress_bar
 from experiments.record import environment, git_state
@@ -224,26 +225,6 @@ def draw_samples(trainer: Trainer, path: Path) -> None:
     Image.fromarray(np.concatenate(rows, 0)).save(path)
 
 
-def draw_losses(out: Path) -> None:
-    """loss.png from loss.jsonl."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    lines = [json.loads(line) for line in (out / "loss.jsonl").read_text().splitlines()]
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.semilogy([line["step"] for line in lines], [line["loss"] for line in lines])
-    axes.set(
-        xlabel="step",
-        ylabel="velocity loss (mean of 50 steps)",
-        title="TinyVideoDiT, moving digits",
-    )
-    axes.grid(alpha=0.3)
-    figure.savefig(out / "loss.png", dpi=130)
-    plt.close(figure)
-
-
 def record_of(trainer: Trainer) -> dict:
     """How the weights came to be: flags, stages, curve, versions, commit, and the run it started from."""
     config = trainer.config
@@ -286,12 +267,12 @@ def main(config: Config) -> None:
             trainer.save()
             sys.exit(f"stopped at step {trainer.step}, saved; the same command goes on from here")
     trainer.save()
-    if (config.out / "loss.jsonl").exists():
-        draw_losses(config.out)
     if not weights.exists():
-        model = trainer.averaged_model()
+        model, record = trainer.averaged_model(), record_of(trainer)
         save_weights(weights, model, config=dataclasses.asdict(model.config), dtype=jnp.bfloat16)
-        weights.with_suffix(".json").write_text(json.dumps(record_of(trainer), indent=1) + "\n")
+        weights.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        if curve := whole_curve(record):
+            draw_losses(curve, config.out / "loss.png")
         print(
             f"{count_parameters(model):,} parameters, {weights.stat().st_size / 1e6:.1f} MB: {weights}"
         )

@@ -8,6 +8,7 @@ Loads the committed TinyVideoDiT, denoises the same noise with every method, and
 two CPU cores. All methods share the dense warm-up steps, so their runs fork from the dense one after those.
 """
 
+import datetime
 import json
 import shutil
 import sys
@@ -23,9 +24,10 @@ from experiments.demo.methods import Method, per_head_mix, published_methods
 from experiments.demo.page import write_page
 from experiments.demo.report import describe, print_table
 from experiments.demo.runner import SHIFT, Config, Runner, load_model
+from experiments.loss_curve import draw_losses, whole_curve
 from experiments.moving_digits import MovingDigits
 from experiments.progress import progress_bar
-from experiments.record import Run, environment
+from experiments.record import Run, environment, git_state
 from models.checkpoint import count_parameters
 from models.sampling import add_noise, sampling_times
 
@@ -121,11 +123,12 @@ def main(config: Config) -> None:
             parameters=count_parameters(model),
             dtype=dtype,
         ),
-        environment=environment(),
+        environment=environment()
+        | dict(commit=git_state()[0][:12], date=datetime.date.today().isoformat()),
         methods=rows,
         heads=heads,
         pictures=pictures.draw_all(config.out, methods, layers, grid),
-        training=training_record(config.weights),
+        training=training_record(config.weights, config.out),
         seconds=time.time() - began,
     )
     (config.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -153,10 +156,17 @@ def record_rows(run: Run, rows: list[dict], settings: dict) -> None:
         )
 
 
-def training_record(weights: Path) -> dict:
-    """The record beside the weights of the run that made them; empty if there is none."""
+def training_record(weights: Path, folder: Path) -> dict:
+    """The record beside the weights of the run that made them, its curve drawn; empty if there is none."""
     path = weights.with_suffix(".json")
-    return {"record": json.loads(path.read_text())} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    record = json.loads(path.read_text())
+    entry = {"record": {key: record[key] for key in record.keys() - {"loss", "started_from"}}}
+    if curve := whole_curve(record):
+        draw_losses(curve, folder / "training_loss.png")
+        entry["loss_png"] = "training_loss.png"
+    return entry
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from experiments.demo import measure
 from experiments.demo.methods import Method
 from sparsevdit_jax import VideoGrid
 from sparsevdit_jax.metrics import psnr, ssim
+from sparsevdit_jax.patterns import PerHead
 from sparsevdit_jax.schedule import exact_steps
 
 COLUMNS = {
@@ -45,6 +46,8 @@ def describe(
             np.stack([m[k] for m in measured]) for k in ("density", "recall", "error")
         )
         head = dict(density=density.tolist(), recall=recall.tolist())
+        if all(isinstance(p, PerHead) for p in method.attention.patterns):
+            head["mode"] = [head_modes(p) for p in method.attention.patterns]
         schedule = method.attention.schedule
         exact = exact_steps(schedule) / schedule.num_steps
         clips = result["clip"], dense["clip"]
@@ -65,6 +68,12 @@ def describe(
     )
     names = dict(key=method.key, label=method.label, note=method.note, variant=method.variant)
     return dict(**names, **quality, **times, **speed, phases=result["phases"]), head
+
+
+def head_modes(pattern: PerHead) -> list[str]:
+    """Name of the pattern of each head."""
+    names = {h: type(member).__name__ for member, heads in pattern.groups for h in heads}
+    return [names[h] for h in range(pattern.num_heads)]
 
 
 def cells(row: dict) -> list[str]:

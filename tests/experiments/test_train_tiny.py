@@ -62,13 +62,6 @@ def test_the_command_writes_weights_that_load_curve_and_samples(config):
         main(dataclasses.replace(config, seed=1))
 
 
-def test_loss_curve_is_drawn(tmp_path):
-    lines = [dict(step=s, loss=1 / s, seconds=1.0) for s in (50, 100)]
-    (tmp_path / "loss.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    train_tiny.draw_losses(tmp_path)
-    assert (tmp_path / "loss.png").stat().st_size > 1000
-
-
 def test_batches_repeat_and_follow_the_stage(config):
     (first, _), (again, _) = (batch_at(config, 4, SMALL) for _ in range(2))
     for name in first:
