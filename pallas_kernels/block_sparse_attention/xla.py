@@ -42,7 +42,10 @@ def _attention(scale, plan, q, k, v, mask):
 
 def _forward(scale, plan, q, k, v, mask):
     q_real, k, v, bias = _without_padding(q, k, v, mask)
-    q_rows, keys = _pad_rows(q_real, plan), [_to_blocks(x, mask.block_kv) for x in (k, v)]
+    q_rows, keys = (
+        _pad(q_real, plan.num_rows * plan.block_q),
+        [_to_blocks(x, mask.block_kv) for x in (k, v)],
+    )
     longest = [_tiles.longest(x.reshape(*x.shape[:2], -1, x.shape[-1])) for x in keys]
 
     def group(results, operands):
@@ -92,7 +95,7 @@ def _backward(scale, plan, residuals, cotangents):
     delta = jnp.where(live, delta - d_lse.swapaxes(1, 2), 0.0)
     q_real, k, v, bias = _without_padding(q, k, v, mask)
     padded = (q_real, 0), (d_out, 0), (shift, 0), (log_total, np.inf), (delta, 0)
-    per_query = [_pad_rows(x, plan, fill) for x, fill in padded]
+    per_query = [_pad(x, plan.num_rows * plan.block_q, fill) for x, fill in padded]
     keys = [_to_blocks(x, mask.block_kv) for x in (k, v)]
 
     def group(carry, operands):
@@ -141,8 +144,7 @@ class _Plan(NamedTuple):
         lead = 2 + rows // _LEAD_SHARE if rows > 2 and _some_rows_are_long(mask.kv_counts) else 0
         rest = rows - lead
         most = min(max(_GROUP_ROWS // mask.block_q, 1), _MAX_GROUP, rest)
-        sizes = range(most, most // 2, -1)
-        group = min(sizes, key=lambda size: -(-rest // size) * size)
+        group = min(range(most, most // 2, -1), key=lambda size: -(-rest // size) * size)
         step = max(_STEP_KEYS // mask.block_kv, 1)
         return _Plan(mask.block_q, lead, group, lead + -(-rest // group) * group, step)
 
@@ -151,8 +153,7 @@ def _some_rows_are_long(counts) -> bool:
     """Whether some lists are much longer than most; assumed where that is not known."""
     if isinstance(counts, jax.core.Tracer):
         return True
-    counts = np.asarray(counts)
-    return bool((counts.max(-1) > 1.5 * np.median(counts, axis=-1)).any())
+    return bool(np.any(np.max(counts, -1) > 1.5 * np.median(counts, axis=-1)))
 
 
 class _Walk(NamedTuple):
@@ -199,10 +200,7 @@ class _Walk(NamedTuple):
 
 
 def _groups(mask, plan, q):
-    """((batch, head), members) of every group, in one or two sets of equal groups.
-
-    A head's longest lists come first.
-    """
+    """((batch, head), members) of every group, in sets of equal groups; longest lists first."""
     b, h, n = q.shape[0], q.shape[2], mask.num_q_blocks
     counts = jnp.broadcast_to(mask.kv_counts, (b, h, n))
     counts = jnp.pad(counts, ((0, 0), (0, 0), (0, plan.num_rows - n)))
@@ -282,12 +280,7 @@ def _without_padding(q, k, v, mask):
     return q, k, v, _to_blocks(bias, mask.block_kv, -np.inf)
 
 
-def _pad_rows(x, plan, fill=0):
-    """x [B, L, H, ...] padded to whole groups."""
-    return _pad(x, plan.num_rows * plan.block_q, fill)
-
-
-def _pad(x, length, fill):
+def _pad(x, length, fill=0):
     if length == x.shape[1]:
         return x
     pad = [(0, 0), (0, length - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]

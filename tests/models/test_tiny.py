@@ -51,7 +51,7 @@ def run(model, inputs, states, ctx, *, attention):
 
 
 def run_pattern(model, inputs, *patterns, phase=Phase.REUSE, step=0):
-    attention = SparseAttention(patterns)
+    attention = SparseAttention(patterns, StepSchedule(num_steps=2))
     grid = model.grid(SHAPE)
     states = attention.init(grid, batch=2, num_heads=2, head_dim=16)
     return run(model, inputs, states, StepContext(grid, phase, step=step), attention=attention)
