@@ -71,5 +71,12 @@ PLANS = {
         ),
         by_turns=True,
     ),
+    "motion": Plan(
+        (
+            Stage(120, 8, 16, 16, 1, 3.0),
+            Stage(200, 16, 16, 16, 1, 3.5, sparse=0.75),
+        ),
+        by_turns=True,
+    ),
     "quick": Plan((Stage(40, 2, 8, 8, 4, 1.0), Stage(10, 4, 8, 8, 2, 1.0, sparse=0.5))),
 }

@@ -1,11 +1,14 @@
 """How good does a TinyVideoDiT get on moving digits when it is trained on two CPU cores?
 
     python -m experiments.train_tiny --plan short --out out/short
-    python -m experiments.train_tiny --plan long --out out/long --init out/short/tiny_digits.safetensors
+    python -m experiments.train_tiny --plan long --out out/long --init out/short/tiny_digits.safetensors \\
+        --learning-rate 6e-4 --warmup 40 --ema 0.99
+    python -m experiments.train_tiny --plan motion --out out/motion --init out/long/tiny_digits.safetensors \\
+        --learning-rate 6e-4 --warmup 20 --ema 0.98
 
 First a curriculum of short clips on growing canvases, then single frames and clips of the demo's length
-(4,096 video tokens) by turns, the long ones mostly through sliding tile attention. Less than two hours on
-one core with native bfloat16. The same command goes on where an interrupted run stopped, with the same bits.
+(4,096 video tokens) by turns, the long ones mostly through sliding tile attention, then clips of half and
+full length. About two hours on one core with native bfloat16. The same command goes on where an interrupted run stopped, with the same bits.
 Writes to `--out`: checkpoints, loss.jsonl, loss.png, samples_*.png, and at the end tiny_digits.safetensors
 (the averaged weights, bfloat16) with tiny_digits.json, the record of the run. The answer: experiments/LOG.md.
 """
@@ -41,7 +44,7 @@ class Config:
 
     Attributes:
       out: folder of everything written; an existing run in it is continued.
-      plan: "short", then "long" made the committed checkpoint; "quick" takes a minute, to see that all works.
+      plan: "short", "long", "motion" in turn made the committed checkpoint; "quick" takes a minute, to see that all works.
       init: weights to start from, of an earlier run.
       learning_rate: peak, after `warmup` steps; a cosine takes it to 2 % at the end.
       ema: decay of the averaged weights, which are the ones used.
@@ -51,7 +54,7 @@ class Config:
     """
 
     out: Path = Path("out/train")
-    plan: Literal["short", "long", "quick"] = "short"
+    plan: Literal["short", "long", "motion", "quick"] = "short"
     init: Path | None = None
     learning_rate: float = 1e-3
     warmup: int = 200
