@@ -249,8 +249,10 @@ def _json_value(value: Any, where: str) -> Any:
         return [_json_value(item, f"{where}[{index}]") for index, item in enumerate(items)]
     if isinstance(value, enum.Enum):
         return value.name
-    if isinstance(value, Path):
-        return value.as_posix()
+    if isinstance(value, Path):  # a record names files of the project, not folders of a machine
+        inside = value.is_absolute() and value.is_relative_to(ROOT)
+        value = value.relative_to(ROOT) if inside else value
+        return value.name if value.is_absolute() else value.as_posix()
     if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

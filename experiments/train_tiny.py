@@ -45,7 +45,8 @@ class Config:
 
     Attributes:
       out: folder of everything written; an existing run in it is continued.
-      plan: "short", "long", "motion" in turn made the committed checkpoint; "quick" takes a minute, to see that all works.
+      plan: "short", "long" and "motion" in turn made the committed checkpoint; "quick" takes a minute,
+        to see that all works.
       init: weights to start from, of an earlier run.
       learning_rate: peak, after `warmup` steps; a cosine takes it to 2 % at the end.
       ema: decay of the averaged weights, which are the ones used.

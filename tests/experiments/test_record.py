@@ -155,3 +155,9 @@ def test_markdown_table(run, tmp_path):
     )
     with pytest.raises(ValueError, match=r"column 'x' reads .*'speedup'"):
         markdown_table(rows, {"x": "{measured[speedup]}"})
+
+
+def test_paths_in_a_record_are_the_projects_not_the_machines(tmp_path):
+    settings = {"inside": record.ROOT / "experiments" / "x.txt", "outside": tmp_path / "y.txt"}
+    run = record.Run.start("paths", settings, allow_dirty=True, folder=tmp_path)
+    assert run.config == {"inside": "experiments/x.txt", "outside": "y.txt"}
