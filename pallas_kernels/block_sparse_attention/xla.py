@@ -151,9 +151,8 @@ class _Plan(NamedTuple):
 
 def _some_rows_are_long(counts) -> bool:
     """Whether some lists are much longer than most; assumed where that is not known."""
-    if isinstance(counts, jax.core.Tracer):
-        return True
-    return bool(np.any(np.max(counts, -1) > 1.5 * np.median(counts, axis=-1)))
+    known = None if isinstance(counts, jax.core.Tracer) else np.asarray(counts)
+    return known is None or bool((known.max(-1) > 1.5 * np.median(known, axis=-1)).any())
 
 
 class _Walk(NamedTuple):
