@@ -11,6 +11,10 @@ TRAINING_ATTENTION = SlidingTile(
 )
 """STA with a window per head, in tiles; 21 % of all pairs on the last stage's canvas."""
 
+SLOW = (0.5, 1.5)
+"""Pixels per frame: over the demo's 32 frames a digit still crosses its canvas, and a token frame (two
+frames) moves less than a token."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -22,6 +26,7 @@ class Stage:
       batch: clips per step.
       shift: flow shift of the sampled times; larger canvases need more high noise.
       sparse: share of steps that run `TRAINING_ATTENTION` instead of dense attention.
+      speed: smallest and largest speed of the digit, in pixels per frame.
     """
 
     steps: int
@@ -31,6 +36,7 @@ class Stage:
     batch: int
     shift: float
     sparse: float = 0.0
+    speed: tuple[float, float] = (1.0, 2.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +81,14 @@ PLANS = {
         (
             Stage(120, 8, 16, 16, 1, 3.0),
             Stage(200, 16, 16, 16, 1, 3.5, sparse=0.75),
+        ),
+        by_turns=True,
+    ),
+    "slow": Plan(
+        (
+            Stage(500, 1, 16, 16, 16, 2.0),
+            Stage(1300, 8, 16, 16, 1, 4.0, speed=SLOW),
+            Stage(1800, 16, 16, 16, 1, 5.0, sparse=0.75, speed=SLOW),
         ),
         by_turns=True,
     ),

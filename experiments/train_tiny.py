@@ -45,7 +45,7 @@ class Config:
 
     Attributes:
       out: folder of everything written; an existing run in it is continued.
-      plan: "short", "long" and "motion" in turn made the committed checkpoint; "quick" takes a minute,
+      plan: "short", "long", "motion" and "slow" in turn made the committed checkpoint; "quick" takes a minute,
         to see that all works.
       init: weights to start from, of an earlier run.
       learning_rate: peak, after `warmup` steps; a cosine takes it to 2 % at the end.
@@ -56,7 +56,7 @@ class Config:
     """
 
     out: Path = Path("out/train")
-    plan: Literal["short", "long", "motion", "quick"] = "short"
+    plan: Literal["short", "long", "motion", "slow", "quick"] = "short"
     init: Path | None = None
     learning_rate: float = 1e-3
     warmup: int = 200
@@ -103,7 +103,8 @@ def batch_at(config: Config, step: int, model_config: TinyConfig) -> tuple[dict,
         n * p
         for n, p in zip((stage.frames, stage.height, stage.width), model_config.patch, strict=True)
     )
-    digits = MovingDigits(**dict(zip(("frames", "height", "width"), size, strict=True)))
+    canvas = dict(zip(("frames", "height", "width"), size, strict=True))
+    digits = MovingDigits(**canvas, speed=stage.speed)
     x0, label = digits.clips(rng, stage.batch)
     logit = 1.2 * rng.standard_normal(stage.batch)
     t = shift_time(1 / (1 + np.exp(-logit)), stage.shift).astype(np.float32)
