@@ -56,26 +56,30 @@ def logits(q: jax.Array, k: jax.Array, scale: float) -> jax.Array:
 
 def longest(x: jax.Array) -> jax.Array:
     """Largest norm of the vectors of x [..., L, D]: float32 [...]."""
-    return jnp.sqrt(jnp.max(dot("...ld,...ld->...l", x, x), -1))
+    return _norms(x).max(-1)
 
 
 def untame(
     q: jax.Array, longest_key: jax.Array, longest_value: jax.Array, scale: float
 ) -> jax.Array:
-    """Queries whose logits could leave the safe range: bool [G, M] from q [G, M, D].
+    """Queries whose logits could leave the safe range: bool [...] from q [..., D].
 
     By Cauchy-Schwarz |q . k| <= |q| max |k|; where that bound is small, softmax needs no running
     maximum, and the pass over the logits that would find it is saved. NaN counts as untame.
 
     Args:
-      q: [G, M, D].
-      longest_key: float32 [G | 1, 1], norm of the longest key that q may meet.
-      longest_value: float32 [G | 1, 1], the same of the values.
+      q: [..., D].
+      longest_key: float32, norm of the longest key that q may meet; broadcasts to [...].
+      longest_value: float32, the same of the values.
       scale: factor on q . k.
     """
-    length = jnp.sqrt(dot("gmd,gmd->gm", q, q))
-    bound = length * (longest_key * np.float32(abs(scale) * LOG2E))
+    bound = _norms(q) * (longest_key * np.float32(abs(scale) * LOG2E))
     return ~((bound <= _TAME_LOGIT) & (longest_value <= _TAME_VALUE))
+
+
+def _norms(x):
+    # As a product: XLA adds up a row number by number, a product does not.
+    return jnp.sqrt(dot("...d,...d->...", x, x))
 
 
 def attend(q, k, v, shift, bias, scale):
