@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import BlockMask, block_mass
+from pallas_kernels import BlockMask
 from sparsevdit_jax.grid import VideoGrid
-from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern, attend_dense, with_lengths
+from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern, attend_dense
 from sparsevdit_jax.patterns.per_head import PerHead
 from sparsevdit_jax.schedule import Phase, StepContext
+from sparsevdit_jax.search.block_scores import attention_mass
 from sparsevdit_jax.token_order import TokenOrder
 
 
@@ -122,20 +123,7 @@ def attention_map(q, k, ctx: StepContext, *, order: TokenOrder) -> jax.Array:
       order: block order, e.g. ``TokenOrder(grid, 64)`` or ``pattern.token_order(grid)``.
     """
     _, lse = attend_dense(q, k, k, ctx)
-    bare = BlockMask.full(
-        order.num_blocks, order.num_blocks, block_q=order.block, block_kv=order.block
-    )
-    lengths = with_lengths(bare, order, ctx.grid, ctx.text_lengths).q_lengths
-    mass = block_mass(
-        order.apply(q),
-        order.apply(k),
-        order.apply(lse, axis=2),
-        block_q=order.block,
-        block_kv=order.block,
-        scale=ctx.scale,
-        q_lengths=lengths,
-        kv_lengths=lengths,
-    )
+    mass = attention_mass(q, k, lse, order, ctx)
     return mass / jnp.maximum(mass.sum(-1, keepdims=True), np.finfo(np.float32).tiny)
 
 

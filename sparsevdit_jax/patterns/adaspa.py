@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import BlockMask, block_mass
+from pallas_kernels import BlockMask
 from pallas_kernels._pytree import pytree
 from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern, with_lengths
 from sparsevdit_jax.schedule import Phase, StepContext
-from sparsevdit_jax.search import select
+from sparsevdit_jax.search import block_scores, select
 from sparsevdit_jax.token_order import TokenOrder
 
 
@@ -128,18 +128,8 @@ class AdaSpa(BlockSparsePattern):
     def search(self, q, k, lse, ctx: StepContext) -> BlockMask:
         """The mask of these q, k [B, L, H, D] under `lse` f32 [B, H, L], all in raster order."""
         order = self.token_order(ctx.grid)
-        lengths = order.mask_lengths(ctx.text_lengths if ctx.grid.text_len else None)
         q, k, lse = (jax.lax.stop_gradient(x) for x in (q, k, lse))
-        mass = block_mass(
-            order.apply(q),
-            order.apply(k),
-            order.apply(lse, axis=2),
-            block_q=self.block,
-            block_kv=self.block,
-            scale=ctx.scale,
-            q_lengths=lengths,
-            kv_lengths=lengths,
-        )
+        mass = block_scores.attention_mass(q, k, lse, order, ctx)
         return self.choose(mass, order)
 
     def choose(self, mass, order: TokenOrder) -> BlockMask:

@@ -1,1 +1,1 @@
-"""Choosing blocks: selection from scores."""
+"""Choosing blocks: scores, and selection from them."""
