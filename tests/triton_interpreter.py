@@ -3,12 +3,15 @@
 Imports triton with the interpreter switched on, which lasts: compile kernels in another process.
 """
 
+import functools
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
 import jax
+import ml_dtypes
 import numpy as np
+import triton.language as tl
 import triton.runtime.interpreter as interpreter
 
 _TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "int32": "i32"}
@@ -51,7 +54,7 @@ class _Pointer:
         return tuple(step // self.array.itemsize for step in self.array.strides)
 
 
-def _patch_scalars():
+def _mend_scalars():
     """NumPy 2.5 makes no number of an array of shape (1,), as triton 3.6 asks it to."""
     original = interpreter._patch_lang_tensor
 
@@ -62,7 +65,47 @@ def _patch_scalars():
     interpreter._patch_lang_tensor = patch
 
 
-_patch_scalars()
+def _mend_bfloat16():
+    """The interpreter holds bfloat16 as uint16: it cuts where it should round, and multiplies bits."""
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    original = builder.cast_impl
+
+    def numbers(x):
+        return x.data.view(ml_dtypes.bfloat16) if x.dtype.scalar == tl.bfloat16 else x.data
+
+    def cast(self, x, dtype):
+        if tl.bfloat16 not in (x.dtype.scalar, dtype.scalar):
+            return original(self, x, dtype)
+        if dtype.scalar == tl.bfloat16:
+            data = numbers(x).astype(ml_dtypes.bfloat16).view(np.uint16)
+        else:
+            data = numbers(x).astype(interpreter._get_np_dtype(dtype.scalar))
+        return handle(data, dtype.scalar)
+
+    def dot(self, a, b, total, *_):
+        a, b = (numbers(x).astype(np.float32) for x in (a, b))
+        return handle(np.matmul(a, b) + total.data, total.dtype.scalar)
+
+    builder.cast_impl, builder.create_dot = cast, dot
+
+
+def _mend_speed():
+    """The interpreter patches all of triton.language at every call of a function in a kernel."""
+    patched = set()
+
+    def call(self, *args, **kwargs):
+        if id(self.fn.__globals__) not in patched:
+            interpreter._patch_lang(self.fn)
+            patched.add(id(self.fn.__globals__))
+        return self.rewrite()(*args, **kwargs)
+
+    interpreter.InterpretedFunction.__call__ = call
+    interpreter._get_np_dtype = functools.cache(interpreter._get_np_dtype)
+
+
+_mend_scalars()
+_mend_bfloat16()
+_mend_speed()
 
 
 def launch(kernel, arrays, numbers, *, out, grid, num_warps, num_stages, constants):
