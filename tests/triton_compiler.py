@@ -1,10 +1,11 @@
 """What Triton's own compiler, and its ptxas, make of the kernels, for GPUs that are not there.
 
-    python -m tests.triton_compiler '[[80, "bfloat16", 128, 64, 64]]'
+    python -m tests.triton_compiler '[[80, "bfloat16", 128, 64, 64], "lower"]'
 
 compiles forward and backward for compute capability 8.0, head dim 128 and blocks of 64 x 64, as the
-host code launches them, and prints a JSON line for each kernel. A process of its own, because
-`triton_interpreter` switches the compiler off.
+host code launches them, and prints a JSON line for each kernel. "lower" goes through jax_triton
+instead, last, and needs JAX's CUDA plugin. A process of its own, because `triton_interpreter`
+switches the compiler off.
 """
 
 import functools
@@ -13,12 +14,12 @@ import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from pallas_kernels import BlockMask, _triton_call, block_sparse_attention
@@ -76,7 +77,7 @@ def _compile(
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": num_warps, "num_stages": num_stages},
     )
-    log = _ptxas(compiled.asm["ptx"])
+    log = _ptxas(compiled.asm["ptx"], capability)
     found.append(
         {
             "kernel": kernel.__name__,
@@ -93,14 +94,15 @@ def _compile(
     return [jnp.zeros(x.shape, x.dtype) for x in out]
 
 
-def _ptxas(ptx):
-    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+def _ptxas(ptx, capability):
     arch = re.search(r"\.target (\w+)", ptx)[1]
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
-        command = [program, "-v", f"-arch={arch}", file.name, "-o", "/dev/null"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        command = [get_ptxas(capability).path, "-v", f"-arch={arch}", file.name, "-o", "/dev/null"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 if __name__ == "__main__":

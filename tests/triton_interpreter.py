@@ -3,7 +3,6 @@
 Imports triton with the interpreter switched on, which lasts: compile kernels in another process.
 """
 
-import functools
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -100,7 +99,6 @@ def _mend_speed():
         return self.rewrite()(*args, **kwargs)
 
     interpreter.InterpretedFunction.__call__ = call
-    interpreter._get_np_dtype = functools.cache(interpreter._get_np_dtype)
 
 
 _mend_scalars()
