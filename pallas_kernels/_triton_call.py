@@ -98,9 +98,7 @@ def launch(kernel, arrays, numbers, *, out, constants, **options) -> Sequence[ja
 
     parameters = inspect.signature(jax_triton.triton_call).parameters
     named = {"out_type" if "out_type" in parameters else "out_shape": tuple(out)}
-    return jax_triton.triton_call(
-        *arrays, *numbers, kernel=kernel, **named, **options, **constants
-    )
+    return jax_triton.triton_call(*arrays, *numbers, kernel=kernel, **named, **options, **constants)
 
 
 def merge_vmap(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -88,6 +88,16 @@ def _mend_bfloat16():
     builder.cast_impl, builder.create_dot = cast, dot
 
 
+def _mend_fma():
+    """The interpreter rounds the product of a fused multiply-add."""
+
+    def fma(self, x, y, z):
+        exact = x.data.astype(np.float64) * y.data + z.data
+        return interpreter.TensorHandle(exact.astype(z.data.dtype), x.dtype.scalar)
+
+    interpreter.InterpreterBuilder.create_fma = fma
+
+
 def _mend_speed():
     """The interpreter patches all of triton.language at every call of a function in a kernel."""
     patched = set()
@@ -103,6 +113,7 @@ def _mend_speed():
 
 _mend_scalars()
 _mend_bfloat16()
+_mend_fma()
 _mend_speed()
 
 

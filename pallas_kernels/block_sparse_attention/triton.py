@@ -4,6 +4,7 @@ dQ walks the lists of the mask, dK and dV those of the transposed mask.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -160,6 +161,7 @@ def _run(name, scale, mask, data, out):
     )
     constants = {
         "SCALE": scale,
+        "BINARY_SCALE": max(abs(scale) * math.log2(math.e), 1e-30),
         "HEADS": heads,
         "D": head_dim,
         "BLOCK_D": _width(head_dim),

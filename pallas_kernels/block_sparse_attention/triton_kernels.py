@@ -2,7 +2,7 @@
 
 Arrays are [B, L, H, D]: a token is HEADS * D numbers after the one before it. A program computes
 one tile of one block of one head and walks that block's list, a tile of the other side at a time.
-Logits are in base 2. Nothing is added atomically, so the order of every sum is fixed.
+Exponents are in base 2. Nothing is added atomically, so the order of every sum is fixed.
 
 Arguments in lower case are pointers and integers, those in upper case are known at compile time.
 "row" is the side whose tile a program computes, "other" the side that it walks.
@@ -11,13 +11,13 @@ Arguments in lower case are pointers and integers, those in upper case are known
   rows, others: tokens of each side. num_rows, num_others: their blocks.
   *_b, *_h: blocks from one batch item and head to the next; 0 where an array broadcasts.
   BLOCK, TILE, OTHER_BLOCK, OTHER_TILE: tokens; the last tile of a block may reach beyond it.
+  BINARY_SCALE: of the exponents, |SCALE| log2(e), and positive: times -inf it is never NaN.
   *_RAGGED: some tile of that side holds tokens that are padding or beyond the end.
 """
 
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
 
@@ -82,12 +82,28 @@ def _dot(a, b):
 
 
 @triton.jit
+def _exp2(scores, shift, BINARY_SCALE: tl.constexpr):
+    """exp2(BINARY_SCALE * scores - shift), where only the difference is rounded."""
+    return tl.exp2(tl.fma(scores, tl.full(scores.shape, BINARY_SCALE, tl.float32), -shift))
+
+
+@triton.jit
+def _signed(x, SCALE: tl.constexpr):
+    """x, negated for a negative scale, so that larger scores are larger logits."""
+    if SCALE < 0:
+        return -x
+    else:
+        return x
+
+
+@triton.jit
 def forward(
     q, k, v, lists, counts, row_sizes, other_sizes,
     rows, others, num_rows, num_others, capacity,
     lists_b, lists_h, row_b, row_h, other_b, other_h,
     out, lse, top_logit, log_total,
-    SCALE: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    SCALE: tl.constexpr, BINARY_SCALE: tl.constexpr, HEADS: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK: tl.constexpr, OTHER_BLOCK: tl.constexpr, TILE: tl.constexpr, OTHER_TILE: tl.constexpr,
     ROW_RAGGED: tl.constexpr, OTHER_RAGGED: tl.constexpr,
 ):  # fmt: skip
@@ -109,7 +125,7 @@ def forward(
     listed = tl.where(count < num_others, count, 0)
     row_sizes += batch * row_b + head * row_h
     real_q = tokens < _size(row_sizes, block, BLOCK, ROW_RAGGED)
-    q_tile = _load(q + at, tokens, real_q, dims, STRIDE, D, ROW_RAGGED)
+    q_tile = _signed(_load(q + at, tokens, real_q, dims, STRIDE, D, ROW_RAGGED), SCALE)
 
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
@@ -119,12 +135,12 @@ def forward(
         real_k = keys < _size(other_sizes, other, OTHER_BLOCK, OTHER_RAGGED)
         there = other.to(tl.int64) * (OTHER_BLOCK * STRIDE)
         k_tile = _load(k + there, keys, real_k, dims, STRIDE, D, OTHER_RAGGED)
-        logits = _dot(q_tile, tl.trans(k_tile)) * (SCALE * LOG2E)
+        scores = _dot(q_tile, tl.trans(k_tile))
         if OTHER_RAGGED:
-            logits = tl.where(real_k[None, :], logits, float("-inf"))
-        new_top = tl.maximum(top, tl.max(logits, 1))
+            scores = tl.where(real_k[None, :], scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1) * BINARY_SCALE)
         shift = tl.where(new_top > float("-inf"), new_top, 0.0)  # no real key so far
-        weights = tl.exp2(logits - shift[:, None])
+        weights = _exp2(scores, shift[:, None], BINARY_SCALE)
         shrink = tl.exp2(top - shift)
         total = total * shrink + tl.sum(weights, 1)
         v_tile = _load(v + there, keys, real_k, dims, STRIDE, D, OTHER_RAGGED)
@@ -149,7 +165,8 @@ def backward_q(
     rows, others, num_rows, num_others, capacity,
     lists_b, lists_h, row_b, row_h, other_b, other_h,
     dq, delta,
-    SCALE: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    SCALE: tl.constexpr, BINARY_SCALE: tl.constexpr, HEADS: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK: tl.constexpr, OTHER_BLOCK: tl.constexpr, TILE: tl.constexpr, OTHER_TILE: tl.constexpr,
     ROW_RAGGED: tl.constexpr, OTHER_RAGGED: tl.constexpr,
 ):  # fmt: skip
@@ -174,7 +191,7 @@ def backward_q(
     # A query without keys: no weight, and its cotangents, whatever they hold, are not looked at.
     live = (tokens < _size(row_sizes, block, BLOCK, ROW_RAGGED)) & (shift > float("-inf"))
     shift = tl.where(live, shift, float("inf"))
-    q_tile = _load(q + at, tokens, live, dims, STRIDE, D, True)
+    q_tile = _signed(_load(q + at, tokens, live, dims, STRIDE, D, True), SCALE)
     out_tile = _load(out + at, tokens, live, dims, STRIDE, D, True).to(tl.float32)
     d_out_tile = _load(d_out + at, tokens, live, dims, STRIDE, D, True)
     less = tl.sum(out_tile * d_out_tile.to(tl.float32), 1)
@@ -187,10 +204,10 @@ def backward_q(
         real_k = keys < _size(other_sizes, other, OTHER_BLOCK, OTHER_RAGGED)
         there = other.to(tl.int64) * (OTHER_BLOCK * STRIDE)
         k_tile = _load(k + there, keys, real_k, dims, STRIDE, D, OTHER_RAGGED)
-        logits = _dot(q_tile, tl.trans(k_tile)) * (SCALE * LOG2E)
+        scores = _dot(q_tile, tl.trans(k_tile))
         if OTHER_RAGGED:
-            logits = tl.where(real_k[None, :], logits, float("-inf"))
-        weights = tl.exp2(logits - shift[:, None])
+            scores = tl.where(real_k[None, :], scores, float("-inf"))
+        weights = _exp2(scores, shift[:, None], BINARY_SCALE)
         v_tile = _load(v + there, keys, real_k, dims, STRIDE, D, OTHER_RAGGED)
         d_logits = weights * (_dot(d_out_tile, tl.trans(v_tile)) - less[:, None])
         acc += _dot(d_logits.to(k_tile.dtype), k_tile)
@@ -204,7 +221,8 @@ def backward_kv(
     rows, others, num_rows, num_others, capacity,
     lists_b, lists_h, row_b, row_h, other_b, other_h,
     dk, dv,
-    SCALE: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    SCALE: tl.constexpr, BINARY_SCALE: tl.constexpr, HEADS: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK: tl.constexpr, OTHER_BLOCK: tl.constexpr, TILE: tl.constexpr, OTHER_TILE: tl.constexpr,
     ROW_RAGGED: tl.constexpr, OTHER_RAGGED: tl.constexpr,
 ):  # fmt: skip
@@ -228,7 +246,7 @@ def backward_kv(
     row_sizes += batch * row_b + head * row_h
     size = _size(row_sizes, block, BLOCK, ROW_RAGGED)
     real_k = tokens < size
-    k_tile = _load(k + at, tokens, real_k, dims, STRIDE, D, ROW_RAGGED)
+    k_tile = _signed(_load(k + at, tokens, real_k, dims, STRIDE, D, ROW_RAGGED), SCALE)
     v_tile = _load(v + at, tokens, real_k, dims, STRIDE, D, ROW_RAGGED)
 
     acc_k = tl.zeros([TILE, BLOCK_D], tl.float32)
@@ -240,9 +258,9 @@ def backward_kv(
         there = other.to(tl.int64) * OTHER_BLOCK
         q_tile = _load(q + there * STRIDE, queries, real_q, dims, STRIDE, D, OTHER_RAGGED)
         shift = _load_numbers(top_logit + there, queries, real_q, OTHER_RAGGED, float("inf"))
-        total = _load_numbers(log_total + there, queries, real_q, OTHER_RAGGED, 0.0)
-        logits = _dot(k_tile, tl.trans(q_tile)) * (SCALE * LOG2E)
-        weights = tl.exp2(logits - shift[None, :] - total[None, :])
+        total = tl.exp2(-_load_numbers(log_total + there, queries, real_q, OTHER_RAGGED, 0.0))
+        scores = _dot(k_tile, tl.trans(q_tile))
+        weights = _exp2(scores, shift[None, :], BINARY_SCALE) * total[None, :]
         d_out_tile = _load(d_out + there * STRIDE, queries, real_q, dims, STRIDE, D, OTHER_RAGGED)
         acc_v += _dot(weights.to(d_out_tile.dtype), d_out_tile)
         less = _load_numbers(delta + there, queries, real_q, OTHER_RAGGED, 0.0)
