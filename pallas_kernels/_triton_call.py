@@ -96,9 +96,10 @@ def launch(kernel, arrays, numbers, *, out, constants, **options) -> Sequence[ja
     """`call` through jax_triton, whose 0.4 renamed an argument of 0.3."""
     import jax_triton
 
-    parameters = inspect.signature(jax_triton.triton_call).parameters
-    named = {"out_type" if "out_type" in parameters else "out_shape": tuple(out)}
-    return jax_triton.triton_call(*arrays, *numbers, kernel=kernel, **named, **options, **constants)
+    triton_call: Any = jax_triton.triton_call  # its arguments differ by version
+    parameters = inspect.signature(triton_call).parameters
+    results = {"out_type" if "out_type" in parameters else "out_shape": tuple(out)}
+    return triton_call(*arrays, *numbers, kernel=kernel, **results, **options, **constants)
 
 
 def merge_vmap(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,9 +20,7 @@ class TestTriton(BlockSparseAttentionSuite):
         lengths = np.array([[[8, 3]]], np.int32)
         mask = BlockMask.full(1, 2, block_q=8, block_kv=8, kv_lengths=lengths)
         x = jnp.arange(16.0).reshape(1, 16, 1, 1)
-        out, lse = block_sparse_attention(
-            x[:, :8], x, x, mask, scale=0.0, implementation="triton"
-        )
+        out, lse = block_sparse_attention(x[:, :8], x, x, mask, scale=0.0, implementation="triton")
         np.testing.assert_allclose(out, np.full((1, 8, 1, 1), np.arange(11).mean()), rtol=1e-6)
         np.testing.assert_allclose(lse, np.full((1, 1, 8), np.log(11)), rtol=1e-6)
 

@@ -14,7 +14,7 @@ ROOT = deviceless.ROOT
 SHARED_MEMORY = {80: 101_376, 90: 232_448}  # bytes; sm_86 and sm_89 take the code of sm_80
 LARGEST_TILES = [
     [capability, dtype, head_dim, 128, 128]
-    for dtype, head_dims in (("bfloat16", (64, 128, 256)), ("float32", (128,)))
+    for dtype, head_dims in (("bfloat16", (64, 128)), ("float32", (128,)))
     for head_dim in head_dims
     for capability in SHARED_MEMORY
 ]
@@ -23,7 +23,7 @@ OTHER_TILES = [
     for capability in SHARED_MEMORY
     for dtype in ("bfloat16", "float32")
     for head_dim in (16, 32, 64, 80, 128, 256)
-    for blocks in ((128, 64), (64, 128), (64, 64), (32, 32), (16, 16), (192, 384))
+    for blocks in ((128, 128), (128, 64), (64, 128), (64, 64), (32, 32), (16, 16), (192, 384))
 ]
 
 
