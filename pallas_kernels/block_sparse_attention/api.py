@@ -4,13 +4,14 @@ import jax
 
 from .. import _checks, _dispatch
 from ..block_mask import BlockMask
-from . import reference, xla
+from . import reference, triton, xla
 
 IMPLEMENTATIONS = {
     "reference": reference.block_sparse_attention,
+    "triton": triton.block_sparse_attention,
     "xla": xla.block_sparse_attention,
 }
-DEFAULT_ORDER = ("xla",)
+DEFAULT_ORDER = ("triton", "xla")
 
 
 def block_sparse_attention(
@@ -35,7 +36,8 @@ def block_sparse_attention(
       mask: lists for ceil(Lq / block_q) by ceil(Lk / block_kv) blocks. Its lengths mark padding,
         whose contents, finite or not, change nothing.
       scale: factor on the logits, D**-0.5 by default.
-      implementation: "reference" (exact, L x L memory), "xla", or None for the best one here.
+      implementation: "reference" (exact, L x L memory), "triton" (GPUs), "xla", or None for the best
+        one here.
 
     Returns:
       out [B, Lq, H, D] in the dtype of q, and lse float32 [B, H, Lq], the natural log-sum-exp of

@@ -1,0 +1,74 @@
+"""The kernels compiled for GPUs that are not there; their numbers are checked in test_triton."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from experiments.kernel_resources import deviceless
+
+ROOT = deviceless.ROOT
+SHARED_MEMORY = {80: 101_376, 90: 232_448}  # bytes; sm_86 and sm_89 take the code of sm_80
+LARGEST_TILES = [
+    [capability, dtype, head_dim, 128, 128]
+    for dtype, head_dims in (("bfloat16", (64, 128)), ("float32", (128,)))
+    for head_dim in head_dims
+    for capability in SHARED_MEMORY
+]
+OTHER_TILES = [
+    [capability, dtype, head_dim, *blocks]
+    for capability in SHARED_MEMORY
+    for dtype in ("bfloat16", "float32")
+    for head_dim in (16, 32, 64, 80, 128, 256)
+    for blocks in ((128, 128), (128, 64), (64, 128), (64, 64), (32, 32), (16, 16), (192, 384))
+]
+
+
+def compiled(folder, *cases, path=()):
+    """JSON lines of tests.triton_compiler."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")]),
+        "TRITON_CACHE_DIR": str(folder),
+    }
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-m", "tests.triton_compiler", json.dumps(cases)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(lines, cases):
+    assert len(lines) == 3 * len(cases)
+    for line in lines:
+        capability, dtype = line["case"][:2]
+        assert line["spilled"] == 0, line
+        assert line["shared"] <= SHARED_MEMORY[capability], line
+        assert line["copies"] > 0, f"loads are not pipelined: {line}"
+        if dtype == "bfloat16" and min(line["tiles"]) >= 32:
+            warps = "wgmma" if capability == 90 and line["tiles"][0] >= 64 else "mma"
+            assert line[warps] > 0, f"no tensor cores: {line}"
+
+
+def test_largest_tiles_fit(tmp_path):
+    check(compiled(tmp_path, *LARGEST_TILES), LARGEST_TILES)
+
+
+@pytest.mark.slow
+def test_all_tiles_fit(tmp_path):
+    check(compiled(tmp_path, *OTHER_TILES), OTHER_TILES)
+
+
+def test_forward_and_backward_lower_through_jax_triton(tmp_path):
+    if jax.__version_info__ < (0, 11, 2):  # jax_triton needs JAX's CUDA plugin, not installed there
+        with pytest.raises(FileNotFoundError):
+            deviceless.packages()
+        return
+    assert compiled(tmp_path, "lower", path=deviceless.packages()) == [
+        {"case": "lower", "kernels": 3}
+    ]
