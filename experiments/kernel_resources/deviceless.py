@@ -1,0 +1,98 @@
+"""Compiles JAX functions for an H200, down to machine code, on a machine that has no GPU.
+
+    compile_for_h200("tests.experiments.kernel_resources.toys:cases")
+
+The CUDA plugin and ptxas come from the extra `aot`, which `make test` puts into a folder of its own
+inside the environment: nothing but this module sees it, so ordinary runs stay as they are.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from experiments.kernel_resources.resources import Resources, parse
+from experiments.record import ROOT
+
+VARIABLE = "SPARSEVDIT_AOT"  # a folder that holds the extra `aot`, instead of the environment's
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What became of one case.
+
+    Attributes:
+      name: of the case.
+      kernels: what its Mosaic kernels take, in the order of compilation.
+      error: why it does not compile, or None.
+    """
+
+    name: str
+    kernels: tuple[Resources, ...] = ()
+    error: str | None = None
+
+    def faults(self) -> list[str]:
+        """Why the case should not be shipped; empty for a sound one."""
+        if self.error:
+            return [self.error]
+        return [f for kernel in self.kernels for f in kernel.faults()] or (
+            [] if self.kernels else [f"{self.name} holds no Mosaic kernel"]
+        )
+
+
+def packages() -> list[str]:
+    """Folders to put before the import path, so that jax finds its CUDA plugin.
+
+    Raises:
+      FileNotFoundError: the plugin is nowhere; says how to get it.
+    """
+    folder = Path(os.environ.get(VARIABLE) or Path(sys.prefix, "aot"))
+    if (folder / "jax_cuda13_plugin").is_dir():
+        return [str(folder)]
+    if importlib.util.find_spec("jax_cuda13_plugin"):
+        return []
+    raise FileNotFoundError(
+        f"{folder} holds no jax_cuda13_plugin; `make test` installs it, or pip install "
+        f"--target FOLDER the packages of the extra `aot` and set {VARIABLE}=FOLDER"
+    )
+
+
+def compile_for_h200(cases: str, *names: str, timeout_s: float = 900) -> list[Compiled]:
+    """Compiles the cases that a function lists, in one fresh process.
+
+    Args:
+      cases: "module:function"; the function takes nothing and yields (name, function, arguments),
+        arguments being a tuple of pytrees of anything with a shape and a dtype.
+      *names: only these cases; all by default.
+      timeout_s: for the whole process. A case it cuts off is an error, as are those after it.
+
+    Raises:
+      FileNotFoundError: the extra `aot` is not installed.
+      RuntimeError: the process failed outside the cases; holds the end of its output.
+    """
+    path = [*packages(), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder, "results.jsonl")
+        command = [sys.executable, "-m", "experiments.kernel_resources.worker"]
+        command += [cases, str(results), *names]
+        try:
+            done = subprocess.run(
+                command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s
+            )
+            problem = done.stderr[-2000:] if done.returncode else None
+        except subprocess.TimeoutExpired:
+            problem = f"the compiler took more than {timeout_s} s"
+        rows = [json.loads(x) for x in results.read_text().splitlines()] if results.exists() else []
+    if problem:
+        raise RuntimeError(f"after {[row['name'] for row in rows]}: {problem}")
+    return [
+        Compiled(row["name"], error=row["error"])
+        if "error" in row
+        else Compiled(row["name"], tuple(parse(row["output"])))
+        for row in rows
+    ]

@@ -1,0 +1,73 @@
+"""Compiles cases for an H200 without one; runs in a process of its own (see `deviceless`).
+
+python -m experiments.kernel_resources.worker MODULE:FUNCTION RESULTS [NAME ...]
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+# XLA and Mosaic read these as they are imported. On "cpu" the CUDA plugin asks for no driver.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ |= {f"MOSAIC_GPU_DUMP_{what}": "1" for what in ("PTX", "PTXAS", "HOST_LLVM")}
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+TARGET = Path(__file__).with_name("h200.textproto")
+
+
+@contextlib.contextmanager
+def captured_stdout() -> Iterator[list[str]]:
+    """What anything in this process, C++ included, prints; filled when the block ends."""
+    text: list[str] = []
+    kept = os.dup(1)
+    with tempfile.TemporaryFile() as file:
+        sys.stdout.flush()
+        os.dup2(file.fileno(), 1)
+        try:
+            yield text
+        finally:
+            sys.stdout.flush()
+            os.dup2(kept, 1)
+            os.close(kept)
+            file.seek(0)
+            text.append(file.read().decode(errors="replace"))
+
+
+def main(cases: str, results: str, *names: str) -> None:
+    """Appends one JSON line for each case: name, and the compiler's output or the error."""
+    module, _, function = cases.partition(":")
+    topology = topologies.get_topology_desc(
+        platform="cuda", target_config=TARGET.read_text(), topology="1x1x1"
+    )
+    mesh = Mesh(np.array(topology.devices), ("device",))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    with Path(results).open("a", buffering=1) as file:
+        for name, call, arguments in getattr(importlib.import_module(module), function)():
+            if names and name not in names:
+                continue
+            arguments = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
+            )
+            row = {"name": name}
+            with captured_stdout() as text:
+                try:
+                    with jax.set_mesh(mesh):
+                        jax.jit(call).lower(*arguments).compile()
+                except Exception as error:  # whatever a kernel does wrong is this case's result
+                    row["error"] = f"{type(error).__name__}: {error}"
+                    traceback.print_exc()
+            file.write(json.dumps(row | {"output": text[0]}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
