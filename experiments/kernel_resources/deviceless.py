@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
+
 from experiments.kernel_resources.resources import Resources, parse
 from experiments.record import ROOT
 
@@ -71,9 +73,12 @@ def compile_for_h200(cases: str, *names: str, timeout_s: float = 900) -> list[Co
       timeout_s: for the whole process. A case it cuts off is an error, as are those after it.
 
     Raises:
+      NotImplementedError: this jax is too old for the kernels.
       FileNotFoundError: the extra `aot` is not installed.
       RuntimeError: the process failed outside the cases; holds the end of its output.
     """
+    if jax.__version_info__ < (0, 11, 2):
+        raise NotImplementedError(f"Mosaic kernels need jax >= 0.11.2; this is {jax.__version__}")
     path = [*packages(), str(ROOT), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     with tempfile.TemporaryDirectory() as folder:
