@@ -47,6 +47,7 @@ def forward(session: Session) -> None:
         timers = _sparse(session, mask, q, k, v)
         ours = list(timers)
         flops = dict.fromkeys(ours, case.flops(density))
+        dense: dict[str, Timer] = {}
         if case.name in BESIDE_DENSE:
             dense = _dense(session, q, k, v) | _torch(session, case, None, backward=False)
             timers |= dense
@@ -56,13 +57,15 @@ def forward(session: Session) -> None:
         flops |= dict.fromkeys(flex, case.flops(density))
         if case.grid:
             timers["reorder"] = _reorder(case)
-        ms = session.race(case, density, timers, flops)
+        ms = session.race(case, density, timers, flops, dense)
         if case.name in PUBLISHED_MS:
             print(f"  {case.name:12s} others, ms: {PUBLISHED_MS[case.name]}")
-        _forward_verdicts(session, case, flops, ms, ours)
+        _forward_verdicts(
+            session, case, flops, ms, ours, [ms[name] for name in dense if name in ms]
+        )
 
 
-def _forward_verdicts(session, case: Case, flops, ms, ours) -> None:
+def _forward_verdicts(session, case: Case, flops, ms, ours, dense_ms) -> None:
     ours = [name for name in ours if name in ms]
     if not ours:
         return
@@ -71,9 +74,8 @@ def _forward_verdicts(session, case: Case, flops, ms, ours) -> None:
     if case.name in FORWARD_TARGETS:
         target = FORWARD_TARGETS[case.name]
         session.verdict(f"{case.name}, {best}, selected FLOPs", rate, target, "TFLOPS")
-    dense = [ms[name] for name in ms if name in flops and flops[name] == case.flops(1.0)]
-    if case.name == "S1" and dense and "reorder" in ms:
-        speedup = min(dense) / (ms[best] + ms["reorder"])
+    if case.name == "S1" and dense_ms and "reorder" in ms:
+        speedup = min(dense_ms) / (ms[best] + ms["reorder"])
         session.verdict("S1 with its reorder, over the best dense", speedup, DENSE_SPEEDUP, "x")
         room = REORDER_SHARE * ms[best] / ms["reorder"]
         session.verdict("S1, time allowed for the reorder over time taken", room, 1.0, "x")
@@ -91,8 +93,8 @@ def backward(session: Session) -> None:
         }  # fmt: skip
         ours = list(timers)
         flops = dict.fromkeys(ours, round(2.5 * case.flops(density)))
+        dense: dict[str, Timer] = {}
         if case.name in BESIDE_DENSE:
-            dense = {}
             if session.config.baselines and session.on_gpu:
                 attend = functools.partial(dense_attention, implementation="cudnn")
                 dense["dense cudnn"] = _vjp(attend, q, k, v, d_out)
@@ -102,7 +104,7 @@ def backward(session: Session) -> None:
         flex = _torch(session, case, mask, backward=True)
         timers |= flex
         flops |= dict.fromkeys(flex, round(2.5 * case.flops(density)))
-        ms = session.race(case, density, timers, flops, direction="backward")
+        ms = session.race(case, density, timers, flops, dense, direction="backward")
         if case.name in BACKWARD_TARGETS:
             for name in (name for name in ours if name in ms):
                 rate = flops[name] / ms[name] / 1e9

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from experiments.gpu_check.shapes import PEAK_TFLOPS, Case
-from experiments.gpu_check.timing import Timing, race, watched_clocks
+from experiments.gpu_check.timing import Timer, Timing, race, watched_clocks
 from experiments.record import RESULTS, Run
 from pallas_kernels.block_mass.api import IMPLEMENTATIONS as BLOCK_MASS
 from pallas_kernels.block_sparse_attention.api import IMPLEMENTATIONS as BLOCK_SPARSE
@@ -145,7 +145,15 @@ class Session:
             return ["xla"]
         return [name for name in table if name not in ("reference", "xla")]
 
-    def race(self, case: Case, density: float, timers, flops: Mapping[str, int], **extra: Any):
+    def race(
+        self,
+        case: Case,
+        density: float,
+        timers: Mapping[str, Timer],
+        flops: Mapping[str, int],
+        dense: Iterable[str] = (),
+        **extra: Any,
+    ) -> dict[str, float]:
         """Times candidates in turns; prints and records each; returns milliseconds by name.
 
         Args:
@@ -153,8 +161,10 @@ class Session:
           density: of its mask.
           timers: by candidate.
           flops: by candidate; 0 for what does no matrix products.
+          dense: candidates that compute all pairs.
           **extra: recorded with every row.
         """
+        dense = set(dense)
         with watched_clocks() as clocks:
             timings = race(timers, rounds=self.config.rounds, window_s=self.config.window_ms / 1e3)
         for name, timing in timings.items():
@@ -165,7 +175,8 @@ class Session:
                 if self.run:
                     self.run.log(**what, refused=reason)
                 continue
-            self._row(what, case, density, timing, flops.get(name, 0), clocks | extra)
+            share = 1.0 if name in dense else density
+            self._row(what, case, share, timing, flops.get(name, 0), clocks | extra)
         return {n: t.latency_ms for n, t in timings.items() if isinstance(t, Timing)}
 
     def _row(self, what, case: Case, density: float, timing: Timing, flops: int, extra) -> None:
