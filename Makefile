@@ -7,7 +7,7 @@ CODE := pallas_kernels sparsevdit_jax models experiments tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-demo test demo lint format types check bench train clean
+.PHONY: help setup setup-demo test demo lint format types check bench gpu-check train clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ format: setup ## rewrite the code the way `make lint` wants it
 
 bench: setup ## time sparse against dense attention on this CPU (ARGS="--help")
 	$(PY) -m experiments.bench_cpu $(ARGS)
+
+# A GPU machine has its own jax for its own CUDA, so this target sets nothing up.
+gpu-check: ## check, then time, the GPU kernels on this machine (ARGS="--part forward --case S1"; ARGS=--dry-run anywhere)
+	@python=$${PYTHON:-python3}; $$python -c 'import jax, flax, safetensors' 2>/dev/null || python=$(PY); \
+	if ! command -v $$python >/dev/null; then echo "gpu-check: needs jax, flax and safetensors in python3, or run make test first" >&2; exit 1; fi; \
+	PYTHONPATH=. $$python -m experiments.gpu_check $(ARGS)
 
 train: setup ## train the demo's model, for hours; resumes (ARGS="--help")
 	$(PY) -m experiments.train_tiny $(ARGS)
