@@ -1,17 +1,37 @@
-"""The Mosaic kernels that are shipped, each in every configuration that its module lists."""
+"""The Mosaic kernels that are shipped, in every configuration that some mask makes them choose.
 
+A kernel's module (pallas_kernels/OP/mosaic_gpu*.py) chooses a configuration from the head dim and
+the mask's blocks. Here every combination of the common ones is asked for, and each distinct answer
+is compiled once, with ragged lengths: that code does everything the code without them does.
+"""
+
+import dataclasses
+import functools
 import importlib
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 import pallas_kernels
+from pallas_kernels import BlockMask
 
 Case = tuple[str, Callable[..., Any], tuple[Any, ...]]
 
+DTYPES = ("bfloat16", "float16")
+HEAD_DIMS = (64, 128)
+BLOCKS = (64, 128, 192, 256, 384)
+MASS_BLOCKS = (32, *BLOCKS)
+_ROWS, _HEADS = 8, 4  # blocks in each direction, and heads, of the problem that is compiled
+
 
 def modules() -> list[str]:
-    """Names of the modules that hold Mosaic kernels: pallas_kernels/OP/mosaic_gpu*.py."""
+    """Names of the modules that hold Mosaic kernels."""
     root = Path(pallas_kernels.__file__).parent
     files = sorted(root.glob("*/mosaic_gpu*.py"))
     holding = [path for path in files if "plgpu.kernel(" in path.read_text(encoding="utf-8")]
@@ -19,17 +39,119 @@ def modules() -> list[str]:
 
 
 def of_module(name: str) -> list[Case]:
-    """What `name` ships: its `shipped_configs()`, as (name, function, abstract arguments).
+    """What a module ships: (name, function, abstract arguments) of every distinct configuration.
 
     Raises:
-      AttributeError: the module holds a kernel and lists nothing.
-      NotImplementedError: its kernels need a newer jax.
+      KeyError: this file does not know the module; add it to `_KNOWN`.
+      NotImplementedError: this jax is too old for the kernels.
     """
-    return list(importlib.import_module(name).shipped_configs())
+    if jax.__version_info__ < (0, 11, 2):
+        raise NotImplementedError(f"Mosaic kernels need jax >= 0.11.2; this is {jax.__version__}")
+    title, blocks, choose, problem = _KNOWN[name]
+    module = importlib.import_module(name)
+    found: dict[str, Case] = {}
+    for dim, dtype, pair in itertools.product(HEAD_DIMS, DTYPES, itertools.product(blocks, blocks)):
+        config = choose(module, dim, *pair)
+        key = f"{title}, D {dim}, {_text(config)}, {dtype}"
+        if key not in found:
+            function, arguments = problem(dim, dtype, *pair)
+            found[key] = key, _as_on_hopper(function), arguments
+    return list(found.values())
 
 
 def shipped() -> Iterator[Case]:
-    """All cases of all modules, named "OP: CONFIG"."""
+    """All cases of all modules."""
     for name in modules():
-        for case, function, arguments in of_module(name):
-            yield f"{name.split('.')[1]}: {case}", function, arguments
+        yield from of_module(name)
+
+
+def _text(config: Any) -> str:
+    """A configuration in one line: numbers with their names, flags where they are set."""
+    if isinstance(config, tuple):
+        return "; ".join(map(_text, config))
+    fields = dataclasses.asdict(config).items()
+    return " ".join(k if v is True else f"{k}={v}" for k, v in fields if v is not False)
+
+
+def _as_on_hopper(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, traced as on a machine that has the GPU."""
+
+    def run(*arguments):
+        hopper = importlib.import_module("pallas_kernels._hopper")
+        with mock.patch.object(hopper, "refuse_unless_available", lambda: None):
+            return function(*arguments)
+
+    return run
+
+
+def _inputs(dim: int, dtype: str, block_q: int, block_kv: int):
+    """q, k, v and a ragged mask, all abstract."""
+    sizes = [(1, _ROWS * block, _HEADS, dim) for block in (block_q, block_kv, block_kv)]
+    mask = BlockMask.from_dense(
+        np.eye(_ROWS, dtype=bool)[None, None].repeat(_HEADS, 1),
+        block_q=block_q,
+        block_kv=block_kv,
+        q_lengths=np.full(_ROWS, block_q - 1),
+        kv_lengths=np.full(_ROWS, block_kv - 1),
+    )
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), mask)
+    return *(jax.ShapeDtypeStruct(size, dtype) for size in sizes), abstract
+
+
+def _attention(module: str):
+    return importlib.import_module(module).block_sparse_attention
+
+
+def _forward_problem(dim, dtype, block_q, block_kv):
+    def forward(q, k, v, mask):
+        attend = _attention("pallas_kernels.block_sparse_attention.mosaic_gpu")
+        return attend(q, k, v, mask, scale=dim**-0.5)
+
+    return forward, _inputs(dim, dtype, block_q, block_kv)
+
+
+def _backward_problem(dim, dtype, block_q, block_kv):
+    forward, inputs = _forward_problem(dim, dtype, block_q, block_kv)
+
+    def backward(q, k, v, mask, out, lse, d_out, d_lse):
+        module = importlib.import_module("pallas_kernels.block_sparse_attention.mosaic_gpu_vjp")
+        return module.backward(dim**-0.5, q, k, v, mask, out, lse, d_out, d_lse)
+
+    lse = jax.ShapeDtypeStruct((1, _HEADS, inputs[0].shape[1]), jnp.float32)
+    return backward, (*inputs, inputs[0], lse, inputs[0], lse)
+
+
+def _mass_problem(dim, dtype, block_q, block_kv):
+    def run(q, k, lse, q_lengths, kv_lengths):
+        module = importlib.import_module("pallas_kernels.block_mass.mosaic_gpu")
+        return module.block_mass(
+            q, k, lse, block_q=block_q, block_kv=block_kv, scale=dim**-0.5,
+            q_lengths=q_lengths, kv_lengths=kv_lengths,
+        )  # fmt: skip
+
+    q, k, _, mask = _inputs(dim, dtype, block_q, block_kv)
+    lse = jax.ShapeDtypeStruct((1, _HEADS, q.shape[1]), jnp.float32)
+    return run, (q, k, lse, mask.q_lengths, mask.kv_lengths)
+
+
+# Module -> title, blocks asked for, (module, D, block_q, block_kv) -> configuration, the problem.
+_KNOWN: dict[str, tuple[str, tuple[int, ...], Callable[..., Any], Callable[..., Any]]] = {
+    "pallas_kernels.block_sparse_attention.mosaic_gpu": (
+        "forward",
+        BLOCKS,
+        lambda module, *geometry: module.heuristics(*geometry),
+        _forward_problem,
+    ),
+    "pallas_kernels.block_sparse_attention.mosaic_gpu_vjp": (
+        "backward",
+        BLOCKS,
+        lambda module, *geometry: module.heuristics(*geometry),
+        _backward_problem,
+    ),
+    "pallas_kernels.block_mass.mosaic_gpu": (
+        "block_mass",
+        MASS_BLOCKS,
+        lambda module, dim, q, kv: module.choose_config(q, kv, dim),
+        _mass_problem,
+    ),
+}
