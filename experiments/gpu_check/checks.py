@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.gpu_check.oracle import Rows, check_close, key_gradients
-from experiments.gpu_check.session import Session
+from experiments.gpu_check.session import OPERATIONS, Session
 from experiments.gpu_check.shapes import CASES, Case
 from pallas_kernels import BlockMask, block_mass, block_sparse_attention, dense_attention
 
@@ -81,6 +81,8 @@ def check(session: Session) -> None:
                     what = f"{name}, {dtype}, D {dim}, {problem}"
                     task = functools.partial(_small, problem, name, dtype, dim, next(keys), rng)
                     session.attempt(what, task)
+    if dry and "mosaic_gpu" in OPERATIONS["block_sparse_attention"]:
+        session.attempt("mosaic_gpu, interpreted", lambda: _interpreted(next(keys), rng))
     dtype = session.config.dtype if session.on_gpu else "float32"
     for case in session.cases(FULL_SIZE, CASES):
         for name in session.implementations("block_sparse_attention"):
@@ -148,6 +150,14 @@ def _small(problem: Small, name, dtype, dim, key, rng) -> str:
     )
     errors = [check_close(*entry, dtype) for entry in zip(NAMES, got, exact, strict=True)]
     return " ".join(f"{n} {e:.1e}" for n, e in zip(NAMES, errors, strict=True))
+
+
+def _interpreted(key, rng) -> str:
+    """Where there is no GPU: one small problem in JAX's interpreter of Mosaic kernels."""
+    from pallas_kernels import _interpret
+
+    problem = Small(64, 64, rows=3, columns=3, ragged=True, heads=1)
+    return _interpret.run(_small, problem, "mosaic_gpu", "bfloat16", 64, key, rng).results
 
 
 def _fill_padding(x, real_tokens):

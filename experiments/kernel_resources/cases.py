@@ -1,12 +1,12 @@
-"""The Mosaic kernels that are shipped, in every configuration that some mask makes them choose.
+"""The Mosaic kernels that are shipped, in the configurations that masks make them choose.
 
 A kernel's module (pallas_kernels/OP/mosaic_gpu*.py) chooses a configuration from the head dim and
-the mask's blocks. Here every combination of the common ones is asked for, and each distinct answer
-is compiled once, with ragged lengths: that code does everything the code without them does.
+the mask's blocks. Each distinct answer is a case, with ragged lengths: that code does everything
+the code without them does. `shipped` asks for the blocks in `PAIRS` in bfloat16, and in float16 for
+128 x 128; `everything` for all combinations.
 """
 
 import dataclasses
-import functools
 import importlib
 import itertools
 from collections.abc import Callable, Iterator
@@ -23,10 +23,9 @@ from pallas_kernels import BlockMask
 
 Case = tuple[str, Callable[..., Any], tuple[Any, ...]]
 
-DTYPES = ("bfloat16", "float16")
 HEAD_DIMS = (64, 128)
 BLOCKS = (64, 128, 192, 256, 384)
-MASS_BLOCKS = (32, *BLOCKS)
+PAIRS = tuple(itertools.product((64, 128), repeat=2)) + ((192, 192), (256, 256), (384, 384))
 _ROWS, _HEADS = 8, 4  # blocks in each direction, and heads, of the problem that is compiled
 
 
@@ -38,7 +37,7 @@ def modules() -> list[str]:
     return [f"pallas_kernels.{path.parent.name}.{path.stem}" for path in holding]
 
 
-def of_module(name: str) -> list[Case]:
+def of_module(name: str, *, everything: bool = False) -> list[Case]:
     """What a module ships: (name, function, abstract arguments) of every distinct configuration.
 
     Raises:
@@ -47,12 +46,14 @@ def of_module(name: str) -> list[Case]:
     """
     if jax.__version_info__ < (0, 11, 2):
         raise NotImplementedError(f"Mosaic kernels need jax >= 0.11.2; this is {jax.__version__}")
-    title, blocks, choose, problem = _KNOWN[name]
+    title, choose, problem = _KNOWN[name]
     module = importlib.import_module(name)
+    pairs = tuple(itertools.product(BLOCKS, repeat=2)) if everything else PAIRS
+    asked = [(dim, pair, "bfloat16") for dim in HEAD_DIMS for pair in pairs]
+    asked += [(d, p, "float16") for d, p, _ in asked if everything or p == (128, 128)]
     found: dict[str, Case] = {}
-    for dim, dtype, pair in itertools.product(HEAD_DIMS, DTYPES, itertools.product(blocks, blocks)):
-        config = choose(module, dim, *pair)
-        key = f"{title}, D {dim}, {_text(config)}, {dtype}"
+    for dim, pair, dtype in asked:
+        key = f"{title}, D {dim}, {_text(choose(module, dim, *pair))}, {dtype}"
         if key not in found:
             function, arguments = problem(dim, dtype, *pair)
             found[key] = key, _as_on_hopper(function), arguments
@@ -60,9 +61,15 @@ def of_module(name: str) -> list[Case]:
 
 
 def shipped() -> Iterator[Case]:
-    """All cases of all modules."""
+    """The cases of all modules that tests compile and the README shows."""
     for name in modules():
         yield from of_module(name)
+
+
+def everything() -> Iterator[Case]:
+    """All cases of all modules; minutes of compilation."""
+    for name in modules():
+        yield from of_module(name, everything=True)
 
 
 def _text(config: Any) -> str:
@@ -78,7 +85,7 @@ def _as_on_hopper(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(*arguments):
         hopper = importlib.import_module("pallas_kernels._hopper")
-        with mock.patch.object(hopper, "refuse_unless_available", lambda: None):
+        with mock.patch.object(hopper, "refuse_unless_available"):
             return function(*arguments)
 
     return run
@@ -98,24 +105,20 @@ def _inputs(dim: int, dtype: str, block_q: int, block_kv: int):
     return *(jax.ShapeDtypeStruct(size, dtype) for size in sizes), abstract
 
 
-def _attention(module: str):
-    return importlib.import_module(module).block_sparse_attention
-
-
 def _forward_problem(dim, dtype, block_q, block_kv):
     def forward(q, k, v, mask):
-        attend = _attention("pallas_kernels.block_sparse_attention.mosaic_gpu")
-        return attend(q, k, v, mask, scale=dim**-0.5)
+        module = importlib.import_module("pallas_kernels.block_sparse_attention.mosaic_gpu")
+        return module.block_sparse_attention(q, k, v, mask, scale=dim**-0.5)
 
     return forward, _inputs(dim, dtype, block_q, block_kv)
 
 
 def _backward_problem(dim, dtype, block_q, block_kv):
-    forward, inputs = _forward_problem(dim, dtype, block_q, block_kv)
+    inputs = _inputs(dim, dtype, block_q, block_kv)
 
     def backward(q, k, v, mask, out, lse, d_out, d_lse):
         module = importlib.import_module("pallas_kernels.block_sparse_attention.mosaic_gpu_vjp")
-        return module.backward(dim**-0.5, q, k, v, mask, out, lse, d_out, d_lse)
+        return module.backward(dim**-0.5, None, q, k, v, mask, out, lse, d_out, d_lse)
 
     lse = jax.ShapeDtypeStruct((1, _HEADS, inputs[0].shape[1]), jnp.float32)
     return backward, (*inputs, inputs[0], lse, inputs[0], lse)
@@ -134,24 +137,25 @@ def _mass_problem(dim, dtype, block_q, block_kv):
     return run, (q, k, lse, mask.q_lengths, mask.kv_lengths)
 
 
-# Module -> title, blocks asked for, (module, D, block_q, block_kv) -> configuration, the problem.
-_KNOWN: dict[str, tuple[str, tuple[int, ...], Callable[..., Any], Callable[..., Any]]] = {
+def _heuristics(module, dim, block_q, block_kv):
+    return module.heuristics(dim, block_q, block_kv)
+
+
+# Module -> title; (module, D, block_q, block_kv) -> configuration; (D, dtype, ...) -> the problem.
+_KNOWN: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
     "pallas_kernels.block_sparse_attention.mosaic_gpu": (
         "forward",
-        BLOCKS,
-        lambda module, *geometry: module.heuristics(*geometry),
+        _heuristics,
         _forward_problem,
     ),
     "pallas_kernels.block_sparse_attention.mosaic_gpu_vjp": (
         "backward",
-        BLOCKS,
-        lambda module, *geometry: module.heuristics(*geometry),
+        _heuristics,
         _backward_problem,
     ),
     "pallas_kernels.block_mass.mosaic_gpu": (
         "block_mass",
-        MASS_BLOCKS,
-        lambda module, dim, q, kv: module.choose_config(q, kv, dim),
+        lambda module, dim, block_q, block_kv: module.choose_config(block_q, block_kv, dim),
         _mass_problem,
     ),
 }
