@@ -41,7 +41,7 @@ def test_every_part_runs_and_records(folder, capsys):
         row["candidate"] for row in timings if row["part"] == "layer"
     }
     outcomes = [row["outcome"] for row in rows if "check" in row]
-    assert len(outcomes) > 4
+    assert len(outcomes) >= 4
     assert set(outcomes) == {"right"}
     verdicts = {row["verdict"]: row for row in rows if "verdict" in row}
     assert len([name for name in verdicts if name.startswith("S1")]) == 4
@@ -56,7 +56,7 @@ def test_a_wrong_kernel_fails_the_run(folder, monkeypatch):
 
     def wrong(q, k, v, mask, *, scale):
         out, lse = right(q, k, v, mask, scale=scale)
-        return out.at[:, -1, 0].multiply(1.5), lse
+        return out.at[:, -1].multiply(1.5), lse
 
     monkeypatch.setitem(api.IMPLEMENTATIONS, "xla", wrong)
     with pytest.raises(SystemExit, match="checks failed") as problem:
