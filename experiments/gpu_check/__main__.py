@@ -14,8 +14,9 @@ Needs jax, flax and safetensors; torch and nvidia-smi are used where they are.
 import os
 import sys
 
-# Torch's baselines need memory too. Read when jax is imported.
+# Read when jax is imported. Torch's baselines need memory too; the interpreter needs threads.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("NPROC", "16")
 
 
 def main(arguments: list[str] | None = None) -> None:
