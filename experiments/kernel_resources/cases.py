@@ -1,7 +1,7 @@
 """The Mosaic kernels that are shipped, in the configurations that masks make them choose.
 
-A kernel's module (pallas_kernels/OP/mosaic_gpu*.py) chooses a configuration from the head dim and
-the mask's blocks. Each distinct answer is a case, with ragged lengths: that code does everything
+The `heuristics` of a kernel's module (pallas_kernels/OP/mosaic_gpu*.py) choose a configuration from
+the head dim and the mask's blocks. Each distinct answer is a case, with ragged lengths: that code does everything
 the code without them does. `shipped` asks for the blocks in `PAIRS` in bfloat16, and in float16 for
 128 x 128; `everything` for all combinations.
 """
@@ -46,14 +46,15 @@ def of_module(name: str, *, everything: bool = False) -> list[Case]:
     """
     if jax.__version_info__ < (0, 11, 2):
         raise NotImplementedError(f"Mosaic kernels need jax >= 0.11.2; this is {jax.__version__}")
-    title, choose, problem = _KNOWN[name]
-    module = importlib.import_module(name)
+    title, extra, problem = _KNOWN[name]
+    heuristics = importlib.import_module(name).heuristics
     pairs = tuple(itertools.product(BLOCKS, repeat=2)) if everything else PAIRS
+    pairs += extra
     asked = [(dim, pair, "bfloat16") for dim in HEAD_DIMS for pair in pairs]
     asked += [(d, p, "float16") for d, p, _ in asked if everything or p == (128, 128)]
     found: dict[str, Case] = {}
     for dim, pair, dtype in asked:
-        key = f"{title}, D {dim}, {_text(choose(module, dim, *pair))}, {dtype}"
+        key = f"{title}, D {dim}, {_text(heuristics(dim, *pair))}, {dtype}"
         if key not in found:
             function, arguments = problem(dim, dtype, *pair)
             found[key] = key, _as_on_hopper(function), arguments
@@ -137,25 +138,9 @@ def _mass_problem(dim, dtype, block_q, block_kv):
     return run, (q, k, lse, mask.q_lengths, mask.kv_lengths)
 
 
-def _heuristics(module, dim, block_q, block_kv):
-    return module.heuristics(dim, block_q, block_kv)
-
-
-# Module -> title; (module, D, block_q, block_kv) -> configuration; (D, dtype, ...) -> the problem.
-_KNOWN: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
-    "pallas_kernels.block_sparse_attention.mosaic_gpu": (
-        "forward",
-        _heuristics,
-        _forward_problem,
-    ),
-    "pallas_kernels.block_sparse_attention.mosaic_gpu_vjp": (
-        "backward",
-        _heuristics,
-        _backward_problem,
-    ),
-    "pallas_kernels.block_mass.mosaic_gpu": (
-        "block_mass",
-        lambda module, dim, block_q, block_kv: module.choose_config(block_q, block_kv, dim),
-        _mass_problem,
-    ),
+# Module -> title; pairs of blocks beside the usual ones; (D, dtype, block_q, block_kv) -> problem.
+_KNOWN: dict[str, tuple[str, tuple[tuple[int, int], ...], Callable[..., Any]]] = {
+    "pallas_kernels.block_sparse_attention.mosaic_gpu": ("forward", (), _forward_problem),
+    "pallas_kernels.block_sparse_attention.mosaic_gpu_vjp": ("backward", (), _backward_problem),
+    "pallas_kernels.block_mass.mosaic_gpu": ("block_mass", ((32, 32), (384, 128)), _mass_problem),
 }
