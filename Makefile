@@ -7,10 +7,10 @@ CODE := pallas_kernels sparsevdit_jax models experiments tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-demo test demo lint format types check bench train clean
+.PHONY: help setup setup-demo test demo lint format types check bench gpu-check train clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Hidden dependencies, not meant to be called: `test` and `demo` call them.
 setup:
@@ -37,6 +37,12 @@ format: setup ## rewrite the code the way `make lint` wants it
 
 bench: setup ## time sparse against dense attention on this CPU (ARGS="--help")
 	$(PY) -m experiments.bench_cpu $(ARGS)
+
+# A GPU machine has its own jax for its own CUDA, so nothing is set up where python3 has one.
+gpu-check: ## check, then time, the GPU kernels of this machine (ARGS="--part forward --case S1"; anywhere: ARGS=--dry-run)
+	@python="$(or $(PYTHON),python3)"; "$$python" -c 'import jax, flax' 2>/dev/null || python=$(PY); \
+	"$$python" -c 'import jax, flax' || { echo "gpu-check: give a Python that has jax and flax: make gpu-check PYTHON=..." >&2; exit 1; }; \
+	"$$python" -m experiments.gpu_check $(ARGS)
 
 train: setup ## train the demo's model, for hours; resumes (ARGS="--help")
 	$(PY) -m experiments.train_tiny $(ARGS)

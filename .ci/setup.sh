@@ -123,8 +123,8 @@ pip() { "$VENV/bin/python" -I -m pip --disable-pip-version-check install -qq --n
 pip setuptools && pip --no-build-isolation -e ".[$extras]" ||
   fail "pip could not install [$extras] with $pins; see above." "Is a package index reachable? Run make $wanted again to go on."
 
-# The CUDA plugin and ptxas, with which tests compile kernels for a GPU that is not there. In a folder of their own: an
-# environment that holds the plugin has jax look for a GPU at every import. jax for 3.11 is too old for the kernels.
+# The CUDA plugin and ptxas, with which tests compile kernels for a GPU that is not there. In a folder of their own: where
+# jax sees the plugin but no driver, every program prints a traceback. jax for Python 3.11 is too old for the kernels.
 if [ "$wanted" = test ] && [ "$minor" != 3.11 ]; then
   say "installing [aot] into $VENV/aot, half a minute (735 MB)"
   readarray -t aot < <("$VENV/bin/python" -I -c '

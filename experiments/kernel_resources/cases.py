@@ -1,35 +1,146 @@
-"""The Mosaic kernels that are shipped, each in every configuration that its module lists."""
+"""The Mosaic kernels that are shipped, in the configurations that masks make them choose.
 
+The `heuristics` of a kernel's module (pallas_kernels/OP/mosaic_gpu*.py) choose a configuration from
+the head dim and the mask's blocks. Each distinct answer is a case, with ragged lengths: that code does everything
+the code without them does. `shipped` asks for the blocks in `PAIRS` in bfloat16, and in float16 for
+128 x 128; `everything` for all combinations.
+"""
+
+import dataclasses
 import importlib
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 import pallas_kernels
+from pallas_kernels import BlockMask
 
 Case = tuple[str, Callable[..., Any], tuple[Any, ...]]
 
+HEAD_DIMS = (64, 128)
+BLOCKS = (64, 128, 192, 256, 384)
+PAIRS = ((64, 64), (64, 128), (128, 64), (128, 128), (192, 192), (256, 256), (384, 384))
+_ROWS, _HEADS = 8, 4  # blocks in each direction, and heads, of the problem that is compiled
+
 
 def modules() -> list[str]:
-    """Names of the modules that hold Mosaic kernels: pallas_kernels/OP/mosaic_gpu*.py."""
+    """Names of the modules that hold Mosaic kernels."""
     root = Path(pallas_kernels.__file__).parent
     files = sorted(root.glob("*/mosaic_gpu*.py"))
     holding = [path for path in files if "plgpu.kernel(" in path.read_text(encoding="utf-8")]
     return [f"pallas_kernels.{path.parent.name}.{path.stem}" for path in holding]
 
 
-def of_module(name: str) -> list[Case]:
-    """What `name` ships: its `shipped_configs()`, as (name, function, abstract arguments).
+def of_module(name: str, *, everything: bool = False) -> list[Case]:
+    """What a module ships: (name, function, abstract arguments) of every distinct configuration.
 
     Raises:
-      AttributeError: the module holds a kernel and lists nothing.
-      NotImplementedError: its kernels need a newer jax.
+      KeyError: this file does not know the module; add it to `_KNOWN`.
+      NotImplementedError: this jax is too old for the kernels.
     """
-    return list(importlib.import_module(name).shipped_configs())
+    if jax.__version_info__ < (0, 11, 2):
+        raise NotImplementedError(f"Mosaic kernels need jax >= 0.11.2; this is {jax.__version__}")
+    title, extra, problem = _KNOWN[name]
+    heuristics = importlib.import_module(name).heuristics
+    pairs = tuple(itertools.product(BLOCKS, repeat=2)) if everything else PAIRS
+    pairs += extra
+    asked = [(dim, pair, "bfloat16") for dim in HEAD_DIMS for pair in pairs]
+    asked += [(d, p, "float16") for d, p, _ in asked if everything or p == (128, 128)]
+    found: dict[str, Case] = {}
+    for dim, pair, dtype in asked:
+        key = f"{title}, D {dim}, {_text(heuristics(dim, *pair))}, {dtype}"
+        if key not in found:
+            function, arguments = problem(dim, dtype, *pair)
+            found[key] = key, _as_on_hopper(function), arguments
+    return list(found.values())
 
 
 def shipped() -> Iterator[Case]:
-    """All cases of all modules, named "OP: CONFIG"."""
+    """The cases of all modules that tests compile and the README shows."""
     for name in modules():
-        for case, function, arguments in of_module(name):
-            yield f"{name.split('.')[1]}: {case}", function, arguments
+        yield from of_module(name)
+
+
+def everything() -> Iterator[Case]:
+    """All cases of all modules; minutes of compilation."""
+    for name in modules():
+        yield from of_module(name, everything=True)
+
+
+def _text(config: Any) -> str:
+    """A configuration in one line: numbers with their names, flags where they are set."""
+    if isinstance(config, tuple):
+        return "; ".join(map(_text, config))
+    fields = dataclasses.asdict(config).items()
+    return " ".join(k if v is True else f"{k}={v}" for k, v in fields if v is not False)
+
+
+def _as_on_hopper(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, traced as on a machine that has the GPU."""
+
+    def run(*arguments):
+        hopper = importlib.import_module("pallas_kernels._hopper")
+        with mock.patch.object(hopper, "refuse_unless_available"):
+            return function(*arguments)
+
+    return run
+
+
+def _inputs(dim: int, dtype: str, block_q: int, block_kv: int):
+    """q, k, v and a ragged mask, all abstract."""
+    sizes = [(1, _ROWS * block, _HEADS, dim) for block in (block_q, block_kv, block_kv)]
+    mask = BlockMask.from_dense(
+        np.eye(_ROWS, dtype=bool)[None, None].repeat(_HEADS, 1),
+        block_q=block_q,
+        block_kv=block_kv,
+        q_lengths=np.full(_ROWS, block_q - 1),
+        kv_lengths=np.full(_ROWS, block_kv - 1),
+    )
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), mask)
+    return *(jax.ShapeDtypeStruct(size, dtype) for size in sizes), abstract
+
+
+def _forward_problem(dim, dtype, block_q, block_kv):
+    def forward(q, k, v, mask):
+        module = importlib.import_module("pallas_kernels.block_sparse_attention.mosaic_gpu")
+        return module.block_sparse_attention(q, k, v, mask, scale=dim**-0.5)
+
+    return forward, _inputs(dim, dtype, block_q, block_kv)
+
+
+def _backward_problem(dim, dtype, block_q, block_kv):
+    inputs = _inputs(dim, dtype, block_q, block_kv)
+
+    def backward(q, k, v, mask, out, lse, d_out, d_lse):
+        module = importlib.import_module("pallas_kernels.block_sparse_attention.mosaic_gpu_vjp")
+        return module.backward(dim**-0.5, None, q, k, v, mask, out, lse, d_out, d_lse)
+
+    lse = jax.ShapeDtypeStruct((1, _HEADS, inputs[0].shape[1]), jnp.float32)
+    return backward, (*inputs, inputs[0], lse, inputs[0], lse)
+
+
+def _mass_problem(dim, dtype, block_q, block_kv):
+    def run(q, k, lse, q_lengths, kv_lengths):
+        module = importlib.import_module("pallas_kernels.block_mass.mosaic_gpu")
+        return module.block_mass(
+            q, k, lse, block_q=block_q, block_kv=block_kv, scale=dim**-0.5,
+            q_lengths=q_lengths, kv_lengths=kv_lengths,
+        )  # fmt: skip
+
+    q, k, _, mask = _inputs(dim, dtype, block_q, block_kv)
+    lse = jax.ShapeDtypeStruct((1, _HEADS, q.shape[1]), jnp.float32)
+    return run, (q, k, lse, mask.q_lengths, mask.kv_lengths)
+
+
+# Module -> title; pairs of blocks beside the usual ones; (D, dtype, block_q, block_kv) -> problem.
+_KNOWN: dict[str, tuple[str, tuple[tuple[int, int], ...], Callable[..., Any]]] = {
+    "pallas_kernels.block_sparse_attention.mosaic_gpu": ("forward", (), _forward_problem),
+    "pallas_kernels.block_sparse_attention.mosaic_gpu_vjp": ("backward", (), _backward_problem),
+    "pallas_kernels.block_mass.mosaic_gpu": ("block_mass", ((32, 32), (384, 128)), _mass_problem),
+}

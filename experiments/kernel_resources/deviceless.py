@@ -29,7 +29,7 @@ class Compiled:
 
     Attributes:
       name: of the case.
-      kernels: what its Mosaic kernels take, in the order of compilation.
+      kernels: what its Mosaic kernels take, by name; they may be compiled in any order.
       error: why it does not compile, or None.
     """
 
@@ -98,6 +98,6 @@ def compile_for_h200(cases: str, *names: str, timeout_s: float = 900) -> list[Co
     return [
         Compiled(row["name"], error=row["error"])
         if "error" in row
-        else Compiled(row["name"], tuple(parse(row["output"])))
+        else Compiled(row["name"], tuple(sorted(parse(row["output"]), key=lambda k: k.name)))
         for row in rows
     ]

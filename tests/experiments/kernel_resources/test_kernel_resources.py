@@ -45,10 +45,8 @@ def test_shipped_kernels_are_sound_and_their_table_is_up_to_date(module):
         with pytest.raises(NotImplementedError, match=r"0\.11\.2"):
             cases.of_module(module)
         return
-    op = module.split(".")[1]
-    names = [f"{op}: {name}" for name, *_ in cases.of_module(module)]
+    names = [name for name, *_ in cases.of_module(module)]
     assert names
-    assert len(set(names)) == len(names), "shipped_configs() lists a name twice"
     compiled = compile_for_h200("experiments.kernel_resources.cases:shipped", *names)
     assert [case.name for case in compiled] == names
     wanted = tables.table(compiled).splitlines()  # raises on spills and the other faults
@@ -58,6 +56,16 @@ def test_shipped_kernels_are_sound_and_their_table_is_up_to_date(module):
     assert not absent, "run python -m experiments.kernel_resources; not in the README:\n" + (
         "\n".join(absent)
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", cases.modules())
+def test_every_configuration_that_a_mask_can_choose_is_sound(module):
+    names = [name for name, *_ in cases.of_module(module, everything=True)]
+    compiled = compile_for_h200("experiments.kernel_resources.cases:everything", *names)
+    assert [case.name for case in compiled] == names
+    faults = [f"{case.name}: {fault}" for case in compiled for fault in case.faults()]
+    assert not faults, "\n".join(faults)
 
 
 def test_the_table_lists_nothing_that_is_not_shipped():
