@@ -1,0 +1,68 @@
+"""What the tests of Mosaic GPU kernels share: lowering, and mutants that may hang."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import jax
+import pytest
+
+needs_interpreter = pytest.mark.skipif(
+    jax.__version_info__[:3] < (0, 11, 2), reason="JAX's Mosaic GPU interpreter needs jax >= 0.11.2"
+)
+
+_ROOT = Path(__file__).resolve().parents[1]
+_HUNG = 86  # exit status of a process that stopped making progress
+
+
+def lower_for_cuda(f: Callable, *args: jax.ShapeDtypeStruct) -> str:
+    """The program that a CUDA device would get, as text; needs neither the device nor its plugin."""
+    return jax.jit(f).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def give_up_when_idle(seconds: float = 6.0, step: float = 0.25) -> None:
+    """Ends this process once it has used no CPU time for so long: its kernel waits for ever.
+
+    Counts its own ticks, so a process that was paused, or starved as a whole, is not mistaken.
+    """
+
+    def watch():
+        idle, used = 0, time.process_time()
+        while idle * step < seconds:
+            time.sleep(step)
+            now = time.process_time()
+            idle, used = (idle + 1 if now - used < step / 50 else 0), now
+        os._exit(_HUNG)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def verdicts(module: str, mutants: Iterable[str]) -> dict[str, str]:
+    """How each mutant ends, one word: what `python -m module mutant` prints last, or why it died.
+
+    "hang" for one that stopped making progress, "error" for one that raised. Mutants of one call
+    run two at a time.
+    """
+    waiting, running, ended = list(mutants), {}, {}
+    while waiting or running:
+        while waiting and len(running) < 2:
+            name = waiting.pop(0)
+            command = [sys.executable, "-m", module, name]
+            pipe = subprocess.PIPE
+            running[name] = subprocess.Popen(
+                command, cwd=_ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True
+            )
+        name, process = next(iter(running.items()))
+        output, _ = process.communicate(timeout=600)
+        del running[name]
+        if process.returncode == _HUNG:
+            ended[name] = "hang"
+        elif process.returncode:
+            ended[name] = "error"
+        else:
+            ended[name] = output.split()[-1]
+    return ended
