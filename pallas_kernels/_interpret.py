@@ -3,14 +3,18 @@
 The interpreter runs a kernel on the CPU with simulated shared memory, barriers and copies, and can
 report unordered accesses. It runs every line of our kernels but two kinds of product (`wgmma` with
 an operand or an initial accumulator in registers); a kernel asks `active()` and swaps only those.
-Needs jax >= 0.11.2.
+Needs jax >= 0.11.2, and a pool of threads in which all simulated warps can wait at once: JAX's has
+one for each core, or NPROC of them if that is set in the environment before JAX's first work.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+
+_THREADS = 16  # four consumers or copiers, four warps, and the program around them, with slack
 
 
 class Outcome(NamedTuple):
@@ -29,11 +33,18 @@ def run(f: Callable[..., Any], *args: Any, detect_races: bool = False, **kwargs:
     """Calls `f(*args, **kwargs)` with its Mosaic GPU kernels interpreted, and waits for the end.
 
     Raises:
+      RuntimeError: JAX has too few threads, so that kernels could hang; set NPROC.
       Exception: whatever a kernel raises, such as reading out of range or leaving a completed
         barrier unobserved. A kernel that deadlocks never returns.
     """
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
+    threads = int(os.environ.get("NPROC") or os.cpu_count() or 1)
+    if threads < _THREADS:
+        raise RuntimeError(
+            f"interpreted warps would wait for each other in a pool of {threads} threads; set "
+            f"NPROC={_THREADS} in the environment before JAX starts"
+        )
     params = plgpu.InterpretGPUParams(detect_races=detect_races)
     with _recorded_races() as races, plgpu.force_gpu_interpret_mode(params):
         results = jax.block_until_ready(f(*args, **kwargs))
