@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -41,28 +42,22 @@ def give_up_when_idle(seconds: float = 6.0, step: float = 0.25) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def verdicts(module: str, mutants: Iterable[str]) -> dict[str, str]:
-    """How each mutant ends, one word: what `python -m module mutant` prints last, or why it died.
+def verdicts(module: str, mutants: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """How each mutant ends, one word: what `python -m module *mutant` prints last, or why it died.
 
-    "hang" for one that stopped making progress, "error" for one that raised. Mutants of one call
-    run two at a time.
+    "hang" for one that stopped making progress, "error" for one that raised. Two run at a time.
     """
-    waiting, running, ended = list(mutants), {}, {}
-    while waiting or running:
-        while waiting and len(running) < 2:
-            name = waiting.pop(0)
-            command = [sys.executable, "-m", module, name]
-            pipe = subprocess.PIPE
-            running[name] = subprocess.Popen(
-                command, cwd=_ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True
-            )
-        name, process = next(iter(running.items()))
-        output, _ = process.communicate(timeout=600)
-        del running[name]
-        if process.returncode == _HUNG:
-            ended[name] = "hang"
-        elif process.returncode:
-            ended[name] = "error"
-        else:
-            ended[name] = output.split()[-1]
-    return ended
+
+    def run(mutant):
+        command = [sys.executable, "-m", module, *mutant]
+        environment = os.environ | {"NPROC": "16", "JAX_PLATFORMS": "cpu"}
+        ended = subprocess.run(
+            command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=600
+        )
+        if ended.returncode:
+            return "hang" if ended.returncode == _HUNG else "error"
+        return ended.stdout.split()[-1]
+
+    mutants = list(mutants)
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(mutants, pool.map(run, mutants), strict=True))

@@ -4,13 +4,14 @@ import jax
 
 from .. import _checks, _dispatch
 from ..block_mask import BlockMask
-from . import reference, xla
+from . import mosaic_gpu, reference, xla
 
 IMPLEMENTATIONS = {
     "reference": reference.block_sparse_attention,
     "xla": xla.block_sparse_attention,
+    "mosaic_gpu": mosaic_gpu.block_sparse_attention,
 }
-DEFAULT_ORDER = ("xla",)
+DEFAULT_ORDER = ("mosaic_gpu", "xla")
 
 
 def block_sparse_attention(
@@ -35,7 +36,8 @@ def block_sparse_attention(
       mask: lists for ceil(Lq / block_q) by ceil(Lk / block_kv) blocks. Its lengths mark padding,
         whose contents, finite or not, change nothing.
       scale: factor on the logits, D**-0.5 by default.
-      implementation: "reference" (exact, L x L memory), "xla", or None for the best one here.
+      implementation: "reference" (exact, L x L memory), "xla", "mosaic_gpu" (Hopper GPUs, 16-bit,
+        head dim 64 or 128, blocks of multiples of 64), or None for the best one here.
 
     Returns:
       out [B, Lq, H, D] in the dtype of q, and lse float32 [B, H, Lq], the natural log-sum-exp of
@@ -44,6 +46,7 @@ def block_sparse_attention(
 
     Raises:
       ValueError: shapes, dtypes, mask or implementation name do not fit.
+      NotImplementedError: the implementation that was asked for cannot take this call here.
     """
     _checks.check_same_attention_inputs(q, k=k, v=v)
     _checks.check_blocks("query", q.shape[1], mask.block_q, mask.num_q_blocks)
