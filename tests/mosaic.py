@@ -43,9 +43,12 @@ def give_up_when_idle(seconds: float = 6.0, step: float = 0.25) -> None:
 
 
 def verdicts(module: str, mutants: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """How each mutant ends, one word: what `python -m module *mutant` prints last, or why it died.
+    """How each mutant ends: the last word of `python -m module *mutant`, or "hang".
 
-    "hang" for one that stopped making progress, "error" for one that raised. Two run at a time.
+    Two run at a time.
+
+    Raises:
+      CalledProcessError: one broke outside the kernel, which says nothing about the mutant.
     """
 
     def run(mutant):
@@ -54,8 +57,9 @@ def verdicts(module: str, mutants: Iterable[tuple[str, ...]]) -> dict[tuple[str,
         ended = subprocess.run(
             command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=600
         )
-        if ended.returncode:
-            return "hang" if ended.returncode == _HUNG else "error"
+        if ended.returncode == _HUNG:
+            return "hang"
+        ended.check_returncode()
         return ended.stdout.split()[-1]
 
     mutants = list(mutants)
