@@ -1,5 +1,9 @@
 """What every test runs under: strict types and ranks, reproducible hypothesis, one key."""
 
+import os
+
+os.environ.setdefault("NPROC", "16")  # threads for JAX; read once, needed by `_interpret`
+
 import hypothesis
 import jax
 import pytest

@@ -4,14 +4,15 @@ import jax
 
 from .. import _checks, _dispatch
 from ..block_mask import BlockMask
-from . import reference, triton, xla
+from . import mosaic_gpu, reference, triton, xla
 
 IMPLEMENTATIONS = {
     "reference": reference.block_sparse_attention,
-    "triton": triton.block_sparse_attention,
     "xla": xla.block_sparse_attention,
+    "mosaic_gpu": mosaic_gpu.block_sparse_attention,
+    "triton": triton.block_sparse_attention,
 }
-DEFAULT_ORDER = ("triton", "xla")
+DEFAULT_ORDER = ("mosaic_gpu", "triton", "xla")
 
 
 def block_sparse_attention(
@@ -36,7 +37,8 @@ def block_sparse_attention(
       mask: lists for ceil(Lq / block_q) by ceil(Lk / block_kv) blocks. Its lengths mark padding,
         whose contents, finite or not, change nothing.
       scale: factor on the logits, D**-0.5 by default.
-      implementation: "reference" (exact, L x L memory), "triton" (GPUs), "xla", or None for the best
+      implementation: "reference" (exact, L x L memory), "xla", "mosaic_gpu" (Hopper GPUs, 16-bit,
+        head dim 64 or 128, blocks of multiples of 64), "triton" (other GPUs), or None for the best
         one here.
 
     Returns:
@@ -46,6 +48,7 @@ def block_sparse_attention(
 
     Raises:
       ValueError: shapes, dtypes, mask or implementation name do not fit.
+      NotImplementedError: the implementation that was asked for cannot take this call here.
     """
     _checks.check_same_attention_inputs(q, k=k, v=v)
     _checks.check_blocks("query", q.shape[1], mask.block_q, mask.num_q_blocks)

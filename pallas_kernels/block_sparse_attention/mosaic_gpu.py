@@ -1,0 +1,307 @@
+"""Block-sparse attention for Hopper through Pallas Mosaic GPU: its shapes, its plan of work, its launch.
+
+`mosaic_gpu_kernel` says how the kernel works.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import _hopper, _interpret
+from ..block_mask import BlockMask
+from . import mosaic_gpu_kernel as device
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Shape of the kernel.
+
+    Attributes:
+      tile_kv: keys of one step; divides block_kv.
+      stages: K tiles and V tiles of a stream that may be under way or in use.
+      consumers: warpgroups that compute.
+      shared: consumers hold parts of one query block and share one list, or each has its own.
+      own_out: results leave from memory of their own, and the next queries come in meanwhile.
+    """
+
+    tile_kv: int
+    stages: int
+    consumers: int = 2
+    shared: bool = True
+    own_out: bool = True
+
+    @property
+    def tile_q(self) -> int:
+        """Query rows that walk a list together; divides block_q."""
+        return device.ROWS * self.consumers if self.shared else device.ROWS
+
+    @property
+    def streams(self) -> int:
+        """Streams of K and V tiles of one block of threads."""
+        return 1 if self.shared else self.consumers
+
+    @property
+    def ping_pong(self) -> bool:
+        """Whether two consumers take turns; only those that walk one list stay in step."""
+        return self.shared and self.consumers == 2
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Registers of a thread that computes and of one that copies: 65,536 in all."""
+        return {1: (240, 24), 2: (240, 24), 3: (160, 32)}[self.consumers]
+
+    def smem_bytes(self, head_dim: int) -> int:
+        """Shared memory of a kernel for 16-bit arrays, barriers included."""
+        half, single = jnp.dtype("bfloat16"), jnp.dtype("float32")
+        queries = (self.consumers, device.ROWS, head_dim)
+        ring = (self.streams * self.stages, self.tile_kv, head_dim)
+        buffers = [(queries, half)] * (1 + self.own_out) + [(ring, half)] * 2
+        barriers = 2 * self.consumers + 4 * self.streams * self.stages + 2 * self.ping_pong
+        return _hopper.smem_bytes([*buffers, (queries[:2], single)]) + 8 * barriers
+
+
+def heuristics(head_dim: int, block_q: int, block_kv: int) -> Config:
+    """The configuration for a head dim and a mask's blocks; multiples of 64 all have one.
+
+    Tiles are the largest whose logits, weights and sums fit in registers (160 of 240 for 64 x 128
+    with head dim 128), rings as deep as shared memory allows.
+
+    Raises:
+      NotImplementedError: a block size is not a multiple of 64.
+    """
+    if block_q % device.ROWS or block_kv % device.ROWS:
+        raise NotImplementedError(
+            f"mosaic_gpu takes blocks of multiples of {device.ROWS} tokens, not {block_q} x {block_kv}"
+        )
+    wide = block_kv % 128 == 0
+    if block_q % 128 == 0:
+        tile_kv = 128 if wide else 64
+        return Config(tile_kv, stages=256 // tile_kv * 128 // head_dim)
+    if block_q % 192 == 0:
+        return Config(64, stages=384 // head_dim, consumers=3)
+    if head_dim == 64 and wide:
+        return Config(128, stages=3, shared=False)
+    return Config(64, stages=3 * 128 // head_dim, shared=False, own_out=head_dim == 64)
+
+
+def configure(
+    head_dim: int,
+    block_q: int,
+    block_kv: int,
+    table: Mapping[str, Mapping[str, Any]] | str | Path | None = None,
+) -> Config:
+    """The configuration to use: that of a measured table where it has one, else the heuristics'.
+
+    Args:
+      head_dim: D.
+      block_q: tokens of a query block.
+      block_kv: tokens of a key/value block.
+      table: fields of `Config` by "head_dim,block_q,block_kv", or a JSON file that holds them.
+
+    Raises:
+      NotImplementedError: as `heuristics`.
+      ValueError: a configuration of the table does not fit the blocks or shared memory.
+    """
+    if isinstance(table, str | Path):
+        table = json.loads(Path(table).read_text(encoding="utf-8"))
+    measured = (table or {}).get(f"{head_dim},{block_q},{block_kv}")
+    config = heuristics(head_dim, block_q, block_kv) if measured is None else Config(**measured)
+    _check(config, head_dim, block_q, block_kv)
+    return config
+
+
+def _check(config, head_dim, block_q, block_kv):
+    if block_q % config.tile_q or block_kv % config.tile_kv:
+        raise ValueError(
+            f"{config} has tiles of {config.tile_q} x {config.tile_kv}, which do not divide the "
+            f"mask's blocks of {block_q} x {block_kv}"
+        )
+    if config.stages < 2:
+        raise ValueError(f"{config} would deadlock; it needs at least 2 stages")
+    if (size := config.smem_bytes(head_dim)) > _hopper.SMEM_BYTES:
+        raise ValueError(
+            f"{config} needs {size} bytes of shared memory for head dim {head_dim}; there are "
+            f"{_hopper.SMEM_BYTES}; use fewer stages or smaller tiles"
+        )
+
+
+def block_sparse_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float
+) -> tuple[jax.Array, jax.Array]:
+    """See `api.block_sparse_attention`. Refuses what it has no tiles for, and other devices."""
+    _hopper.refuse_unless_available()
+    return attention(q, k, v, mask, scale=scale)
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: BlockMask,
+    *,
+    scale: float,
+    config: Config | None = None,
+    num_sms: int = _hopper.NUM_SMS,
+) -> tuple[jax.Array, jax.Array]:
+    """The same without a look at the device, so that it can be lowered and compiled anywhere.
+
+    Costs outside the kernel: the order of work (a sort of the counts, none if they are known on the
+    host); with kv_lengths, a copy of v with its padding zeroed, because 0 x NaN would reach the
+    sums; for a length that is no multiple of the block, padded copies of the arrays of that length.
+
+    Args:
+      q: [B, Lq, H, D], bfloat16 or float16.
+      k: [B, Lk, H, D].
+      v: [B, Lk, H, D].
+      mask: see `api.block_sparse_attention`.
+      scale: factor on the logits.
+      config: by default `configure`'s.
+      num_sms: blocks of threads to start, one for each multiprocessor.
+
+    Raises:
+      NotImplementedError: dtype, head dim or block sizes have no kernel.
+      ValueError: the configuration does not fit the blocks or shared memory.
+    """
+    _hopper.refuse_unless_supported(q)
+    geometry = q.shape[-1], mask.block_q, mask.block_kv
+    config = config or configure(*geometry)
+    _check(config, *geometry)
+    plan = plan_work(mask, q.shape[0], q.shape[2], config, num_sms)
+    return _attention(scale, config, q, k, v, *jax.tree.map(jnp.asarray, (mask, plan)))
+
+
+def plan_work(
+    mask: BlockMask, batch: int, heads: int, config: Config, num_sms: int
+) -> tuple[Any, Any]:
+    """Which worker takes which query tiles, and when: longest lists first.
+
+    A worker is a block of threads or, with lists of their own, one consumer. Tiles are sorted by
+    the length of their lists, equal ones in the order of (batch, head, position), whose neighbours
+    share keys in the cache. Everyone starts with one of the longest; the others go to whoever is
+    free first if they all took the mean time. Text rows, which read everything, thus cost their
+    workers later turns.
+
+    Returns:
+      tiles, int32 [workers, turns]: indices into (batch, head, tile of a head), flat.
+      turns, int32 [workers]: how many of them there are. Numpy for a mask on the host.
+    """
+    on_host = isinstance(mask.kv_counts, np.ndarray)
+    xp: Any = np if on_host else jnp
+    shape = (batch, heads, mask.num_q_blocks)
+    work = xp.repeat(xp.broadcast_to(mask.kv_counts, shape), mask.block_q // config.tile_q, -1)
+    work = work.reshape(-1)
+    workers = num_sms * config.streams
+    turns = 2 * -(-work.size // workers)
+    order = xp.argsort(-work, stable=True).astype(np.int32)
+    first = xp.concatenate([work[order[:workers]], np.zeros(max(workers - work.size, 0), np.int32)])
+    mean = (work.sum() - first.sum()).astype(np.float32) / np.float32(max(work.size - workers, 1))
+    later = first[None].astype(np.float32) + mean * np.arange(turns - 1, dtype=np.float32)[:, None]
+    start = xp.concatenate([np.full((1, workers), -1, np.float32), later])
+    taken = xp.argsort(start.reshape(-1), stable=True)[: work.size]
+    if on_host:
+        tiles = np.full(turns * workers, -1, np.int32)
+        tiles[taken] = order
+    else:
+        tiles = jnp.full(turns * workers, -1, jnp.int32).at[taken].set(order)
+    tiles = tiles.reshape(turns, workers).T
+    return xp.maximum(tiles, 0), (tiles >= 0).sum(-1, dtype=np.int32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attention(scale, config, q, k, v, mask, plan):
+    return _forward(scale, config, q, k, v, mask, plan)[0]
+
+
+def _forward(scale, config, q, k, v, mask, plan):
+    out, lse = launch(scale, config, q, k, v, mask, plan)
+    return (out, lse), (q, k, v, mask, out, lse)
+
+
+def _backward(scale, config, residuals, cotangents):
+    # To be replaced by: mosaic_gpu_vjp.backward(scale, config, *residuals, *cotangents), None, None
+    raise NotImplementedError("mosaic_gpu has no backward yet; use implementation='xla' to train")
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def launch(
+    scale: float,
+    config: Config,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: BlockMask,
+    plan: tuple[jax.Array, jax.Array],
+    *,
+    without: str = "",
+) -> tuple[jax.Array, jax.Array]:
+    """Runs the kernel. `without` names a wait or arrival to leave out, to test that it is needed."""
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    (b, lq, h, d), lk = q.shape, k.shape[1]
+    padded_q, padded_kv = (
+        mask.num_q_blocks * mask.block_q,
+        mask.num_kv_blocks * mask.block_kv,
+    )
+    if (real := mask.real_keys(lk)) is not None:
+        v = jnp.where(real.swapaxes(1, 2)[..., None], v, jnp.zeros((), v.dtype))
+    q, k, v = _pad(q, padded_q), _pad(k, padded_kv), _pad(v, padded_kv)
+
+    problem = device.Problem(
+        config,
+        scale * _hopper.LOG2E,
+        mask.block_q,
+        mask.block_kv,
+        mask.num_kv_blocks,
+        lk,
+        _interpret.active(),
+        without,
+    )
+    c, r = config.consumers, config.streams * config.stages
+    tiles = (c, device.ROWS, d), (r, config.tile_kv, d)
+    per_slot = c if config.shared else 1
+    scratch = device.Scratch(
+        _hopper.smem(tiles[0], q.dtype),
+        _hopper.smem(tiles[0], q.dtype) if config.own_out else None,
+        _hopper.smem(tiles[1], q.dtype),
+        _hopper.smem(tiles[1], q.dtype),
+        plgpu.SMEM((c, device.ROWS), jnp.float32),
+        q_full=plgpu.Barrier(num_barriers=c),
+        q_free=plgpu.Barrier(num_barriers=c),
+        k_full=plgpu.Barrier(num_barriers=r),
+        k_free=plgpu.Barrier(num_barriers=r, num_arrivals=per_slot),
+        v_full=plgpu.Barrier(num_barriers=r),
+        v_free=plgpu.Barrier(num_barriers=r, num_arrivals=per_slot),
+        turn=plgpu.Barrier(num_barriers=2) if config.ping_pong else None,
+    )
+    inputs = device.Inputs(
+        q, k, v, mask.kv_indices, mask.kv_counts, *plan, mask.q_lengths, mask.kv_lengths
+    )
+    out, lse = plgpu.kernel(
+        functools.partial(device.kernel, problem),
+        out_type=[
+            jax.ShapeDtypeStruct(q.shape, q.dtype),
+            jax.ShapeDtypeStruct((b, h, padded_q), jnp.float32),
+        ],
+        scratch_types=[scratch],
+        grid=(plan[1].shape[0] // config.streams,),
+        grid_names=("sm",),
+        num_threads=c + 1,
+        thread_name="wg",
+        kernel_name="block_sparse_attention",
+        compiler_params=plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0),
+    )(inputs)
+    return out[:, :lq], lse[..., :lq]
+
+
+def _pad(x, length):
+    pad = length - x.shape[1]
+    return jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) if pad else x

@@ -1,0 +1,432 @@
+"""The block-sparse attention kernel for Hopper: what its warps do. `mosaic_gpu` launches it.
+
+A block of threads stays on its multiprocessor and takes query tiles from a plan, longest list
+first. One warpgroup holds 64 rows of queries and the running softmax in registers; a further
+warpgroup has warps that only copy: they read the lists and fetch K and V tiles wherever those lie.
+
+    shared list:  two consumers hold the halves of 128 rows of one query block and share each K and V
+                  tile; they alternate, so that one computes its softmax under the products of the
+                  other.
+    own lists:    for query blocks of 64 rows: every consumer has its own tile, list and stream of
+                  K and V, and depends on no other.
+
+Inside a consumer the logits of the next tile are issued before the product with V of the present
+one, so that tensor cores also work under the consumer's own softmax.
+
+Barriers (one warpgroup or one copy arrives, unless said):
+
+    q_full    copy of a query tile landed           q_free  its consumer needs it no more
+    k_full    copy of a K tile landed               k_free  every consumer of its stream has read it
+    v_full    the same of V                         v_free
+    turn      the other consumer has issued its products
+
+Every completion of every barrier is waited for, also at the end: the interpreter insists on it.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .. import _hopper
+
+ROWS = _hopper.TILE  # query rows of one consumer
+
+
+class Problem(NamedTuple):
+    """What a kernel knows when it is compiled."""
+
+    config: Any  # mosaic_gpu.Config
+    scale: float  # on logits in base 2
+    block_q: int
+    block_kv: int
+    num_kv_blocks: int
+    length_kv: int  # keys that exist
+    interpret: bool
+    without: str
+
+
+class Inputs(NamedTuple):
+    """Arrays in global memory."""
+
+    q: Any
+    k: Any
+    v: Any
+    kv_indices: Any
+    kv_counts: Any
+    tiles: Any
+    turns: Any
+    q_lengths: Any
+    kv_lengths: Any
+
+
+class Scratch(NamedTuple):
+    """Shared memory and barriers; see the module."""
+
+    q: Any
+    out: Any  # None: results leave from q
+    k: Any
+    v: Any
+    lse: Any
+    q_full: Any
+    q_free: Any
+    k_full: Any
+    k_free: Any
+    v_full: Any
+    v_free: Any
+    turn: Any
+
+
+class _Item(NamedTuple):
+    """One query tile: where it lies and what it reads."""
+
+    batch: Any
+    head: Any
+    first: Any  # its first query row
+    block: Any  # its query block
+    count: Any  # of listed blocks
+    steps: Any  # tiles of keys that make up these blocks
+
+
+class _Walk:
+    """How all warps of a block find their work; they must agree to the last tile."""
+
+    def __init__(self, problem: Problem, inputs: Inputs):
+        self.problem, self.inputs = problem, inputs
+        self.config = problem.config
+
+    def worker(self, stream):
+        """Row of the plan."""
+        return lax.axis_index("sm") * self.config.streams + stream
+
+    def turns(self, stream):
+        return self.inputs.turns[self.worker(stream)]
+
+    def item(self, stream, turn) -> _Item:
+        heads, length = self.inputs.q.shape[2], self.inputs.q.shape[1]
+        per_head = length // self.config.tile_q
+        index = self.inputs.tiles[self.worker(stream), turn]
+        tile, row = lax.rem(index, per_head), lax.div(index, per_head)
+        batch, head = lax.div(row, heads), lax.rem(row, heads)
+        first = tile * self.config.tile_q
+        block = lax.div(first, self.problem.block_q)
+        count = self._of_head(self.inputs.kv_counts, batch, head).at[block][...]
+        steps = count * (self.problem.block_kv // self.config.tile_kv)
+        return _Item(batch, head, first, block, count, steps)
+
+    def keys(self, item: _Item, step):
+        """The key/value block of a step, and the first key of the step in that block."""
+        per_block = self.problem.block_kv // self.config.tile_kv
+        slot, part = lax.div(step, per_block), lax.rem(step, per_block)
+        lists = self._of_head(self.inputs.kv_indices, item.batch, item.head)
+        listed = lists.at[item.block, lax.min(slot, lists.shape[-1] - 1)][...]
+        full = item.count == self.problem.num_kv_blocks
+        return jnp.where(full, slot, listed), part * self.config.tile_kv
+
+    def real_keys(self, item: _Item, step):
+        """How many keys of a step are real, from its first on; at most 0 or at least all count."""
+        block, offset = self.keys(item, step)
+        real = self.problem.length_kv - block * self.problem.block_kv
+        if self.inputs.kv_lengths is not None:
+            lengths = self._of_head(self.inputs.kv_lengths, item.batch, item.head)
+            real = lax.min(real, lengths.at[block][...])
+        return real - offset
+
+    def real_queries(self, item: _Item, row):
+        """How many rows of a consumer are real whose first row lies `row` after the item's."""
+        lengths = self._of_head(self.inputs.q_lengths, item.batch, item.head)
+        start = item.first + row - item.block * self.problem.block_q
+        return lengths.at[item.block][...] - start
+
+    def _of_head(self, ref, batch, head):
+        return ref.at[lax.min(batch, ref.shape[0] - 1), lax.min(head, ref.shape[1] - 1)]
+
+
+def kernel(problem: Problem, inputs: Inputs, out_ref, lse_ref, scratch: Scratch):
+    """What every warpgroup of every block of threads runs."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    config = problem.config
+    walk, sync = _Walk(problem, inputs), _Sync(problem.without)
+    wg = lax.axis_index("wg")
+    more, fewer = config.registers
+
+    @pl.when(wg < config.consumers)
+    def _():
+        plgpu.set_max_registers(more, action="increase")
+        _compute(walk, sync, out_ref, lse_ref, scratch)
+
+    @pl.when(wg == config.consumers)
+    def _():
+        plgpu.set_max_registers(fewer, action="decrease")
+
+        @plgpu.warp_map
+        def _(warp):
+            for stream in range(config.streams):
+                copy_kv = functools.partial(_copy_kv, walk, sync, scratch, stream)
+                copy_q = functools.partial(_copy_q, walk, sync, scratch, stream)
+                pl.when(warp == stream)(copy_kv)
+                pl.when(warp == config.streams + stream)(copy_q)
+
+
+class _Sync:
+    """Waits and arrivals at barriers by name, of which a test may leave one out."""
+
+    def __init__(self, without: str):
+        self.without = without
+
+    def wait(self, scratch: Scratch, name: str, index):
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        if self.without != f"{name} wait":
+            plgpu.barrier_wait(getattr(scratch, name).at[index])
+
+    def arrive(self, scratch: Scratch, name: str, index):
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        if self.without != f"{name} arrive":
+            plgpu.barrier_arrive(getattr(scratch, name).at[index])
+
+
+def _copy_q(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
+    """One warp: queries of every item of a stream, each for its consumer."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    config, q = walk.config, walk.inputs.q
+    consumers = range(config.consumers) if config.shared else (stream,)
+    turns = walk.turns(stream)
+
+    @pl.loop(0, turns)
+    def _(turn):
+        item = walk.item(stream, turn)
+        for row, wg in enumerate(consumers):
+            pl.when(turn > 0)(functools.partial(sync.wait, scratch, "q_free", wg))
+            rows = pl.ds(item.first + row * ROWS, ROWS)
+            plgpu.copy_gmem_to_smem(
+                q.at[item.batch, rows, item.head], scratch.q.at[wg], scratch.q_full.at[wg]
+            )
+
+    @pl.when(turns > 0)
+    def _():
+        for wg in consumers:
+            sync.wait(scratch, "q_free", wg)
+
+
+def _copy_kv(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
+    """One warp: the listed tiles of K and V of every item of a stream, through a ring."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    config, stages = walk.config, walk.config.stages
+
+    def slot(done):
+        return stream * stages + lax.rem(done, stages)
+
+    def take(turn, done):
+        item = walk.item(stream, turn)
+
+        def step(i, done):
+            block, offset = walk.keys(item, i)
+            keys = pl.ds(block * walk.problem.block_kv + offset, config.tile_kv)
+            at, reused = slot(done), pl.when(done >= stages)
+            for name in ("k", "v"):
+                reused(functools.partial(sync.wait, scratch, f"{name}_free", at))
+                plgpu.copy_gmem_to_smem(
+                    getattr(walk.inputs, name).at[item.batch, keys, item.head],
+                    getattr(scratch, name).at[at],
+                    getattr(scratch, f"{name}_full").at[at],
+                )
+            return done + 1
+
+        return lax.fori_loop(0, item.steps, step, done)
+
+    done = lax.fori_loop(0, walk.turns(stream), take, 0)
+
+    @pl.loop(lax.max(done - stages, 0), done)
+    def _(i):
+        sync.wait(scratch, "k_free", slot(i))
+        sync.wait(scratch, "v_free", slot(i))
+
+
+def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
+    """One warpgroup: 64 query rows of every item of its stream."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    config, problem = walk.config, walk.problem
+    wg = lax.axis_index("wg")
+    stream, row = (0, wg * ROWS) if config.shared else (wg, 0)
+    d = scratch.q.shape[-1]
+    per_row, per_logit = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA
+    queries = scratch.q.at[wg]
+    results = queries if scratch.out is None else scratch.out.at[wg]
+    logits_type = plgpu.ACC((ROWS, config.tile_kv), jnp.float32)
+    ragged = walk.inputs.kv_lengths is not None or problem.length_kv % problem.block_kv
+    # Where all logits are -0.0 or 0.0 they may be so of any scale; -inf x 0 would be NaN.
+    scale = max(abs(problem.scale), float(np.finfo(np.float32).tiny))
+
+    wait, arrive = functools.partial(sync.wait, scratch), functools.partial(sync.arrive, scratch)
+
+    def spread(x, shape):
+        return lax.broadcast_in_dim(x, shape, [0])
+
+    def dot(a, b):
+        return jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+    def first_logits(at):
+        if problem.interpret:
+            s = dot(queries[...], scratch.k[at].T)
+            plgpu.commit_smem()
+            return s
+
+        def product(s_ref):
+            plgpu.wgmma(s_ref, queries, scratch.k.at[at].T)
+            return s_ref[...]
+
+        return pl.run_scoped(product, logits_type)
+
+    def next_logits_and_sums(now, before, acc, p, after_issue, after_logits) -> tuple[Any, Any]:
+        """The two products of a step; `after_logits` runs while the second is under way."""
+        if problem.interpret:
+            s, acc = dot(queries[...], scratch.k[now].T), acc + dot(p, scratch.v[before])
+            plgpu.commit_smem()
+            after_issue()
+            return acc, after_logits(s)
+
+        def both(refs):
+            acc_ref, *result_refs = refs
+
+            def products(s_ref):
+                plgpu.wgmma(s_ref, queries, scratch.k.at[now].T)
+                plgpu.wgmma(acc_ref, p, scratch.v.at[before])
+                after_issue()
+                return after_logits(plgpu.wgmma_accumulator_load(s_ref, wait_n=1))
+
+            for ref, value in zip(result_refs, pl.run_scoped(products, logits_type), strict=True):
+                ref[...] = value
+
+        acc, *values = pl.run_state(both)((plgpu.ACC.init(acc), *blank_softmax()))
+        return acc, values
+
+    def last_sums(before, acc, p):
+        if problem.interpret:
+            acc = acc + dot(p, scratch.v[before])
+            plgpu.commit_smem()
+            return acc
+        product = pl.run_state(lambda acc_ref: plgpu.wgmma(acc_ref, p, scratch.v.at[before]))
+        return product(plgpu.ACC.init(acc))
+
+    def blank_softmax():
+        low = plgpu.layout_cast(jnp.full((ROWS,), -jnp.inf, jnp.float32), per_row)
+        zero = plgpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), per_row)
+        p = jnp.zeros((ROWS, config.tile_kv), jnp.float32)
+        return low, zero, zero, plgpu.layout_cast(p, per_logit)
+
+    def softmax(item, step, s, top, total):
+        """New top, total, the factor on older sums, and weights relative to the new top."""
+        if problem.scale < 0:
+            s = -s
+        if ragged:
+            real = walk.real_keys(item, step)
+
+            def masked():
+                keys = plgpu.broadcasted_iota(jnp.int32, s.shape, 1, layout=per_logit)
+                return jnp.where(keys < real, s, -jnp.inf)
+
+            s = lax.cond(real < config.tile_kv, masked, lambda: s)
+        top_now = jnp.maximum(top, s.max(axis=1) * scale)
+        shift = jnp.where(top_now == -jnp.inf, 0.0, top_now) if ragged else top_now
+        shrink = jnp.exp2(top - shift)
+        p = jnp.exp2(s * scale - spread(shift, s.shape))
+        return top_now, total * shrink + p.sum(axis=1), shrink, p
+
+    def walk_list(item, done):
+        """acc, top, total of an item with at least one step."""
+
+        def slot(i):
+            return stream * config.stages + lax.rem(done + i, config.stages)
+
+        def wait_for_keys(i):
+            pl.when(i < item.steps)(lambda: wait("k_full", slot(i)))
+
+        wait("k_full", slot(0))
+        s = first_logits(slot(0))
+        arrive("k_free", slot(0))
+        top, total, _, p = softmax(item, 0, s, *blank_softmax()[:2])
+        wait_for_keys(1)
+
+        def step(i, carry):
+            acc, top, total, p = carry
+            wait("v_full", slot(i - 1))
+            if config.ping_pong:
+                wait("turn", wg)
+
+            def after_issue():
+                if config.ping_pong:
+                    arrive("turn", 1 - wg)
+
+            def after_logits(s):
+                arrive("k_free", slot(i))
+                # Compilers may move plain arithmetic past the end of the other product. They do
+                # not move it past this barrier and the loop that waits for keys.
+                now = lax.optimization_barrier(softmax(item, i, s, top, total))
+                wait_for_keys(i + 1)
+                return now
+
+            acc, (top, total, shrink, weights) = next_logits_and_sums(
+                slot(i), slot(i - 1), acc, p, after_issue, after_logits
+            )
+            arrive("v_free", slot(i - 1))
+            # Only now: the product has to have read the old weights before registers change.
+            return acc * spread(shrink, acc.shape), top, total, weights.astype(p.dtype)
+
+        carry = no_sums(), top, total, p.astype(queries.dtype)
+        acc, top, total, p = lax.fori_loop(1, item.steps, step, carry)
+        last = slot(item.steps - 1)
+        wait("v_full", last)
+        acc = last_sums(last, acc, p)
+        arrive("v_free", last)
+        return acc, top, total
+
+    def no_sums():
+        return plgpu.layout_cast(jnp.zeros((ROWS, d), jnp.float32), per_logit)
+
+    def store(item, acc, top, total):
+        live = total != 0.0  # also where it is NaN, which is to be seen
+        total = jnp.where(live, total, 1.0)
+        if walk.inputs.q_lengths is not None:
+            rows = plgpu.broadcasted_iota(jnp.int32, (ROWS,), 0, layout=per_row)
+            live = live & (rows < walk.real_queries(item, row))
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        out = jnp.where(spread(live, acc.shape), acc * spread(1.0 / total, acc.shape), 0.0)
+        results[...] = out.astype(results.dtype)
+        lse = (top + jnp.log2(total)) * _hopper.LN2
+        scratch.lse[wg] = jnp.where(live, lse, -jnp.inf)
+        plgpu.commit_smem()
+        rows = pl.ds(item.first + row, ROWS)
+        plgpu.copy_smem_to_gmem(results, out_ref.at[item.batch, rows, item.head])
+        plgpu.copy_smem_to_gmem(scratch.lse.at[wg], lse_ref.at[item.batch, item.head, rows])
+
+    def take(turn, done):
+        item = walk.item(stream, turn)
+        wait("q_full", wg)
+        nothing = no_sums(), *blank_softmax()[:2]
+        sums = lax.cond(item.steps > 0, lambda: walk_list(item, done), lambda: nothing)
+        if config.own_out:
+            arrive("q_free", wg)
+        store(item, *sums)
+        if not config.own_out:
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            arrive("q_free", wg)
+        return done + item.steps
+
+    if config.ping_pong:
+        pl.when(wg == 1)(lambda: arrive("turn", 0))
+    lax.fori_loop(0, walk.turns(stream), take, 0)
+    plgpu.wait_smem_to_gmem(0)
+    if config.ping_pong:
+        pl.when(wg == 0)(lambda: wait("turn", 0))

@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pallas_kernels import _hopper, _interpret
+from tests import mosaic
+
+
+class FakeDevice:
+    device_kind = "NVIDIA A100"
+    compute_capability = "8.0"
+
+
+def test_refuses_a_cpu():
+    with pytest.raises(NotImplementedError, match="Hopper GPU; this process runs on cpu"):
+        _hopper.refuse_unless_available()
+
+
+def test_refuses_another_gpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [FakeDevice()])
+    with pytest.raises(NotImplementedError, match=r"capability 9\.0\); this is NVIDIA A100"):
+        _hopper.refuse_unless_available()
+
+
+def test_refuses_an_old_jax(monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+    monkeypatch.setattr(jax, "__version__", "0.10.2")
+    with pytest.raises(NotImplementedError, match=r"needs jax >= 0\.11\.2; this is 0\.10\.2"):
+        _hopper.refuse_unless_available()
+
+
+@mosaic.needs_interpreter
+def test_the_interpreter_stands_in_for_a_gpu():
+    _interpret.run(_hopper.refuse_unless_available)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "reason"),
+    [("float32", 64, "not float32"), ("bfloat16", 80, r"\(64, 128\), not 80")],
+)
+def test_refuses_other_dtypes_and_head_dims(dtype, head_dim, reason):
+    with pytest.raises(NotImplementedError, match=reason):
+        _hopper.refuse_unless_supported(jnp.zeros((1, 8, 1, head_dim), dtype))
+
+
+def test_takes_both_16_bit_types():
+    for dtype in ("bfloat16", "float16"):
+        for head_dim in _hopper.HEAD_DIMS:
+            _hopper.refuse_unless_supported(jnp.zeros((1, 8, 1, head_dim), dtype))
+
+
+def test_every_buffer_starts_aligned():
+    one, large = ((1,), jnp.dtype("float32")), ((2, 128, 64), jnp.dtype("bfloat16"))
+    assert _hopper.smem_bytes([one, one]) == 2048
+    assert _hopper.smem_bytes([large]) == 2 * 128 * 64 * 2
+
+
+def test_tiles_are_swizzled_rows_of_128_bytes():
+    tiling, swizzle = _hopper.smem((2, 64, 128), jnp.dtype("bfloat16")).transforms
+    assert tiling.tiling == (8, 64)
+    assert swizzle.swizzle == 128
