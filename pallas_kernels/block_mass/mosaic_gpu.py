@@ -29,6 +29,7 @@ from .. import _hopper, _interpret
 
 _ENTRIES = 64  # block pairs whose sums are finished together
 _CONSUMERS = 2  # warpgroups that compute
+_SCRATCH = 2048  # bytes for sums over the warps of a consumer
 _LANES = 8  # columns of a wgmma tile that different threads hold
 
 
@@ -82,6 +83,7 @@ class Config:
                 ((2, _CONSUMERS, _ENTRIES), single),
                 ((_CONSUMERS, _ENTRIES), single),
                 ((2 * barriers,), single),
+                ((_SCRATCH,), jnp.dtype("int8")),
             ]
         )
 
@@ -108,12 +110,12 @@ def heuristics(head_dim: int, block_q: int, block_kv: int) -> Config:
         32: (2, 1, False),
     }
     inner_q = next(size for size in walks if block_q % size == 0)
-    if block_kv % 128 and block_kv % 96:
-        block_kv = 64 if block_kv % 64 == 0 else 32
-    tile_kv = 96 if block_kv % 128 and block_kv % 96 == 0 else 128
     groups, fold, shared = walks[inner_q]
-    if fold == 3 and block_kv == 32:
-        tile_kv = 64  # more sums than that spill
+    # With three tiles in a group, more pieces and tiles of 96 keys would spill registers.
+    narrow = fold == 3 and block_kv % 128
+    if narrow or (block_kv % 128 and block_kv % 96):
+        block_kv = 64 if block_kv % 64 == 0 else 32
+    tile_kv = 64 if narrow else 96 if block_kv % 128 and block_kv % 96 == 0 else 128
     return Config(inner_q, block_kv, tile_kv, groups, fold, shared, stages=384 // head_dim)
 
 
@@ -313,7 +315,7 @@ def launch(config, scale, q, k, shift, pieces, *, without=""):
                 return sums
 
             def real_keys(tile):
-                if pieces is None:
+                if pieces_g is None:
                     return None
                 at = [0 if n == 1 else i for i, n in zip((batch, head), pieces.shape, strict=False)]
                 return [pieces_g[*at, tile * num_pieces + i] for i in range(num_pieces)]
@@ -425,7 +427,7 @@ def launch(config, scale, q, k, shift, pieces, *, without=""):
         num_threads=_CONSUMERS + 1,
         thread_name="wg",
         kernel_name="block_mass",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
+        compiler_params=plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=_SCRATCH),
     )(*operands)
     out = out.reshape(b, h, items, writers, chunks, steps_held, groups, num_pieces, halves)
     out = out.transpose(0, 1, 2, 3, 6, 8, 4, 5, 7)
