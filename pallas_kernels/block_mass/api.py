@@ -4,10 +4,14 @@ import jax
 import numpy as np
 
 from .. import _checks, _dispatch
-from . import reference, xla
+from . import mosaic_gpu, reference, xla
 
-IMPLEMENTATIONS = {"reference": reference.block_mass, "xla": xla.block_mass}
-DEFAULT_ORDER = ("xla",)
+IMPLEMENTATIONS = {
+    "reference": reference.block_mass,
+    "xla": xla.block_mass,
+    "mosaic_gpu": mosaic_gpu.block_mass,
+}
+DEFAULT_ORDER = ("mosaic_gpu", "xla")
 
 
 def block_mass(
@@ -36,7 +40,8 @@ def block_mass(
       scale: factor on the logits, D**-0.5 by default.
       q_lengths: int32 [B|1, H|1, Nq], real tokens at the start of each query block.
       kv_lengths: int32 [B|1, H|1, Nk], the same of each key block. Padding has no mass.
-      implementation: "reference" (L x L memory), "xla", or None for the best one here.
+      implementation: "reference" (L x L memory), "xla", "mosaic_gpu" (Hopper), or None for the best
+        one here.
 
     Returns:
       float32 [B, H, Nq, Nk]. When `lse` belongs to these q and k, a row sums to the number of real

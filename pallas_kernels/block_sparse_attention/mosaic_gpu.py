@@ -17,6 +17,7 @@ import numpy as np
 from .. import _hopper, _interpret
 from ..block_mask import BlockMask
 from . import mosaic_gpu_kernel as device
+from . import mosaic_gpu_vjp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,8 +226,7 @@ def _forward(scale, config, q, k, v, mask, plan):
 
 
 def _backward(scale, config, residuals, cotangents):
-    # To be replaced by: mosaic_gpu_vjp.backward(scale, config, *residuals, *cotangents), None, None
-    raise NotImplementedError("mosaic_gpu has no backward yet; use implementation='xla' to train")
+    return *mosaic_gpu_vjp.backward(scale, config, *residuals, *cotangents), None, None
 
 
 _attention.defvjp(_forward, _backward)

@@ -12,7 +12,7 @@ GOOD = {"q": Q, "k": Q, "lse": LSE, "block_q": 4, "block_kv": 4}
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"implementation": "triton"}, "choose one of reference, xla"),
+        ({"implementation": "triton"}, "choose one of reference, xla, mosaic_gpu"),
         ({"lse": LSE.swapaxes(1, 2)}, r"lse is float32 \(1, 8, 2\); .* \[B, H, Lq\] = \(1, 2, 8\)"),
         ({"lse": LSE.astype(jnp.bfloat16)}, "lse is bfloat16"),
         ({"block_q": 0}, "block_q=0 must be a positive integer"),

@@ -1,0 +1,496 @@
+"""Block-sparse attention for Hopper, backward: two passes of one kernel, without atomics.
+
+Both passes hold rows of one side in shared memory, stream tiles of the other side past them, and
+add up in registers, in the order of the lists; the same inputs thus give the same bits.
+
+    pass    rows x, y      columns u, w    lists         sums
+    dq      q, d_out       k, v            of the mask   dq += ds u
+    dk, dv  k, v           q, d_out        transposed    dk += ds u,  dv += p w
+
+    s = x u^T,  p = exp2(s - lse),  dp = y w^T,  ds = p (dp - delta)
+
+Keys lie along the rows of these products in the second pass, so that p and ds, as they come out of
+one wgmma, are the left operand of the next. Where a product runs, p or ds of the one before it is
+worked out: dp under p, and p w under ds; the other consumer fills what is left.
+
+    shared list:  two consumers hold the halves of 128 rows of one block and share each tile.
+    own lists:    for blocks that are no multiple of 128: every consumer has its own 64 rows, list
+                  and stream of tiles, and depends on no other.
+
+A block of threads takes one item (two with own lists) and ends. The hardware starts blocks in
+order, each where one has ended, so items sorted longest first balance themselves; an item is
+thousands of products long, and its start and end cost about one part in a hundred.
+
+Barriers (one copy or warpgroup arrives, unless said):
+
+    own    copies of a consumer's x and y (and statistics, in the first pass) landed
+    full   copies of a tile of u and w (and statistics, in the second) landed
+    free   every consumer of the stream has read the tile
+
+Every completion of every barrier is waited for, also at the end: the interpreter insists on it.
+
+Padding needs no mask here. Its q, k, v and d_out are zeros and its queries have lse +inf: then
+p = 0 for padded queries, and padded keys, whose p may be anything finite, meet zeros in ds u;
+what they gather in dk and dv is dropped.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .. import _hopper, _interpret
+from ..block_mask import BlockMask
+
+_ROWS = _hopper.TILE  # rows of one consumer
+_CLASSES = 16  # of list lengths; within one, items keep the order in which they share columns
+_CONSUMERS = 2
+_REGISTERS = 240, 24  # of a thread that computes and of one that copies
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Shape of one pass.
+
+    Attributes:
+      tile: columns of one step; divides the block of the streamed side.
+      stages: tiles of a stream that may be under way or in use.
+      shared: consumers hold halves of one block's 128 rows, or each has 64 rows and its own list.
+      sums: arrays it computes, 1 (dq) or 2 (dk and dv).
+    """
+
+    tile: int
+    stages: int
+    shared: bool
+    sums: int
+
+    @property
+    def rows(self) -> int:
+        """Rows that walk a list together; divides the block of their side."""
+        return _ROWS * _CONSUMERS if self.shared else _ROWS
+
+    @property
+    def streams(self) -> int:
+        """Streams of tiles of one block of threads."""
+        return 1 if self.shared else _CONSUMERS
+
+    @property
+    def slots(self) -> int:
+        """Tiles in shared memory."""
+        return self.streams * self.stages
+
+    def smem_bytes(self, head_dim: int) -> int:
+        """Shared memory of the kernel for 16-bit arrays, barriers included."""
+        half, single = jnp.dtype("bfloat16"), jnp.dtype("float32")
+        rows, tiles = (_CONSUMERS, _ROWS, head_dim), (self.slots, self.tile, head_dim)
+        stats = (_CONSUMERS, 2, _ROWS) if self.sums == 1 else (self.slots, 2, self.tile)
+        barriers = ((2 * (_CONSUMERS + 2 * self.slots),), single)
+        return _hopper.smem_bytes([(rows, half), (tiles, half)] * 2 + [(stats, single), barriers])
+
+
+def heuristics(head_dim: int, block_q: int, block_kv: int) -> tuple[Config, Config]:
+    """The passes for dq and for dk, dv.
+
+    Tiles are the largest whose products fit in 240 registers beside the sums, rings as deep as
+    shared memory allows.
+
+    Raises:
+      NotImplementedError: a block size is not a multiple of 64.
+    """
+    if block_q % _ROWS or block_kv % _ROWS:
+        raise NotImplementedError(
+            f"mosaic_gpu takes blocks of multiples of {_ROWS} tokens, not {block_q} x {block_kv}"
+        )
+
+    def ring(shared, tile):
+        return 256 // tile * 128 // head_dim // (1 if shared else _CONSUMERS)
+
+    shared = block_q % 128 == 0
+    tile = 128 if shared and block_kv % 128 == 0 else 64
+    dq = Config(tile, ring(shared, tile), shared, sums=1)
+    shared = block_kv % 128 == 0
+    return dq, Config(64, ring(shared, 64), shared, sums=2)
+
+
+def shipped_configs() -> list[tuple[int, Config]]:
+    """Head dim and pass of every block size class, for checks of the compiled kernel."""
+    pairs = (64, 64), (64, 128), (128, 64), (128, 128), (192, 192), (256, 256), (384, 384)
+    geometries = [(d, *pair) for d in _hopper.HEAD_DIMS for pair in pairs]
+    found = [(geometry[0], config) for geometry in geometries for config in heuristics(*geometry)]
+    return list(dict.fromkeys(found))
+
+
+def backward(
+    scale: float,
+    config: Any,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: BlockMask,
+    out: jax.Array,
+    lse: jax.Array,
+    d_out: jax.Array,
+    d_lse: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of `block_sparse_attention` by q, k and v.
+
+    Costs outside the kernels: delta; the transposed lists and the order of work; and, with lengths
+    or a length that is no multiple of the block, copies of the arrays with zeros for padding.
+
+    Args:
+      scale: factor on the logits.
+      config: of the forward kernel; the passes have their own.
+      q: [B, Lq, H, D], bfloat16 or float16; what the forward kernel took, as k, v and mask are.
+      k: [B, Lk, H, D].
+      v: [B, Lk, H, D].
+      mask: see `api.block_sparse_attention`.
+      out: [B, Lq, H, D], its first result.
+      lse: float32 [B, H, Lq], its second.
+      d_out: [B, Lq, H, D], cotangent of out.
+      d_lse: float32 [B, H, Lq], cotangent of lse.
+
+    Returns:
+      dq, dk, dv, in the dtype of q.
+
+    Raises:
+      NotImplementedError: dtype, head dim or block sizes have no kernel.
+    """
+    del config
+    _hopper.refuse_unless_supported(q)
+    passes = heuristics(q.shape[-1], mask.block_q, mask.block_kv)
+    lq, lk = q.shape[1], k.shape[1]
+    real_q, real_kv = mask.real_queries(lq), mask.real_keys(lk)
+    padded_q, padded_kv = mask.num_q_blocks * mask.block_q, mask.num_kv_blocks * mask.block_kv
+
+    live = lse > -jnp.inf
+    d_out = _zero_unless(real_q, d_out)
+    delta = jnp.einsum("blhd,blhd->bhl", d_out, out, preferred_element_type=jnp.float32)
+    stats = [
+        jnp.pad(
+            jnp.where(live, x, dead), ((0, 0), (0, 0), (0, padded_q - lq)), constant_values=dead
+        )
+        for x, dead in ((lse * np.float32(_hopper.LOG2E), np.inf), (delta - d_lse, 0.0))
+    ]
+    stats = jnp.stack(stats, axis=2)
+    queries = [_pad(x, padded_q) for x in (_zero_unless(real_q, q), d_out)]
+    keys = [_pad(_zero_unless(real_kv, x), padded_kv) for x in (k, v)]
+    clamp = real_kv is not None or padded_kv != lk
+
+    (dq,) = launch(scale, passes[0], queries, keys, stats, mask, clamp=clamp)
+    dk, dv = launch(scale, passes[1], keys, queries, stats, mask.transpose())
+    dk, dv = (_zero_unless(real_kv, x[:, :lk]) for x in (dk, dv))
+    return dq[:, :lq], dk, dv
+
+
+def launch(
+    scale: float,
+    config: Config,
+    rows: list[jax.Array],
+    columns: list[jax.Array],
+    stats: jax.Array,
+    mask: BlockMask,
+    *,
+    clamp: bool = False,
+    without: str = "",
+) -> list[jax.Array]:
+    """Runs one pass.
+
+    Args:
+      scale: factor on the logits.
+      config: the pass; one with two sums has keys as rows.
+      rows: x and y, [B, L, H, D] with a multiple of the block of tokens; padding is zeros.
+      columns: u and w, the same.
+      stats: float32 [B, H, 2, Lq], lse in base 2 (+inf for a query without keys) and delta.
+      mask: lists of the blocks of columns for each block of rows.
+      clamp: keep p at most 1, for keys that are padding.
+      without: name of a wait or arrival to leave out, to test that it is needed.
+
+    Returns:
+      The sums, in the shape and dtype of x: of ds u and, with two, of p w.
+    """
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    x = rows[0]
+    b, _, h, d = x.shape
+    problem = _Problem(
+        config,
+        scale,
+        mask.block_q,
+        mask.block_kv,
+        mask.num_kv_blocks,
+        clamp,
+        _interpret.active(),
+        without,
+    )
+    order = _longest_first(mask, b, h, config)
+    tile = _hopper.smem((_CONSUMERS, _ROWS, d), x.dtype)
+    ring = _hopper.smem((config.slots, config.tile, d), x.dtype)
+    of_rows = config.sums == 1
+    stats_shape = (_CONSUMERS, 2, _ROWS) if of_rows else (config.slots, 2, config.tile)
+    readers = _CONSUMERS if config.shared else 1
+    scratch = _Scratch(
+        tile,
+        tile,
+        ring,
+        ring,
+        plgpu.SMEM(stats_shape, jnp.float32),
+        own=plgpu.Barrier(num_arrivals=2 + of_rows, num_barriers=_CONSUMERS),
+        full=plgpu.Barrier(num_arrivals=3 - of_rows, num_barriers=config.slots),
+        free=plgpu.Barrier(num_arrivals=readers, num_barriers=config.slots),
+    )
+    inputs = _Inputs(*rows, *columns, stats, mask.kv_indices, mask.kv_counts, order)
+    return plgpu.kernel(
+        functools.partial(_kernel, problem),
+        out_type=[jax.ShapeDtypeStruct(x.shape, x.dtype)] * config.sums,
+        scratch_types=[scratch],
+        grid=(order.size // config.streams,),
+        grid_names=("item",),
+        num_threads=_CONSUMERS + 1,
+        thread_name="wg",
+        kernel_name="block_sparse_attention_" + ("dq" if of_rows else "dkv"),
+        compiler_params=plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0),
+    )(inputs)
+
+
+def _longest_first(mask, batch, heads, config):
+    """Tiles of rows, int32 indices into (batch, head, tile of a head); -1 fills the last block."""
+    shape = (batch, heads, mask.num_q_blocks)
+    work = jnp.broadcast_to(jnp.asarray(mask.kv_counts), shape)
+    work = jnp.repeat(work, mask.block_q // config.rows, -1).reshape(-1)
+    classes = work * _CLASSES // jnp.maximum(work.max(), 1)
+    order = jnp.argsort(-classes, stable=True).astype(jnp.int32)
+    return jnp.pad(order, (0, -order.size % config.streams), constant_values=-1)
+
+
+def _pad(x, length):
+    pad = length - x.shape[1]
+    return jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) if pad else x
+
+
+def _zero_unless(real, x):
+    """x [B, L, H, D] with zeros for tokens that are not real, [B|1, H|1, L]."""
+    if real is None:
+        return x
+    return jnp.where(jnp.swapaxes(real, 1, 2)[..., None], x, jnp.zeros((), x.dtype))
+
+
+class _Problem(NamedTuple):
+    """What a pass knows when it is compiled."""
+
+    config: Config
+    scale: float
+    block_rows: int
+    block_columns: int
+    num_column_blocks: int
+    clamp: bool
+    interpret: bool
+    without: str
+
+
+class _Inputs(NamedTuple):
+    """Arrays in global memory."""
+
+    x: Any
+    y: Any
+    u: Any
+    w: Any
+    stats: Any
+    indices: Any
+    counts: Any
+    order: Any
+
+
+class _Scratch(NamedTuple):
+    """Shared memory and barriers; see the module."""
+
+    x: Any
+    y: Any
+    u: Any
+    w: Any
+    stats: Any
+    own: Any
+    full: Any
+    free: Any
+
+    def wait(self, problem: _Problem, name: str, index):
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        if problem.without != f"{name} wait":
+            plgpu.barrier_wait(getattr(self, name).at[index])
+
+    def arrive(self, problem: _Problem, name: str, index):
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        if problem.without != f"{name} arrive":
+            plgpu.barrier_arrive(getattr(self, name).at[index])
+
+
+class _Item:
+    """Rows that walk a list together: where they lie and what they meet."""
+
+    def __init__(self, problem: _Problem, inputs: _Inputs, stream):
+        config = problem.config
+        index = inputs.order[lax.axis_index("item") * config.streams + stream]
+        self.exists = index >= 0
+        index = lax.max(index, 0)
+        per_head, heads = inputs.x.shape[1] // config.rows, inputs.x.shape[2]
+        self.first = lax.rem(index, per_head) * config.rows
+        row = lax.div(index, per_head)
+        self.batch, self.head = lax.div(row, heads), lax.rem(row, heads)
+        self.list = self._of_head(inputs.indices, lax.div(self.first, problem.block_rows))
+        self.count = self._of_head(inputs.counts, lax.div(self.first, problem.block_rows))[...]
+        self.steps = self.count * (problem.block_columns // config.tile)
+        self.problem = problem
+
+    def column(self, step):
+        """First column of a step."""
+        problem, tile = self.problem, self.problem.config.tile
+        per_block = problem.block_columns // tile
+        place, part = lax.div(step, per_block), lax.rem(step, per_block)
+        listed = self.list.at[lax.min(place, self.list.shape[-1] - 1)][...]
+        block = jnp.where(self.count == problem.num_column_blocks, place, listed)
+        return block * problem.block_columns + part * tile
+
+    def _of_head(self, ref, block):
+        batch, heads = ref.shape[:2]
+        return ref.at[lax.min(self.batch, batch - 1), lax.min(self.head, heads - 1), block]
+
+
+def _kernel(problem: _Problem, inputs: _Inputs, *refs):
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    *out_refs, scratch = refs
+    wg = lax.axis_index("wg")
+
+    @pl.when(wg < _CONSUMERS)
+    def _():
+        plgpu.set_max_registers(_REGISTERS[0], action="increase")
+        _compute(problem, inputs, out_refs, scratch)
+
+    @pl.when(wg == _CONSUMERS)
+    def _():
+        plgpu.set_max_registers(_REGISTERS[1], action="decrease")
+
+        @plgpu.warp_map
+        def _(warp):
+            for stream in range(problem.config.streams):
+                copy = functools.partial(_copy, problem, inputs, scratch, stream)
+                pl.when(warp == stream)(copy)
+
+
+def _copy(problem: _Problem, inputs: _Inputs, scratch: _Scratch, stream: int):
+    """One warp: the listed tiles of u and w of an item, through a ring."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    config = problem.config
+    item = _Item(problem, inputs, stream)
+    steps = jnp.where(item.exists, item.steps, 0)
+
+    def slot(step):
+        return stream * config.stages + lax.rem(step, config.stages)
+
+    @pl.loop(0, steps)
+    def _(step):
+        at = slot(step)
+        columns = pl.ds(item.column(step), config.tile)
+        pl.when(step >= config.stages)(lambda: scratch.wait(problem, "free", at))
+        for name in ("u", "w"):
+            source = getattr(inputs, name).at[item.batch, columns, item.head]
+            plgpu.copy_gmem_to_smem(source, getattr(scratch, name).at[at], scratch.full.at[at])
+        if config.sums == 2:
+            source = inputs.stats.at[item.batch, item.head, :, columns]
+            plgpu.copy_gmem_to_smem(source, scratch.stats.at[at], scratch.full.at[at])
+
+    @pl.loop(lax.max(steps - config.stages, 0), steps)
+    def _(step):
+        scratch.wait(problem, "free", slot(step))
+
+
+def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
+    """One warpgroup: the sums of its 64 rows."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    config = problem.config
+    wg = lax.axis_index("wg")
+    stream, row = (0, wg * _ROWS) if config.shared else (wg, 0)
+    of_rows = config.sums == 1  # statistics belong to rows, else to columns
+    x, y = scratch.x.at[wg], scratch.y.at[wg]
+    shape, dtype = (_ROWS, config.tile), inputs.x.dtype
+    product_type = plgpu.ACC(shape, jnp.float32)
+    factor = np.float32(problem.scale * _hopper.LOG2E)
+    item = _Item(problem, inputs, stream)
+
+    def spread(at, which):
+        layout = plgpu.Layout.WGMMA.reduce(1 if of_rows else 0)
+        values = plgpu.load(scratch.stats.at[wg if of_rows else at, which], layout=layout)
+        return lax.broadcast_in_dim(values, shape, [0 if of_rows else 1])
+
+    def weights(s, at):
+        power = s * factor - spread(at, 0)
+        return jnp.exp2(jnp.minimum(power, 0.0) if problem.clamp else power)
+
+    def slopes(p, dp, at):
+        return (p * (dp - spread(at, 1))).astype(dtype)
+
+    def add_interpreted(u, w, at, sums):
+        dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
+        p, dp = weights(dot(x[...], u[...].T), at), dot(y[...], w[...].T)
+        right = (slopes(p, dp, at), u[...]), (p.astype(dtype), w[...])
+        sums = tuple(acc + dot(*pair) for acc, pair in zip(sums, right, strict=False))
+        plgpu.commit_smem()
+        return sums
+
+    def add(u, w, at, sums):
+        def products(refs):
+            sum_u, *sum_w = refs
+
+            def both(s_ref, dp_ref):
+                plgpu.wgmma(s_ref, x, u.T)
+                plgpu.wgmma(dp_ref, y, w.T)
+                p = weights(plgpu.wgmma_accumulator_load(s_ref, wait_n=1), at)
+                for ref in sum_w:
+                    plgpu.wgmma(ref, p.astype(dtype), w)
+                # With own lists, registers do not last for p w to be under way any longer.
+                under_way = len(sum_w) if config.shared else 0
+                dp = plgpu.wgmma_accumulator_load(dp_ref, wait_n=under_way)
+                plgpu.wgmma(sum_u, slopes(p, dp, at), u)
+
+            pl.run_scoped(both, product_type, product_type)
+
+        return pl.run_state(products)(tuple(plgpu.ACC.init(acc) for acc in sums))
+
+    def step(i, sums):
+        at = stream * config.stages + lax.rem(i, config.stages)
+        scratch.wait(problem, "full", at)
+        visit = add_interpreted if problem.interpret else add
+        sums = visit(scratch.u.at[at], scratch.w.at[at], at, sums)
+        scratch.arrive(problem, "free", at)
+        return tuple(sums)
+
+    @pl.when(item.exists)
+    def _():
+        rows = pl.ds(item.first + row, _ROWS)
+        here = item.batch, rows, item.head
+        plgpu.copy_gmem_to_smem(inputs.x.at[here], x, scratch.own.at[wg])
+        plgpu.copy_gmem_to_smem(inputs.y.at[here], y, scratch.own.at[wg])
+        if of_rows:
+            stats = inputs.stats.at[item.batch, item.head, :, rows]
+            plgpu.copy_gmem_to_smem(stats, scratch.stats.at[wg], scratch.own.at[wg])
+        scratch.wait(problem, "own", wg)
+        zero = jnp.zeros((_ROWS, x.shape[-1]), jnp.float32)
+        zero = plgpu.layout_cast(zero, plgpu.Layout.WGMMA)
+        sums = lax.fori_loop(0, item.steps, step, (zero,) * config.sums)
+        for acc, factor, place, out_ref in zip(
+            sums, (problem.scale, 1.0), (x, y), out_refs, strict=False
+        ):
+            place[...] = (acc * np.float32(factor)).astype(dtype)
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(place, out_ref.at[here])
+        plgpu.wait_smem_to_gmem(0)

@@ -1,0 +1,52 @@
+"""One wait or arrival of a backward pass left out: `python -m <this module> shared "free wait"`.
+
+Prints clean, race or wrong; raises, or ends itself when it hangs (see `tests.mosaic`).
+"""
+
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_kernels import BlockMask, _interpret
+from pallas_kernels.block_sparse_attention import mosaic_gpu_vjp
+from tests import mosaic
+
+CONFIGS = {
+    "shared": (128, mosaic_gpu_vjp.Config(64, stages=2, shared=True, sums=1)),
+    "own": (64, mosaic_gpu_vjp.Config(64, stages=2, shared=False, sums=2)),
+}
+ENDS = ("own wait", "full wait", "free wait", "free arrive")
+MUTANTS = [(structure, without) for structure in CONFIGS for without in ENDS]
+
+
+def verdict(structure: str, without: str) -> str:
+    block, config = CONFIGS[structure]
+    rng = np.random.default_rng(0)
+
+    def draw(length):
+        return jnp.asarray(rng.standard_normal((1, length, 1, 64)) / 8, jnp.bfloat16)
+
+    x, y, u, w = draw(128), draw(128), draw(256), draw(256)
+    stats = jnp.full((1, 1, 2, 128 if config.sums == 1 else 256), 0.5)
+    mask = BlockMask.full(128 // block, 4, block_q=block, block_kv=64)
+
+    def call(*arrays):
+        return mosaic_gpu_vjp.launch(
+            1.0, config, arrays[:2], arrays[2:4], arrays[4], mask, without=without
+        )
+
+    sums, races_found = _interpret.run(call, x, y, u, w, stats, detect_races=True)
+    x, y, u, w = (np.asarray(a, np.float32)[0, :, 0] for a in (x, y, u, w))
+    p = np.exp(x @ u.T - 0.5 * np.log(2))
+    expected = (p * (y @ w.T - 0.5)) @ u, p @ w
+    agrees = all(
+        np.abs(np.asarray(got, np.float32)[0, :, 0] - want).max() < 0.02 * np.abs(want).max()
+        for got, want in zip(sums, expected, strict=False)
+    )
+    return "race" if races_found else "clean" if agrees else "wrong"
+
+
+if __name__ == "__main__":
+    mosaic.give_up_when_idle()
+    print(verdict(*sys.argv[1:]))
