@@ -3,15 +3,16 @@
 import jax
 
 from .. import _checks, _dispatch
-from . import cudnn, reference, triton, xla
+from . import cudnn, mosaic_gpu, reference, triton, xla
 
 IMPLEMENTATIONS = {
     "reference": reference.dense_attention,
     "xla": xla.dense_attention,
     "cudnn": cudnn.dense_attention,
+    "mosaic_gpu": mosaic_gpu.dense_attention,
     "triton": triton.dense_attention,
 }
-DEFAULT_ORDER = ("cudnn", "triton", "xla")
+DEFAULT_ORDER = ("cudnn", "mosaic_gpu", "triton", "xla")
 
 
 def dense_attention(
@@ -34,7 +35,8 @@ def dense_attention(
       q_lengths: int32 [B], real tokens at the start of each row of q; the rest is padding.
       kv_lengths: int32 [B], the same of k and v.
       implementation: "reference" (exact, L x L memory), "xla" (chunked), "cudnn" (NVIDIA GPUs,
-        16-bit inputs), "triton" (GPUs), or None for the best one here.
+        16-bit inputs), "mosaic_gpu" (Hopper GPUs, 16-bit, head dim 64 or 128), "triton" (GPUs), or
+        None for the best one here.
 
     Returns:
       out [B, Lq, H, D] in the dtype of q, and lse float32 [B, H, Lq], the natural log-sum-exp of

@@ -1,13 +1,9 @@
-"""Dense attention by the block-sparse Triton kernels: every list is full, hence never read."""
+"""Dense attention by the block-sparse Triton kernels."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from ..block_mask import BlockMask
 from ..block_sparse_attention import triton
-
-_BLOCK = 128
+from ._full_mask import full_mask
 
 
 def dense_attention(
@@ -20,20 +16,5 @@ def dense_attention(
     kv_lengths: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.dense_attention`; refuses what the block-sparse kernels refuse."""
-    blocks = [-(-x.shape[1] // _BLOCK) for x in (q, k)]
-    mask = BlockMask.full(
-        *blocks,
-        block_q=_BLOCK,
-        block_kv=_BLOCK,
-        q_lengths=_of_blocks(q_lengths, blocks[0]),
-        kv_lengths=_of_blocks(kv_lengths, blocks[1]),
-    )
+    mask = full_mask(q.shape[1], k.shape[1], q_lengths, kv_lengths)
     return triton.block_sparse_attention(q, k, v, mask, scale=scale)
-
-
-def _of_blocks(lengths, count):
-    """Real tokens of each block, int32 [B, 1, count], from those of a row, int32 [B]."""
-    if lengths is None:
-        return None
-    first = np.arange(0, count * _BLOCK, _BLOCK, dtype=np.int32)
-    return jnp.clip(lengths[:, None, None] - first.reshape(1, 1, -1), 0, _BLOCK)

@@ -1,0 +1,20 @@
+"""Dense attention by the block-sparse Mosaic GPU kernels."""
+
+import jax
+
+from ..block_sparse_attention import mosaic_gpu
+from ._full_mask import full_mask
+
+
+def dense_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    scale: float,
+    q_lengths: jax.Array | None,
+    kv_lengths: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """See `api.dense_attention`; refuses what the block-sparse kernels refuse."""
+    mask = full_mask(q.shape[1], k.shape[1], q_lengths, kv_lengths)
+    return mosaic_gpu.block_sparse_attention(q, k, v, mask, scale=scale)
