@@ -86,9 +86,9 @@ PLANS = {
     ),
     "slow": Plan(
         (
-            Stage(300, 1, 16, 16, 16, 2.0),
-            Stage(800, 8, 16, 16, 1, 4.0, speed=SLOW),
-            Stage(1300, 16, 16, 16, 1, 5.0, sparse=0.75, speed=SLOW),
+            Stage(250, 1, 16, 16, 16, 2.0),
+            Stage(650, 8, 16, 16, 1, 4.0, speed=SLOW),
+            Stage(1100, 16, 16, 16, 1, 5.0, sparse=0.75, speed=SLOW),
         ),
         by_turns=True,
     ),

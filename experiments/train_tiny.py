@@ -5,11 +5,13 @@
         --learning-rate 6e-4 --warmup 40 --ema 0.99
     python -m experiments.train_tiny --plan motion --out out/motion --init out/long/tiny_digits.safetensors \\
         --learning-rate 6e-4 --warmup 20 --ema 0.98
+    python -m experiments.train_tiny --plan slow --out out/slow --init out/motion/tiny_digits.safetensors \\
+        --learning-rate 6e-4 --warmup 50 --ema 0.995
 
 First a curriculum of short clips on growing canvases, then single frames and clips of the demo's length
 (4,096 video tokens) by turns, the long ones mostly through sliding tile attention, then clips of half and
-full length. About two hours on one core with native bfloat16. The same command goes on where an
-interrupted run stopped, with the same bits.
+full length, at last of slower digits. About three and a half hours on one core with native bfloat16. The
+same command goes on where an interrupted run stopped, with the same bits.
 Writes to `--out`: checkpoints, loss.jsonl, loss.png, samples_*.png, and at the end tiny_digits.safetensors
 (the averaged weights, bfloat16) with tiny_digits.json, the record of the run. The answer: experiments/LOG.md.
 """
