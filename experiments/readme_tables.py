@@ -84,16 +84,25 @@ def demo_table(folder: Path = record.RESULTS) -> str:
 
 
 def bench_table(folder: Path = record.RESULTS) -> str:
-    """Sparse attention beside the best dense one, on a CPU."""
+    """Sparse attention beside the best dense one, on every CPU and commit that has records."""
     keys = ("tokens", "dtype", "direction", "candidate")
-    rows = newest(record.read("bench_cpu", folder=folder), keys)
-    settings, table = rows[-1]["config"], record.markdown_table(rows, BENCH_COLUMNS)
-    return (
-        f"{table}\n\n{settings['heads']} heads of {settings['head_dim']}, blocks of {settings['block']}; medians of "
+    machines: dict[str, list[dict[str, Any]]] = {}
+    for row in record.read("bench_cpu", folder=folder):
+        machines.setdefault(row["environment"]["processor"], []).append(row)
+    tables = []
+    for rows in machines.values():
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for row in newest(rows, keys):
+            runs.setdefault(provenance(row), []).append(row)
+        for where, run in runs.items():
+            tables.append(f"{where}:\n\n{record.markdown_table(run, BENCH_COLUMNS)}")
+    settings = rows[-1]["config"]
+    return "\n\n".join(tables) + (
+        f"\n\n{settings['heads']} heads of {settings['head_dim']}, blocks of {settings['block']}; medians of "
         f"{settings['repeats']} runs in turns. Speed-up over the faster of our chunked dense attention "
         "(dense_chunked) and jax.nn.dot_product_attention (dense_jax_nn, where it fits in memory); of ideal: "
         "speed-up × density. STA's time holds reordering and mask building, AdaSpa's the search of a searching "
-        f"step. {provenance(rows[-1])}."
+        "step."
     )
 
 

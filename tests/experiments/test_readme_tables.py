@@ -3,7 +3,7 @@ import json
 import pytest
 
 from experiments import readme_tables, record
-from experiments.readme_tables import demo_table, filled, newest
+from experiments.readme_tables import bench_table, demo_table, filled, newest
 
 
 def row(time="2026-01-01T00:00:00+00:00", sha="a" * 40, **measured):
@@ -37,6 +37,20 @@ def test_the_demo_table_shows_the_last_run_only(tmp_path):
     assert "| Dense | 0.250 | 0.500 | – |" in table
     assert "| STA | 0.250 | 0.500 | 21.3 |" in table
     assert "4,104 tokens" in table
+
+
+def test_the_bench_table_keeps_machines_apart(tmp_path):
+    same = dict(tokens=4096, dtype="float32", direction="forward", density=0.125, rate_gflops=9.0,
+                speedup=5.0, fraction_of_ideal=0.625)  # fmt: skip
+    rows = [row(candidate="sparse", latency_ms=ms, **same) for ms in (1.0, 2.0, 3.0)]
+    for r, processor in zip(rows, ("Fast", "Slow", "Slow"), strict=True):
+        r["environment"]["processor"] = processor
+        r["config"] = dict(heads=6, head_dim=64, block=128, repeats=7)
+    (tmp_path / "bench_cpu.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    table = bench_table(tmp_path)
+    assert table.index("Fast, 2 cores") < table.index("| 1.0 |") < table.index("Slow, 2 cores")
+    assert "| 2.0 |" not in table  # measured again
+    assert table.index("Slow, 2 cores") < table.index("| 3.0 |")
 
 
 def test_a_missing_block_or_record_is_named(tmp_path):
