@@ -1,8 +1,9 @@
 """One wait or arrival of a backward pass left out: `python -m <this module> shared "free wait"`.
 
-Prints clean, race or wrong; raises, or ends itself when it hangs (see `tests.mosaic`).
+Prints clean, race, wrong or error; ends itself when it hangs (see `tests.mosaic`).
 """
 
+import os
 import sys
 
 import jax.numpy as jnp
@@ -36,7 +37,10 @@ def verdict(structure: str, without: str) -> str:
             1.0, config, arrays[:2], arrays[2:4], arrays[4], mask, without=without
         )
 
-    sums, races_found = _interpret.run(call, x, y, u, w, stats, detect_races=True)
+    try:
+        sums, races_found = _interpret.run(call, x, y, u, w, stats, detect_races=True)
+    except Exception as error:
+        return f"{error}\nerror"
     x, y, u, w = (np.asarray(a, np.float32)[0, :, 0] for a in (x, y, u, w))
     p = np.exp(x @ u.T - 0.5 * np.log(2))
     expected = (p * (y @ w.T - 0.5)) @ u, p @ w
@@ -49,4 +53,5 @@ def verdict(structure: str, without: str) -> str:
 
 if __name__ == "__main__":
     mosaic.give_up_when_idle()
-    print(verdict(*sys.argv[1:]))
+    print(verdict(*sys.argv[1:]), flush=True)
+    os._exit(0)  # what still waits in a simulated warp is not waited for

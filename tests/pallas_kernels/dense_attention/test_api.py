@@ -10,7 +10,7 @@ Q = jnp.zeros((2, 5, 2, 4))
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"implementation": "triton"}, "choose one of reference, xla, cudnn, mosaic_gpu, triton"),
+        ({"implementation": "flash"}, "choose one of reference, xla, cudnn, mosaic_gpu, triton"),
         ({"q_lengths": np.array([1], np.int32)}, r"q_lengths is int32 \(1,\)"),
         ({"kv_lengths": np.array([1, 6], np.int32)}, r"kv_lengths spans 1\.\.6; .* within 0\.\.5"),
         ({"v": Q[:1]}, "batch, heads and head dim must agree"),
