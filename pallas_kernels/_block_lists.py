@@ -34,7 +34,14 @@ def in_program(keep: jax.Array, capacity: int | None) -> tuple[jax.Array, jax.Ar
     capacity = min(capacity or num_kv_blocks - 1, num_kv_blocks) or 1
     counts = keep.sum(-1, dtype=jnp.int32)
     full = counts == num_kv_blocks
-    indices = jnp.argsort(~keep, axis=-1, stable=True)[..., :capacity].astype(jnp.int32)
+    # Each kept block goes to its place in the list; others go beyond the end, and are dropped.
+    kept = keep.reshape(-1, num_kv_blocks)
+    place = jnp.where(kept, jnp.cumsum(kept, -1, dtype=jnp.int32) - 1, capacity)
+    rows = np.arange(kept.shape[0], dtype=np.int32)[:, None]
+    blocks = jnp.broadcast_to(np.arange(num_kv_blocks, dtype=np.int32), kept.shape)
+    indices = jnp.zeros((kept.shape[0], capacity), jnp.int32)
+    indices = indices.at[rows, place].set(blocks, mode="drop")
+    indices = indices.reshape(*counts.shape, capacity)
     return indices, jnp.where(full, counts, jnp.minimum(counts, capacity))
 
 
