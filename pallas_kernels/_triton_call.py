@@ -1,15 +1,13 @@
-"""Triton kernels called from JAX: where they run, through which jax_triton, and under vmap."""
+"""Triton kernels called from JAX: where they run and through which jax_triton."""
 
 import contextlib
 import contextvars
-import functools
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 Launcher = Callable[..., Sequence[jax.Array]]
 _LOWEST_CAPABILITY = 8.0  # bfloat16 and asynchronous copies
@@ -100,32 +98,3 @@ def launch(kernel, arrays, numbers, *, out, constants, **options) -> Sequence[ja
     parameters = inspect.signature(triton_call).parameters
     results = {"out_type" if "out_type" in parameters else "out_shape": tuple(out)}
     return triton_call(*arrays, *numbers, kernel=kernel, **results, **options, **constants)
-
-
-def merge_vmap(function: Callable[..., Any]) -> Callable[..., Any]:
-    """function(data, lists), both tuples of arrays with the batch first, made fit for vmap.
-
-    Arrays in `data` and all results have the same batch B, those in `lists` B or 1. An axis that
-    vmap adds is merged into the batch.
-    """
-    batched = jax.custom_batching.custom_vmap(function)
-
-    @batched.def_vmap
-    def rule(size, in_batched, data, lists):
-        batch = data[0].shape[1 if in_batched[0][0] else 0]
-
-        def merge(x, is_batched):
-            x = x if is_batched else x[None]
-            x = jnp.broadcast_to(x, (size, batch, *x.shape[2:]))
-            return x.reshape(size * batch, *x.shape[2:])
-
-        data = tuple(map(merge, data, in_batched[0]))
-        lists = tuple(
-            x if not is_batched and x.shape[0] == 1 else merge(x, is_batched)
-            for x, is_batched in zip(lists, in_batched[1], strict=True)
-        )
-        results = batched(data, lists)
-        split = functools.partial(jax.tree.map, lambda x: x.reshape(size, batch, *x.shape[1:]))
-        return split(results), jax.tree.map(lambda _: True, results)
-
-    return batched

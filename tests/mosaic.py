@@ -1,22 +1,26 @@
 """What the tests of Mosaic GPU kernels share: lowering, and mutants that may hang."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
+
+from pallas_kernels import _interpret
 
 needs_interpreter = pytest.mark.skipif(
     jax.__version_info__[:3] < (0, 11, 2), reason="JAX's Mosaic GPU interpreter needs jax >= 0.11.2"
 )
 
 _ROOT = Path(__file__).resolve().parents[1]
+_MARK = "verdict: "
 _HUNG = 86  # exit status of a process that stopped making progress
 
 
@@ -42,26 +46,45 @@ def give_up_when_idle(seconds: float = 6.0, step: float = 0.25) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def verdicts(module: str, mutants: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """How each mutant ends: the last word of `python -m module *mutant`, or "hang".
+def verdict(f: Callable, *args: Any, agrees: Callable[[Any], bool]) -> str:
+    """How an interpreted call ends: clean, wrong, race, or error and what the interpreter objects to.
 
-    Two run at a time.
+    "wrong" is without a race and without an objection, but `agrees` does not hold of the results.
+    """
+    try:
+        results, races_found = _interpret.run(f, *args, detect_races=True)
+    except Exception as error:
+        return f"error: {str(error).strip().splitlines()[-1]}"
+    return "race" if races_found else "clean" if agrees(results) else "wrong"
+
+
+def judge(verdict: Callable[..., str]) -> None:
+    """The program of a module of mutants, for `verdicts`: judges those named in its argument."""
+    give_up_when_idle()
+    for mutant in json.loads(sys.argv[1]):
+        print(_MARK + verdict(*mutant), flush=True)
+    os._exit(0)  # what still waits in a simulated warp is not waited for
+
+
+def verdicts(module: str, mutants: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """How each mutant ends, by `judge` in `python -m module`; "hang" if it stopped for ever.
+
+    They share a process until one hangs; the next ones get a new one.
 
     Raises:
-      CalledProcessError: one broke outside the kernel, which says nothing about the mutant.
+      RuntimeError: a process ended for another reason, which says nothing about the mutant.
     """
-
-    def run(mutant):
-        command = [sys.executable, "-m", module, *mutant]
-        environment = os.environ | {"NPROC": "16", "JAX_PLATFORMS": "cpu"}
+    mutants, found = list(mutants), []
+    environment = os.environ | {"NPROC": "64", "JAX_PLATFORMS": "cpu"}
+    while len(found) < len(mutants):
+        command = [sys.executable, "-m", module, json.dumps(mutants[len(found) :])]
         ended = subprocess.run(
-            command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=600
+            command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=900
         )
+        lines = ended.stdout.splitlines()
+        found += [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
         if ended.returncode == _HUNG:
-            return "hang"
-        ended.check_returncode()
-        return ended.stdout.split()[-1]
-
-    mutants = list(mutants)
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(mutants, pool.map(run, mutants), strict=True))
+            found.append("hang")
+        elif ended.returncode:
+            raise RuntimeError(f"{module} failed:\n{ended.stderr}")
+    return dict(zip(mutants, found, strict=True))

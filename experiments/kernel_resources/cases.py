@@ -119,7 +119,7 @@ def _backward_problem(dim, dtype, block_q, block_kv):
 
     def backward(q, k, v, mask, out, lse, d_out, d_lse):
         module = importlib.import_module("pallas_kernels.block_sparse_attention.mosaic_gpu_vjp")
-        return module.backward(dim**-0.5, None, q, k, v, mask, out, lse, d_out, d_lse)
+        return module.backward(dim**-0.5, q, k, v, out, lse, d_out, d_lse, mask)
 
     lse = jax.ShapeDtypeStruct((1, _HEADS, inputs[0].shape[1]), jnp.float32)
     return backward, (*inputs, inputs[0], lse, inputs[0], lse)

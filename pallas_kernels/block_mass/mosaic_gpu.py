@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _hopper, _interpret
+from .. import _hopper, _interpret, _vmap
 
 _ENTRIES = 64  # block pairs whose sums are finished together
 _CONSUMERS = 2  # warpgroups that compute
@@ -147,10 +147,15 @@ def block_mass(
 ) -> jax.Array:
     """See `api.block_mass`. Refuses what it has no tiles for, and other devices."""
     _hopper.refuse_unless_available()
-    return mass(
-        q, k, lse, heuristics(q.shape[-1], block_q, block_kv), block_q, block_kv, scale,
-        q_lengths, kv_lengths,
-    )  # fmt: skip
+    config = heuristics(q.shape[-1], block_q, block_kv)
+    given = [x for x in (q_lengths, kv_lengths) if x is not None]
+
+    def merged(data, lengths):
+        left = iter(lengths)
+        both = (None if x is None else next(left) for x in (q_lengths, kv_lengths))
+        return mass(*data, config, block_q, block_kv, scale, *both)
+
+    return _vmap.merge_vmap(merged)((q, k, lse), tuple(map(jnp.asarray, given)))
 
 
 def mass(q, k, lse, config, block_q, block_kv, scale, q_lengths, kv_lengths):

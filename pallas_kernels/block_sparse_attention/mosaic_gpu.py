@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _hopper, _interpret
+from .. import _hopper, _interpret, _vmap
 from ..block_mask import BlockMask
 from . import mosaic_gpu_kernel as device
 from . import mosaic_gpu_vjp
@@ -174,8 +174,8 @@ def attention(
     geometry = q.shape[-1], mask.block_q, mask.block_kv
     config = config or configure(*geometry)
     _check(config, *geometry)
-    plan = plan_work(mask, q.shape[0], q.shape[2], config, num_sms)
-    return _attention(scale, config, q, k, v, *jax.tree.map(jnp.asarray, (mask, plan)))
+    constants, others = _vmap.split(mask)
+    return _attention(scale, (config, num_sms), constants, q, k, v, others)
 
 
 def plan_work(
@@ -215,18 +215,27 @@ def plan_work(
     return xp.maximum(tiles, 0), (tiles >= 0).sum(-1, dtype=np.int32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(scale, config, q, k, v, mask, plan):
-    return _forward(scale, config, q, k, v, mask, plan)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _attention(scale, how, constants, q, k, v, others):
+    return _forward(scale, how, constants, q, k, v, others)[0]
 
 
-def _forward(scale, config, q, k, v, mask, plan):
-    out, lse = launch(scale, config, q, k, v, mask, plan)
-    return (out, lse), (q, k, v, mask, out, lse)
+def _forward(scale, how, constants, q, k, v, others):
+    config, num_sms = how
+
+    def planned(q, k, v, mask):
+        plan = plan_work(mask, q.shape[0], q.shape[2], config, num_sms)
+        return launch(scale, config, q, k, v, *jax.tree.map(jnp.asarray, (mask, plan)))
+
+    out, lse = _vmap.call(planned, constants, (q, k, v), others)
+    return (out, lse), (q, k, v, others, out, lse)
 
 
-def _backward(scale, config, residuals, cotangents):
-    return *mosaic_gpu_vjp.backward(scale, config, *residuals, *cotangents), None, None
+def _backward(scale, _, constants, residuals, cotangents):
+    q, k, v, others, *results = residuals
+    data = q, k, v, *results, *cotangents
+    backward = functools.partial(mosaic_gpu_vjp.backward, scale)
+    return *_vmap.call(backward, constants, data, others), None
 
 
 _attention.defvjp(_forward, _backward)

@@ -173,7 +173,7 @@ def kernel(problem: Problem, inputs: Inputs, out_ref, lse_ref, scratch: Scratch)
 
 
 class _Sync:
-    """Waits and arrivals at barriers by name, of which a test may leave one out."""
+    """Waits and arrivals, of which a test may leave one out by its name."""
 
     def __init__(self, without: str):
         self.without = without
@@ -189,6 +189,13 @@ class _Sync:
 
         if self.without != f"{name} arrive":
             plgpu.barrier_arrive(getattr(scratch, name).at[index])
+
+    def wait_for_stores(self):
+        """Until results have left shared memory, which may then be written again."""
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        if self.without != "store wait":
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 
 def _copy_q(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
@@ -339,7 +346,7 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
 
             s = lax.cond(real < config.tile_kv, masked, lambda: s)
         top_now = jnp.maximum(top, s.max(axis=1) * scale)
-        shift = jnp.where(top_now == -jnp.inf, 0.0, top_now) if ragged else top_now
+        shift = jnp.where(top_now == -jnp.inf, 0.0, top_now)  # padding, or logits that overflowed
         shrink = jnp.exp2(top - shift)
         p = jnp.exp2(s * scale - spread(shift, s.shape))
         return top_now, total * shrink + p.sum(axis=1), shrink, p
@@ -401,7 +408,7 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
         if walk.inputs.q_lengths is not None:
             rows = plgpu.broadcasted_iota(jnp.int32, (ROWS,), 0, layout=per_row)
             live = live & (rows < walk.real_queries(item, row))
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        sync.wait_for_stores()
         out = jnp.where(spread(live, acc.shape), acc * spread(1.0 / total, acc.shape), 0.0)
         results[...] = out.astype(results.dtype)
         lse = (top + jnp.log2(total)) * _hopper.LN2
@@ -420,7 +427,7 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
             arrive("q_free", wg)
         store(item, *sums)
         if not config.own_out:
-            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            sync.wait_for_stores()
             arrive("q_free", wg)
         return done + item.steps
 

@@ -126,32 +126,31 @@ def shipped_configs() -> list[tuple[int, Config]]:
 
 def backward(
     scale: float,
-    config: Any,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    mask: BlockMask,
     out: jax.Array,
     lse: jax.Array,
     d_out: jax.Array,
     d_lse: jax.Array,
+    mask: BlockMask,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of `block_sparse_attention` by q, k and v.
 
-    Costs outside the kernels: delta; the transposed lists and the order of work; and, with lengths
+    Costs outside the kernels: delta; the transposed lists and the order of work (none for lists in
+    numpy); and, with lengths
     or a length that is no multiple of the block, copies of the arrays with zeros for padding.
 
     Args:
       scale: factor on the logits.
-      config: of the forward kernel; the passes have their own.
       q: [B, Lq, H, D], bfloat16 or float16; what the forward kernel took, as k, v and mask are.
       k: [B, Lk, H, D].
       v: [B, Lk, H, D].
-      mask: see `api.block_sparse_attention`.
       out: [B, Lq, H, D], its first result.
       lse: float32 [B, H, Lq], its second.
       d_out: [B, Lq, H, D], cotangent of out.
       d_lse: float32 [B, H, Lq], cotangent of lse.
+      mask: see `api.block_sparse_attention`. Lists in numpy are transposed on the host.
 
     Returns:
       dq, dk, dv, in the dtype of q.
@@ -159,7 +158,6 @@ def backward(
     Raises:
       NotImplementedError: dtype, head dim or block sizes have no kernel.
     """
-    del config
     _hopper.refuse_unless_supported(q)
     passes = heuristics(q.shape[-1], mask.block_q, mask.block_kv)
     lq, lk = q.shape[1], k.shape[1]
@@ -242,7 +240,8 @@ def launch(
         full=plgpu.Barrier(num_arrivals=3 - of_rows, num_barriers=config.slots),
         free=plgpu.Barrier(num_arrivals=readers, num_barriers=config.slots),
     )
-    inputs = _Inputs(*rows, *columns, stats, mask.kv_indices, mask.kv_counts, order)
+    lists = map(jnp.asarray, (mask.kv_indices, mask.kv_counts, order))
+    inputs = _Inputs(*rows, *columns, stats, *lists)
     return plgpu.kernel(
         functools.partial(_kernel, problem),
         out_type=[jax.ShapeDtypeStruct(x.shape, x.dtype)] * config.sums,
@@ -258,12 +257,13 @@ def launch(
 
 def _longest_first(mask, batch, heads, config):
     """Tiles of rows, int32 indices into (batch, head, tile of a head); -1 fills the last block."""
+    xp: Any = np if isinstance(mask.kv_counts, np.ndarray) else jnp
     shape = (batch, heads, mask.num_q_blocks)
-    work = jnp.broadcast_to(jnp.asarray(mask.kv_counts), shape)
-    work = jnp.repeat(work, mask.block_q // config.rows, -1).reshape(-1)
-    classes = work * _CLASSES // jnp.maximum(work.max(), 1)
-    order = jnp.argsort(-classes, stable=True).astype(jnp.int32)
-    return jnp.pad(order, (0, -order.size % config.streams), constant_values=-1)
+    work = xp.broadcast_to(mask.kv_counts, shape)
+    work = xp.repeat(work, mask.block_q // config.rows, -1).reshape(-1)
+    classes = work * _CLASSES // xp.maximum(work.max(), 1)
+    order = xp.argsort(-classes, stable=True).astype(np.int32)
+    return xp.pad(order, (0, -order.size % config.streams), constant_values=-1)
 
 
 def _pad(x, length):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _triton_call
+from .. import _triton_call, _vmap
 from ..block_mask import BlockMask
 
 _MAX_HEAD_DIM = 256
@@ -28,10 +28,8 @@ def block_sparse_attention(
     _triton_call.refuse_unless_available()
     if q.shape[-1] > _MAX_HEAD_DIM:
         raise NotImplementedError(f"triton takes head dims up to 256, not {q.shape[-1]}")
-    leaves = jax.tree.leaves(mask)
-    if all(isinstance(x, np.ndarray) for x in leaves):  # kept so: transposed on the host
-        return _attention(scale, _Constant(mask), q, k, v, None)
-    return _attention(scale, None, q, k, v, mask)
+    constants, others = _vmap.split(mask)
+    return _attention(scale, constants, q, k, v, others)
 
 
 class Config(NamedTuple):
@@ -102,20 +100,20 @@ def _fit(block: int, largest: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(scale, constant, q, k, v, mask):
-    return _forward(scale, constant, q, k, v, mask)[0]
+def _attention(scale, constants, q, k, v, others):
+    return _forward(scale, constants, q, k, v, others)[0]
 
 
-def _forward(scale, constant, q, k, v, mask):
-    walk = mask if constant is None else constant.mask
+def _forward(scale, constants, q, k, v, others):
+    walk = constants.mask(others)
     out, lse, *terms = _run("forward", scale, walk, (q, k, v), [_like(q), *[_rows(q)] * 3])
-    return (out, lse), (q, k, v, mask, out, *terms)
+    return (out, lse), (q, k, v, others, out, *terms)
 
 
-def _backward(scale, constant, residuals, cotangents):
-    q, k, v, mask, out, *terms = residuals
+def _backward(scale, constants, residuals, cotangents):
+    q, k, v, others, out, *terms = residuals
     d_out, d_lse = cotangents
-    walk = mask if constant is None else constant.mask
+    walk = constants.mask(others)
     data = q, k, v, out, *terms, d_out, d_lse
     dq, delta = _run("backward_q", scale, walk, data, [_like(q), _rows(q)])
     data = q, k, v, *terms, d_out, delta
@@ -124,13 +122,6 @@ def _backward(scale, constant, residuals, cotangents):
 
 
 _attention.defvjp(_forward, _backward)
-
-
-class _Constant:
-    """A mask of numpy arrays, known when tracing; equal to itself only."""
-
-    def __init__(self, mask: BlockMask):
-        self.mask = mask
 
 
 def _like(x):
@@ -190,7 +181,7 @@ def _run(name, scale, mask, data, out):
             constants=constants,
         )
 
-    return _triton_call.merge_vmap(launch)(data, tuple(map(jnp.asarray, lists)))
+    return _vmap.merge_vmap(launch)(data, tuple(map(jnp.asarray, lists)))
 
 
 def _sizes(lengths, length, block, tile):

@@ -2,8 +2,6 @@ import sys
 import types
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from pallas_kernels import _triton_call
@@ -83,35 +81,3 @@ def test_every_jax_triton_gets_its_name_for_the_results(monkeypatch, name):
         constants={"TILE": 16},
     )  # fmt: skip
     assert seen == {"args": ("x", 7), "rest": {name: ("y",), "TILE": 16}}
-
-
-@pytest.mark.parametrize("list_batch", [1, 2])
-@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (1, 1)], ids=str)
-def test_vmap_becomes_batch(axes, list_batch):
-    rng = np.random.default_rng(0)
-    draw = [rng.integers(0, 9, (2, *shape)) for shape in ((3, 4), (3, 4), (3,))]
-    draw[2] = rng.integers(0, 9, (list_batch, 3))
-    calls = []
-
-    def function(data, lists):
-        calls.append((data[0].shape, lists[0].shape))
-        return data[0] * lists[0][..., None] + data[1], data[1].sum(-1)
-
-    def one(x, lists):
-        return _triton_call.merge_vmap(function)((x, jnp.asarray(draw[1])), (lists,))
-
-    arguments = [
-        jnp.asarray(x) if axis is None else jnp.stack([x, x + 1, 2 * x], axis)
-        for x, axis in zip((draw[0], draw[2]), axes, strict=True)
-    ]
-    got = jax.vmap(one, axes)(*arguments)
-    shapes = calls[-1]
-    for i in range(3):
-        alone = [
-            x if axis is None else jnp.take(x, i, axis)
-            for x, axis in zip(arguments, axes, strict=True)
-        ]
-        for a, b in zip(one(*alone), got, strict=True):
-            np.testing.assert_array_equal(a, b[i])
-    assert shapes[0] == (6, 3, 4)
-    assert shapes[1] == ((1, 3) if axes[1] is None and list_batch == 1 else (6, 3))

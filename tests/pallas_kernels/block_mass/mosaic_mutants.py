@@ -1,15 +1,9 @@
-"""One wait or arrival of the Mosaic kernel left out: `python -m <this module> "k_free wait"`.
-
-Prints clean, race, wrong or error; ends itself when it hangs (see `tests.mosaic`).
-"""
-
-import os
-import sys
+"""The Mosaic kernel with one wait or arrival left out; see `tests.mosaic.judge`."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import _hopper, _interpret
+from pallas_kernels import _hopper
 from pallas_kernels.block_mass import mosaic_gpu, reference
 from tests import mosaic
 
@@ -30,17 +24,14 @@ def verdict(without: str) -> str:
         return mosaic_gpu.launch(CONFIG, 0.125, q, k, shift, None, without=without)
 
     shift = lse * np.float32(_hopper.LOG2E)
-    try:
-        mass, races_found = _interpret.run(call, q, k, shift, detect_races=True)
-    except Exception as error:
-        return f"{error}\nerror"
     blocks = {"block_q": 256, "block_kv": 64, "q_lengths": None, "kv_lengths": None}
     expected = reference.block_mass(q, k, lse, scale=0.125, **blocks)
-    agrees = np.allclose(mass, expected, rtol=1e-5)
-    return "race" if races_found else "clean" if agrees else "wrong"
+
+    def agrees(mass):
+        return np.allclose(mass, expected, rtol=1e-5)
+
+    return mosaic.verdict(call, q, k, shift, agrees=agrees)
 
 
 if __name__ == "__main__":
-    mosaic.give_up_when_idle()
-    print(verdict(*sys.argv[1:]), flush=True)
-    os._exit(0)  # what still waits in a simulated warp is not waited for
+    mosaic.judge(verdict)

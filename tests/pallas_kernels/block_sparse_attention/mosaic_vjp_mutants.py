@@ -1,15 +1,9 @@
-"""One wait or arrival of a backward pass left out: `python -m <this module> shared "free wait"`.
-
-Prints clean, race, wrong or error; ends itself when it hangs (see `tests.mosaic`).
-"""
-
-import os
-import sys
+"""A backward pass with one wait or arrival left out; see `tests.mosaic.judge`."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import BlockMask, _interpret
+from pallas_kernels import BlockMask
 from pallas_kernels.block_sparse_attention import mosaic_gpu_vjp
 from tests import mosaic
 
@@ -37,21 +31,19 @@ def verdict(structure: str, without: str) -> str:
             1.0, config, arrays[:2], arrays[2:4], arrays[4], mask, without=without
         )
 
-    try:
-        sums, races_found = _interpret.run(call, x, y, u, w, stats, detect_races=True)
-    except Exception as error:
-        return f"{error}\nerror"
+    arrays = x, y, u, w, stats
     x, y, u, w = (np.asarray(a, np.float32)[0, :, 0] for a in (x, y, u, w))
     p = np.exp(x @ u.T - 0.5 * np.log(2))
     expected = (p * (y @ w.T - 0.5)) @ u, p @ w
-    agrees = all(
-        np.abs(np.asarray(got, np.float32)[0, :, 0] - want).max() < 0.02 * np.abs(want).max()
-        for got, want in zip(sums, expected, strict=False)
-    )
-    return "race" if races_found else "clean" if agrees else "wrong"
+
+    def agrees(sums):
+        return all(
+            np.abs(np.asarray(got, np.float32)[0, :, 0] - want).max() < 0.02 * np.abs(want).max()
+            for got, want in zip(sums, expected, strict=False)
+        )
+
+    return mosaic.verdict(call, *arrays, agrees=agrees)
 
 
 if __name__ == "__main__":
-    mosaic.give_up_when_idle()
-    print(verdict(*sys.argv[1:]), flush=True)
-    os._exit(0)  # what still waits in a simulated warp is not waited for
+    mosaic.judge(verdict)
