@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import pallas_kernels
+from experiments.kernel_resources import deviceless
 from pallas_kernels import BlockMask
 
 Case = tuple[str, Callable[..., Any], tuple[Any, ...]]
@@ -44,8 +45,7 @@ def of_module(name: str, *, everything: bool = False) -> list[Case]:
       KeyError: this file does not know the module; add it to `_KNOWN`.
       NotImplementedError: this jax is too old for the kernels.
     """
-    if jax.__version_info__ < (0, 11, 2):
-        raise NotImplementedError(f"Mosaic kernels need jax >= 0.11.2; this is {jax.__version__}")
+    deviceless.refuse_old_jax()
     title, extra, problem = _KNOWN[name]
     heuristics = importlib.import_module(name).heuristics
     pairs = tuple(itertools.product(BLOCKS, repeat=2)) if everything else PAIRS

@@ -63,6 +63,12 @@ def packages() -> list[str]:
     )
 
 
+def refuse_old_jax() -> None:
+    """Raises NotImplementedError where jax is too old for the kernels."""
+    if jax.__version_info__ < (0, 11, 2):
+        raise NotImplementedError(f"Mosaic kernels need jax >= 0.11.2; this is {jax.__version__}")
+
+
 def compile_for_h200(cases: str, *names: str, timeout_s: float = 900) -> list[Compiled]:
     """Compiles the cases that a function lists, in one fresh process.
 
@@ -77,8 +83,7 @@ def compile_for_h200(cases: str, *names: str, timeout_s: float = 900) -> list[Co
       FileNotFoundError: the extra `aot` is not installed.
       RuntimeError: the process failed outside the cases; holds the end of its output.
     """
-    if jax.__version_info__ < (0, 11, 2):
-        raise NotImplementedError(f"Mosaic kernels need jax >= 0.11.2; this is {jax.__version__}")
+    refuse_old_jax()
     path = [*packages(), str(ROOT), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     with tempfile.TemporaryDirectory() as folder:

@@ -31,8 +31,12 @@ def test_refuses_an_old_jax(monkeypatch):
 
 
 @mosaic.needs_interpreter
-def test_the_interpreter_stands_in_for_a_gpu():
-    _interpret.run(_hopper.refuse_unless_available)
+def test_the_interpreter_stands_in_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    inside, _ = _interpret.run(lambda: (_interpret.active(), _hopper.refuse_unless_available()))
+    assert inside == (True, None)
+    with pytest.raises(NotImplementedError, match="needs a Hopper GPU"):
+        _hopper.refuse_unless_available()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,8 @@ def test_refuses_other_dtypes_and_head_dims(dtype, head_dim, reason):
 def test_takes_both_16_bit_types():
     for dtype in ("bfloat16", "float16"):
         for head_dim in _hopper.HEAD_DIMS:
-            _hopper.refuse_unless_supported(jnp.zeros((1, 8, 1, head_dim), dtype))
+            q = jnp.zeros((1, 8, 1, head_dim), dtype)
+            assert _hopper.refuse_unless_supported(q) is None
 
 
 def test_every_buffer_starts_aligned():

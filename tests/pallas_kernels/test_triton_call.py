@@ -46,7 +46,7 @@ def test_refuses_old_gpus(monkeypatch):
 @pytest.mark.parametrize("capability", ["8.0", "9.0", "10.0", "gfx942"])
 def test_runs_on_what_it_was_written_for(monkeypatch, capability):
     on_gpu(monkeypatch, capability, ("jax_triton", "triton"))
-    _triton_call.refuse_unless_available()
+    assert _triton_call.refuse_unless_available() is None
 
 
 def test_use_launches_elsewhere_and_ends():
