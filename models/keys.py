@@ -1,0 +1,81 @@
+"""Names and layouts: from a module's parameters to the tensors of a torch checkpoint, and back.
+
+A module tree is named after the original's, so most names carry over as they are; a `KeyTable` lists where
+they do not. Layouts follow from what a parameter is: a `kernel` of a Linear [in, out] or of a convolution
+[axes..., in, out] is torch's `weight` [out, in, axes...]; a `scale` or an `embedding` is its `weight`;
+everything else is stored as it is.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from flax import nnx
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+
+class KeyTable:
+    """Where names differ: {our module path: theirs}, parts joined by dots, "*" for an index.
+
+    The longest path that starts a parameter's path is replaced; the rest is kept.
+    """
+
+    def __init__(self, renames: Mapping[str, str] = {}):
+        self._renames = sorted(
+            ((tuple(ours.split(".")), theirs.split(".")) for ours, theirs in renames.items()),
+            key=lambda pair: -len(pair[0]),
+        )
+
+    def theirs(self, path: Sequence[object]) -> str:
+        """Name in a checkpoint of the parameter at `path`."""
+        *parts, leaf = (str(part) for part in path)
+        for ours, theirs in self._renames:
+            head = parts[: len(ours)]
+            if len(head) == len(ours) and all(
+                want == part or (want == "*" and part.isdigit())
+                for want, part in zip(ours, head, strict=True)
+            ):
+                indices = iter([part for want, part in zip(ours, head, strict=True) if want == "*"])
+                new = [next(indices) if part == "*" else part for part in theirs]
+                parts = new + parts[len(ours) :]
+                break
+        return ".".join([*parts, _LEAVES.get(leaf, leaf)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One parameter and how its tensor is laid out in a checkpoint."""
+
+    parameter: nnx.Param
+    is_kernel: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape in the checkpoint."""
+        shape = tuple(self.parameter.shape)
+        return (*shape[:-3:-1], *shape[:-2]) if self.is_kernel else shape
+
+    def from_checkpoint(self, tensor: np.ndarray) -> np.ndarray:
+        """The checkpoint's tensor in our layout (a view)."""
+        if not self.is_kernel:
+            return tensor
+        return tensor.transpose(*range(2, tensor.ndim), 1, 0)
+
+    def to_checkpoint(self, array: np.ndarray) -> np.ndarray:
+        """Our array in the checkpoint's layout, contiguous."""
+        if self.is_kernel:
+            n = array.ndim
+            array = array.transpose(n - 1, n - 2, *range(n - 2))
+        return np.ascontiguousarray(array)
+
+
+def checkpoint_slots(module: nnx.Module, table: KeyTable) -> dict[str, Slot]:
+    """Every parameter of `module` by its name in a checkpoint."""
+    slots = {}
+    for path, parameter in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        name = table.theirs(path)
+        if name in slots:
+            raise ValueError(f"two parameters are called {name} in the checkpoint; mend the table")
+        slots[name] = Slot(parameter, path[-1] == "kernel")
+    return slots

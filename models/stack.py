@@ -1,0 +1,92 @@
+"""A stack of transformer blocks: the pattern, state and step context of each, and rematerialisation."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax.patterns import Dense
+
+
+def layer_patterns(
+    attention: SparseAttention | None,
+    states: Sequence[Any],
+    ctx: StepContext | None,
+    *,
+    grid: VideoGrid,
+    num_layers: int,
+    num_heads: int,
+    text_lengths: jax.Array | None = None,
+) -> tuple[Sequence[AttentionPattern], Sequence[Any], StepContext]:
+    """Pattern and state of each layer and the step's context, from what a model was called with.
+
+    Args:
+      attention: None is dense attention in every layer.
+      states: what `attention.init` or the step before returned; not read without `attention`.
+      ctx: the step's context; `text_lengths` takes the place of its own. None is allowed for dense.
+      grid: the token sequence's shape, as the model counts it from its input.
+      num_layers: layers that take a pattern.
+      num_heads: heads of each.
+      text_lengths: real text tokens of each row, int32 [B].
+
+    Raises:
+      ValueError: `attention` without `ctx`, or made for another grid, layer count or head count.
+    """
+    if attention is None:
+        implementation = None if ctx is None else ctx.implementation
+        dense = StepContext(
+            grid, Phase.DENSE, text_lengths=text_lengths, implementation=implementation
+        )
+        return (Dense(),) * num_layers, ((),) * num_layers, dense
+    if ctx is None:
+        raise ValueError(
+            "attention= needs ctx=, the step's StepContext; make one with "
+            f"StepContext({grid}, attention.schedule.phase(step), step=step)"
+        )
+    if ctx.grid != grid:
+        raise ValueError(
+            f"ctx is for {ctx.grid}, but this input has {grid}; take model.grid(...) of this input"
+        )
+    attention.check(grid=grid, num_layers=num_layers, num_heads=num_heads)
+    if len(states) != num_layers:
+        raise ValueError(
+            f"{len(states)} states for {num_layers} layers; pass what attention.init(...) or the "
+            "step before returned"
+        )
+    if text_lengths is not None:
+        ctx = dataclasses.replace(ctx, text_lengths=text_lengths)
+    return attention.patterns, states, ctx
+
+
+def run_blocks(
+    blocks: Sequence[Any],
+    carry: Any,
+    *args: Any,
+    patterns: Sequence[AttentionPattern],
+    states: Sequence[Any],
+    ctx: StepContext,
+    remat: bool = False,
+    name: str = "block",
+) -> tuple[Any, list[Any]]:
+    """Runs `block(carry, *args, pattern=, state=, ctx=) -> (carry, state)` for every block in turn.
+
+    Args:
+      remat: recompute each block in the backward pass (`jax.checkpoint`): memory of one block's
+        activations instead of all blocks', for about a third more work.
+      name: of the named scope in profiles, followed by the block's index.
+
+    Returns:
+      The last carry, and every block's new state.
+    """
+    new_states = []
+    for i, (block, pattern, state) in enumerate(zip(blocks, patterns, states, strict=True)):
+
+        def call(block, carry, args, state, ctx, pattern=pattern):
+            return block(carry, *args, pattern=pattern, state=state, ctx=ctx)
+
+        with jax.named_scope(f"{name}_{i}"):
+            carry, state = (jax.checkpoint(call) if remat else call)(block, carry, args, state, ctx)
+        new_states.append(state)
+    return carry, new_states

@@ -1,0 +1,109 @@
+"""Parity with diffusers: files of tests/golden/parity, and what goes in and out of every module of a call.
+
+The files hold tiny random models with inputs, outputs, gradients and the outputs of inner modules ("taps").
+A `Recorder` runs a model eagerly, keeps what each of its modules returns under the module's name in the
+checkpoint, and can put given values in their place: so a failure says in which module it begins.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors.numpy import load_file
+
+from models.keys import KeyTable, checkpoint_slots
+
+FOLDER = Path(__file__).parents[1] / "golden" / "parity"
+
+
+def config(name: str) -> dict:
+    """The config.json of a tiny model."""
+    return json.loads((FOLDER / f"{name}_config.json").read_text())
+
+
+def arrays(name: str, case: str) -> dict[str, np.ndarray]:
+    """Arrays of one case of `NAME_io.npz`, by the rest of their names ("in/timestep", "out", "tap/...").
+
+    int64, which JAX turns off by default, becomes int32.
+    """
+    with np.load(FOLDER / f"{name}_io.npz") as file:
+        found = {
+            key.removeprefix(f"{case}/"): file[key]
+            for key in file.files
+            if key.startswith(f"{case}/")
+        }
+    assert found, f"{name}_io.npz has no case {case}"
+    return {k: v.astype(np.int32) if v.dtype == np.int64 else v for k, v in found.items()}
+
+
+def inputs(case: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The keyword arguments of a case."""
+    return {k.removeprefix("in/"): jnp.asarray(v) for k, v in case.items() if k.startswith("in/")}
+
+
+def load(module: nnx.Module, table: KeyTable, name: str) -> None:
+    """Fills `module` with the tensors of `NAME.safetensors`; every name must be used, no shape may differ."""
+    tensors = load_file(FOLDER / f"{name}.safetensors")
+    slots = checkpoint_slots(module, table)
+    assert slots.keys() == tensors.keys(), sorted(slots.keys() ^ tensors.keys())
+    for key, slot in slots.items():
+        assert slot.shape == tensors[key].shape, key
+        value = jnp.asarray(slot.from_checkpoint(tensors[key]))
+        slot.parameter[...] = value.astype(slot.parameter[...].dtype)
+
+
+class Recorder:
+    """Outputs of a model's modules during eager calls, by the modules' names in the checkpoint.
+
+    Args:
+      replace: {module's name: value to return instead of what it computes}.
+    """
+
+    def __init__(self, module: nnx.Module, table: KeyTable, replace: dict | None = None):
+        self.outputs: dict[str, object] = {}
+        self._replace = dict(replace or {})
+        self._names = {}
+        self._types = set()
+        for path, part in nnx.iter_modules(module):
+            self._names[id(part)] = table.theirs((*path, "")).removesuffix(".")
+            if "__call__" in vars(type(part)) or callable(part):
+                self._types.add(type(part))
+        unknown = self._replace.keys() - set(self._names.values())
+        assert not unknown, f"no modules called {unknown}: {sorted(self._names.values())}"
+
+    @contextlib.contextmanager
+    def recording(self):
+        """Within it, calls of the model's modules are recorded (and replaced)."""
+        with contextlib.ExitStack() as stack:
+            for cls in self._types:
+                original = cls.__call__
+
+                def call(part, *args, _original=original, **kwargs):
+                    name = self._names.get(id(part))
+                    if name in self._replace:
+                        return self._replace[name]
+                    out = _original(part, *args, **kwargs)
+                    if name is not None:
+                        self.outputs[name] = out
+                    return out
+
+                own = "__call__" in vars(cls)
+                cls.__call__ = call
+                stack.callback(
+                    lambda cls=cls, original=original, own=own: (
+                        setattr(cls, "__call__", original) if own else delattr(cls, "__call__")
+                    )
+                )
+            yield self
+
+
+def assert_close(got, want, atol: float, what: str) -> None:
+    """|got - want| <= atol everywhere, in one shape."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape, f"{what}: shape {got.shape}, diffusers has {want.shape}"
+    error = np.abs(got.astype(np.float64) - want.astype(np.float64)).max()
+    assert error <= atol, f"{what}: differs from diffusers by {error:.2e}, allowed is {atol:.0e}"
