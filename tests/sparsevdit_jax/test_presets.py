@@ -1,0 +1,114 @@
+"""The papers' settings."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from sparsevdit_jax import Phase, VideoGrid
+from sparsevdit_jax.patterns import PerHead, SlidingTile
+from sparsevdit_jax.presets import (
+    METHODS,
+    PRESETS,
+    adaspa_schedule,
+    attention_for,
+    sparse_vdit_schedule,
+    sta_pattern,
+    sta_schedule,
+)
+
+
+def video_density(pattern, grid):
+    """Kept share of video token pairs, counted on real tokens."""
+    order = pattern.token_order(grid)
+    n = order.num_video_blocks
+    keep = pattern.keep_blocks(grid, 1)[0, :n, :n]
+    lengths = order.mask_lengths(None)  # None: no block is ragged
+    sizes = np.ones(n) if lengths is None else np.asarray(lengths).reshape(-1)[:n].astype(float)
+    return float(sizes @ keep @ sizes / sizes.sum() ** 2)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_builds_for_its_model(name):
+    preset = PRESETS[name]
+    attention = preset.attention()
+    assert attention.num_layers == preset.num_layers
+    assert name.startswith(preset.model.replace("-t2v", ""))
+    assert preset.method in METHODS
+    assert f"-{preset.method}-" in name
+    states = jax.eval_shape(
+        lambda: attention.init(preset.grid, batch=1, num_heads=preset.num_heads, head_dim=128)
+    )
+    assert len(states) == preset.num_layers
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, p in PRESETS.items() if p.method == "sta" and p.density is not None]
+)
+def test_sta_has_the_published_density(name):
+    preset = PRESETS[name]
+    assert abs(video_density(preset.pattern, preset.grid) - preset.density) < 5e-5
+
+
+@pytest.mark.parametrize("name", [n for n, p in PRESETS.items() if p.method == "sparse-vdit"])
+def test_sparse_vdit_heads_have_the_declared_density(name):
+    preset = PRESETS[name]
+    assert isinstance(preset.pattern, PerHead)
+    for pattern, heads in preset.pattern.groups:
+        density = float(pattern.block_mask(preset.grid, len(heads)).density())
+        assert abs(density - preset.density) < 0.01, pattern
+
+
+@pytest.mark.parametrize(
+    ("clip", "tokens"),
+    [("hunyuanvideo-sta-117f", 115_456), ("hunyuanvideo-adaspa-129f", 119_056), ("wan2.1-14b-sta-81f", 75_600),
+     ("wan2.1-1.3b-sta-81f", 32_760), ("cogvideox1.5-5b-sparse-vdit-81f", 45_106)],
+)  # fmt: skip
+def test_grids_have_the_published_token_counts(clip, tokens):
+    assert PRESETS[clip].grid.num_tokens == tokens
+
+
+@pytest.mark.parametrize(("steps", "full"), [(50, 12), (25, 6), (10, 3)])
+def test_sta_warms_up_as_published(steps, full):
+    assert sta_schedule(steps).dense_steps == full
+
+
+def test_schedules_of_fifty_steps_are_the_papers():
+    assert adaspa_schedule().search_steps == (10, 30)
+    assert adaspa_schedule().counts() == {Phase.DENSE: 9, Phase.SEARCH: 2, Phase.REUSE: 39}
+    assert sparse_vdit_schedule().dense_steps == 10
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 30, 100])
+@pytest.mark.parametrize("method", [*METHODS, "dense"])
+def test_any_number_of_steps_will_do(method, steps):
+    attention = attention_for(
+        method, VideoGrid(4, 6, 6), num_layers=2, num_heads=4, num_steps=steps
+    )
+    assert attention.schedule.num_steps == steps
+    assert attention.num_layers == 2
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [VideoGrid(30, 48, 80), VideoGrid(33, 45, 80), VideoGrid(21, 45, 80), VideoGrid(21, 30, 52), VideoGrid(1, 40, 64),
+     VideoGrid(3, 4, 4), VideoGrid(1, 1, 1), VideoGrid(13, 30, 45)],
+)  # fmt: skip
+def test_sta_fits_any_canvas_and_leaves_something_out(grid):
+    pattern = sta_pattern(grid)
+    density = video_density(pattern, grid)
+    tiles = [math.ceil(n / t) for n, t in zip(grid.shape, pattern.tile, strict=True)]
+    assert all(1 <= w <= n for w, n in zip(pattern.window, tiles, strict=True))
+    assert 0 < density <= 1
+    if min(tiles[1:]) > 1:
+        assert density < 1
+
+
+def test_the_reference_canvas_gives_the_paper_s_window():
+    assert sta_pattern(VideoGrid(30, 48, 80, text_len=256)) == SlidingTile((6, 8, 8), (5, 5, 5))
+
+
+def test_unknown_methods_are_refused():
+    with pytest.raises(ValueError, match="method='stt' must be one of"):
+        attention_for("stt", VideoGrid(4, 4, 4), num_layers=1, num_heads=1)
