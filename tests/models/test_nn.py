@@ -1,0 +1,75 @@
+"""Modules that hold checkpoint weights, against float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models import nn
+
+DTYPES = [jnp.float32, jnp.bfloat16]
+
+
+def norms():
+    return {
+        "layer": nn.LayerNorm(12, eps=1e-2),
+        "rms": nn.RMSNorm(12, eps=1e-2),
+        "group": nn.GroupNorm(3, 12, eps=1e-2),
+    }
+
+
+def exact(kind, x, scale, bias):
+    x = x.astype(np.float64)
+    if kind == "rms":
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-2) * scale
+    if kind == "layer":
+        y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-2)
+    else:
+        g = x.reshape(x.shape[0], -1, 3, 4)
+        y = (g - g.mean((1, 3), keepdims=True)) / np.sqrt(g.var((1, 3), keepdims=True) + 1e-2)
+        y = y.reshape(x.shape)
+    return y * scale + bias
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["layer", "rms", "group"])
+def test_norms_are_float32_inside(kind, dtype):
+    rng = np.random.default_rng(0)
+    norm = norms()[kind]
+    norm.scale.set_value(jnp.asarray(rng.normal(1, 0.2, 12), jnp.float32))
+    if kind != "rms":
+        norm.bias.set_value(jnp.asarray(rng.normal(0, 0.2, 12), jnp.float32))
+    x = jnp.asarray(rng.normal(3, 1, (2, 3, 5, 12)), dtype)
+    bias = np.asarray(norm.bias[...], np.float64) if kind != "rms" else None
+    want = exact(kind, np.asarray(x), np.asarray(norm.scale[...], np.float64), bias)
+    got = jax.jit(lambda n, x: n(x))(norm, x)
+    assert got.dtype == dtype
+    # one rounding to the result's dtype, a few of float32 before it
+    budget = float(jnp.finfo(dtype).eps) / 2 * np.abs(want).max() + 2e-6
+    assert np.abs(np.asarray(got, np.float64) - want).max() <= budget
+
+
+def test_a_norm_without_affine_has_no_parameters():
+    assert not jax.tree.leaves(nnx.state(nn.LayerNorm(4, eps=1e-6, affine=False), nnx.Param))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear_and_conv_hold_and_compute_in_their_dtype(dtype, key):
+    linear = nn.Linear(4, 6, dtype=dtype, rngs=nnx.Rngs(0))
+    conv = nn.Conv(4, 6, (2, 1, 2), dtype=dtype, bias=False, rngs=nnx.Rngs(0))
+    x = jax.random.normal(key, (1, 3, 3, 3, 4))
+    assert linear(x).dtype == conv(x).dtype == dtype
+    assert linear.kernel[...].dtype == linear.bias[...].dtype == conv.kernel[...].dtype == dtype
+    assert conv.bias is None
+    assert conv(x).shape == (1, 2, 3, 2, 6)
+    want = np.einsum(
+        "bthwi,io->bthwo", *(np.asarray(a, np.float64) for a in (x, linear.kernel[...]))
+    )
+    assert np.abs(np.asarray(linear(x), np.float64) - want).max() < 20 * float(jnp.finfo(dtype).eps)
+
+
+def test_an_embedding_looks_up_rows():
+    table = nn.Embedding(5, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    ids = jnp.asarray([[4, 0]])
+    np.testing.assert_array_equal(table(ids)[0, 0], table.embedding[4])

@@ -1,0 +1,99 @@
+"""Patterns per layer, and stacks of blocks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models import nn
+from models.stack import layer_patterns, run_blocks
+from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid
+from sparsevdit_jax.patterns import AdaSpa, Dense, SlidingTile
+
+GRID = VideoGrid(4, 4, 4, text_len=3)
+SIZES = dict(grid=GRID, num_layers=2, num_heads=2)
+
+
+class Block(nnx.Module):
+    """Attention of x with itself, through whatever pattern is given."""
+
+    def __init__(self, rngs):
+        self.linear = nn.Linear(8, 8, dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, x, gain, *, pattern, state, ctx):
+        q = self.linear(x).reshape(*x.shape[:2], 2, 4)
+        y, state = pattern.attend(q, q, q, state, ctx)
+        return x + gain * y.reshape(x.shape), state
+
+
+@pytest.fixture
+def blocks():
+    return nnx.List([Block(nnx.Rngs(i)) for i in range(2)])
+
+
+def test_no_attention_is_dense_with_the_text_that_is_there():
+    lengths = jnp.asarray([2], jnp.int32)
+    patterns, states, ctx = layer_patterns(None, (), None, **SIZES, text_lengths=lengths)
+    assert patterns == (Dense(), Dense())
+    assert states == ((), ())
+    assert ctx.phase is Phase.DENSE
+    assert ctx.text_lengths is lengths
+
+
+def test_the_input_s_text_lengths_go_into_the_context():
+    attention = SparseAttention.uniform(Dense(), 2, StepSchedule(5))
+    given = StepContext(GRID, step=3, implementation="xla")
+    lengths = jnp.asarray([2], jnp.int32)
+    _, _, ctx = layer_patterns(attention, ((), ()), given, **SIZES, text_lengths=lengths)
+    assert ctx.text_lengths is lengths
+    assert int(ctx.step) == 3
+    assert ctx.implementation == "xla"
+
+
+@pytest.mark.parametrize(
+    ("states", "ctx", "layers", "message"),
+    [
+        (((), ()), None, 2, "attention= needs ctx="),
+        (((), ()), StepContext(VideoGrid(4, 4, 5, text_len=3)), 2, "but this input has VideoGrid"),
+        (((), (), ()), StepContext(GRID), 3, "patterns are for 3 layers"),
+        (((),), StepContext(GRID), 2, "1 states for 2 layers"),
+    ],
+)
+def test_what_does_not_fit_is_refused(states, ctx, layers, message):
+    attention = SparseAttention.uniform(Dense(), layers)
+    with pytest.raises(ValueError, match=message):
+        layer_patterns(attention, states, ctx, **SIZES)
+
+
+def test_blocks_run_in_turn_and_hand_their_states_on(blocks, key):
+    attention = SparseAttention(
+        (SlidingTile((2, 2, 2), (1, 1, 1)), AdaSpa(0.5, 16)), StepSchedule.adaspa(4, (1, 2))
+    )
+    states = attention.init(GRID, batch=1, num_heads=2, head_dim=4)
+    x = jax.random.normal(key, (1, GRID.num_tokens, 8))
+    ctx = StepContext(GRID, Phase.SEARCH)
+    patterns, states, ctx = layer_patterns(attention, states, ctx, **SIZES)
+    got, new = jax.jit(
+        lambda b, x, s, c: run_blocks(b, x, 0.5, patterns=patterns, states=s, ctx=c)
+    )(blocks, x, states, ctx)
+    want = x
+    for i, block in enumerate(blocks):
+        want, _ = block(want, 0.5, pattern=patterns[i], state=states[i], ctx=ctx)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert new[0] == ()
+    assert bool(new[1].searched)
+
+
+def test_remat_changes_no_gradient(blocks, key):
+    patterns, states, ctx = layer_patterns(None, (), None, **SIZES)
+    x = jax.random.normal(key, (1, GRID.num_tokens, 8))
+
+    def loss(x, remat):
+        return run_blocks(blocks, x, 0.5, patterns=patterns, states=states, ctx=ctx, remat=remat)[
+            0
+        ].sum()
+
+    plain, again = (jax.jit(jax.grad(loss), static_argnums=1)(x, remat) for remat in (False, True))
+    np.testing.assert_allclose(plain, again, atol=1e-6)
+    assert "remat" in str(jax.make_jaxpr(lambda x: jax.grad(loss)(x, True))(x))
