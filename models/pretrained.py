@@ -113,6 +113,14 @@ def part_folder(folder: str | Path, part: str) -> Path:
     )
 
 
+def read_config(folder: str | Path, part: str, registry: Mapping[str, Any]) -> tuple[str, Any]:
+    """Class name and configuration of one part of a checkpoint; reads no weights. Raises as `load_transformer`."""
+    folder = part_folder(folder, part)
+    document = read_json(folder / "config.json")
+    name = _class_name(document, folder, part, registry)
+    return name, config_from_json(registry[name].config_class, document)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """An object in a JSON file; ValueError names the file if it is damaged."""
     try:
@@ -129,14 +137,12 @@ _TRANSFORMERS = "model"
 
 
 def _load(folder, part, registry: Mapping[str, Any], stem, dtype, sharding):
-    folder = part_folder(folder, part)
-    document = read_json(folder / "config.json")
-    cls = registry[_class_name(document, folder, part, registry)]
+    name, config = read_config(folder, part, registry)
+    cls, folder = registry[name], part_folder(folder, part)
     files = TensorFiles.open(folder, stem)
     compute = jnp.dtype(files.main_dtype() if dtype is None else dtype)
     if compute not in (jnp.bfloat16, jnp.float16, jnp.float32):
         raise ValueError(f"{dtype=} must be bfloat16, float16 or float32")
-    config = config_from_json(cls.config_class, document)
     model = nnx.eval_shape(lambda: cls(config, dtype=compute, rngs=nnx.Rngs(0)))
     slots = checkpoint_slots(model, cls.KEYS)
     _compare(folder, slots, files, getattr(cls, "IGNORED", ()))

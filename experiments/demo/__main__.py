@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.demo import measure, pictures
-from experiments.demo.media import write_clip
+from experiments.media import write_clip
 from experiments.demo.methods import Method, per_head_mix, published_methods
 from experiments.demo.page import write_page
 from experiments.demo.report import describe, print_table

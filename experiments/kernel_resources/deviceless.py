@@ -31,11 +31,16 @@ class Compiled:
       name: of the case.
       kernels: what its Mosaic kernels take, by name; they may be compiled in any order.
       error: why it does not compile, or None.
+      memory: bytes of the program's "argument", "temp", "output" and "alias" (outputs in the place of
+        arguments), as XLA has planned them for the device.
+      seconds: that lowering and compiling took.
     """
 
     name: str
     kernels: tuple[Resources, ...] = ()
     error: str | None = None
+    memory: dict[str, int] | None = None
+    seconds: float = 0.0
 
     def faults(self) -> list[str]:
         """Why the case should not be shipped; empty for a sound one."""
@@ -69,7 +74,9 @@ def refuse_old_jax() -> None:
         raise NotImplementedError(f"Mosaic kernels need jax >= 0.11.2; this is {jax.__version__}")
 
 
-def compile_for_h200(cases: str, *names: str, timeout_s: float = 900) -> list[Compiled]:
+def compile_for_h200(
+    cases: str, *names: str, timeout_s: float = 900, dump: bool = True
+) -> list[Compiled]:
     """Compiles the cases that a function lists, in one fresh process.
 
     Args:
@@ -77,6 +84,7 @@ def compile_for_h200(cases: str, *names: str, timeout_s: float = 900) -> list[Co
         arguments being a tuple of pytrees of anything with a shape and a dtype.
       *names: only these cases; all by default.
       timeout_s: for the whole process. A case it cuts off is an error, as are those after it.
+      dump: let the compiler print its kernels; without, `Compiled.kernels` stays empty.
 
     Raises:
       NotImplementedError: this jax is too old for the kernels.
@@ -86,6 +94,7 @@ def compile_for_h200(cases: str, *names: str, timeout_s: float = 900) -> list[Co
     refuse_old_jax()
     path = [*packages(), str(ROOT), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    env["SPARSEVDIT_DUMP"] = str(int(dump))
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.jsonl")
         command = [sys.executable, "-m", "experiments.kernel_resources.worker"]
@@ -103,6 +112,11 @@ def compile_for_h200(cases: str, *names: str, timeout_s: float = 900) -> list[Co
     return [
         Compiled(row["name"], error=row["error"])
         if "error" in row
-        else Compiled(row["name"], tuple(sorted(parse(row["output"]), key=lambda k: k.name)))
+        else Compiled(
+            row["name"],
+            tuple(sorted(parse(row["output"]), key=lambda k: k.name)),
+            memory=row["memory"],
+            seconds=row["seconds"],
+        )
         for row in rows
     ]

@@ -9,13 +9,15 @@ import json
 import os
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 # XLA and Mosaic read these as they are imported. On "cpu" the CUDA plugin asks for no driver.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ |= {f"MOSAIC_GPU_DUMP_{what}": "1" for what in ("PTX", "PTXAS", "HOST_LLVM")}
+if os.environ.get("SPARSEVDIT_DUMP", "1") == "1":
+    os.environ |= {f"MOSAIC_GPU_DUMP_{what}": "1" for what in ("PTX", "PTXAS", "HOST_LLVM")}
 
 import jax
 import numpy as np
@@ -44,7 +46,7 @@ def captured_stdout() -> Iterator[list[str]]:
 
 
 def main(cases: str, results: str, *names: str) -> None:
-    """Appends one JSON line for each case: name, and the compiler's output or the error."""
+    """Appends one JSON line for each case: name, compiler's output, memory and seconds, or the error."""
     module, _, function = cases.partition(":")
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=TARGET.read_text(), topology="1x1x1"
@@ -58,15 +60,21 @@ def main(cases: str, results: str, *names: str) -> None:
             arguments = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
             )
-            row = {"name": name}
+            row: dict = {"name": name}
+            began = time.perf_counter()
             with captured_stdout() as text:
                 try:
                     with jax.set_mesh(mesh):
-                        jax.jit(call).lower(*arguments).compile()
+                        plan = jax.jit(call).lower(*arguments).compile().memory_analysis()
+                    row["memory"] = {
+                        what: getattr(plan, f"{what}_size_in_bytes")
+                        for what in ("argument", "temp", "output", "alias")
+                    }
                 except Exception as error:  # whatever a kernel does wrong is this case's result
                     row["error"] = f"{type(error).__name__}: {error}"
                     traceback.print_exc()
-            file.write(json.dumps(row | {"output": text[0]}) + "\n")
+            row |= {"output": text[0], "seconds": time.perf_counter() - began}
+            file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

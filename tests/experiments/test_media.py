@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.demo import media
+from experiments import media
 
 
 def moving_square(frames=6, height=16, width=20):

@@ -1,0 +1,58 @@
+"""What a run took, and how its video differs from the dense one."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.record import environment
+from sparsevdit_jax import Phase
+from sparsevdit_jax.metrics import psnr, ssim
+
+Steps = Iterable[tuple[Phase | None, float]]
+
+
+def timing(steps: Steps) -> dict[str, dict[str, float]]:
+    """Steps, total and median of each phase; a run without phases is "dense"."""
+    phases: dict[str, list[float]] = {}
+    for phase, seconds in steps:
+        phases.setdefault("dense" if phase is None else phase.value, []).append(seconds)
+    return {
+        name: {
+            "steps": len(times),
+            "total_s": sum(times),
+            "median_ms": 1000 * statistics.median(times),
+        }
+        for name, times in phases.items()
+    }
+
+
+def compare(
+    video: np.ndarray, dense: np.ndarray, phases: Mapping[str, Steps], name: str
+) -> dict[str, float | None]:
+    """PSNR and SSIM of two clips, uint8 [F, Y, X, 3], and the speed-up of denoising.
+
+    The speed-up compares whole runs without compilation; None where one of them had begun in an earlier process.
+    """
+    a, b = (jnp.asarray(v, jnp.float32) for v in (video, dense))
+    window = min(11, *(n - 1 + n % 2 for n in video.shape[1:3]))
+    took = {key: list(steps) for key, steps in phases.items()}
+    whole = len(took[name]) == len(took["dense"])
+    seconds = {key: sum(s for _, s in steps) for key, steps in took.items()}
+    return {
+        "psnr_db": float(psnr(a, b, data_range=255.0)),
+        "ssim": float(
+            np.mean([ssim(x, y, data_range=255.0, window=window) for x, y in zip(a, b, strict=True)])
+        ),
+        "speedup": seconds["dense"] / seconds[name] if whole else None,
+    }
+
+
+def write_report(path: Path, config: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+    """JSON with settings, measurements, versions and device."""
+    document = {"config": config, **report, "environment": environment()}
+    path.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")

@@ -1,0 +1,104 @@
+"""CogVideoX 1.0 and 1.5: text to video and image to video."""
+
+import jax
+import jax.numpy as jnp
+
+from models.cogvideox import rotary_embedding
+from models.pretrained import load_text_encoder
+from models.t5 import encode_cogvideox_prompts
+from models.tokenizer import load_tokenizer
+
+from .family import Clip, Conditions, Defaults, Family, check_text, text_rows
+
+OFS = 2.0
+"""What the image-to-video pipeline of 1.5 passes as `ofs`."""
+
+
+class CogVideoX(Family):
+    """Conventions of diffusers' CogVideoXPipeline and CogVideoXImageToVideoPipeline (0.42).
+
+    Differs from diffusers: latents stay float32 between steps (there: the transformer's dtype), an even number
+    of latents is refused (the VAE makes 16 frames of 4 latents, not 13), and the image's latents are the mean of
+    the VAE's distribution, not a sample.
+    """
+
+    NAME = "CogVideoX"
+    PIPELINES = ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline")
+    TRANSFORMER = "CogVideoXTransformer3DModel"
+    VAE = "AutoencoderKLCogVideoX"
+    DEFAULTS = Defaults(clip=Clip(49, 480, 720), steps=50, guidance=6.0, fps=8)
+    channel_axis = 2
+
+    @property
+    def compression(self):
+        """See `Family.compression`."""
+        return int(self.vae.temporal_compression_ratio), *(self.vae.spatial_ratio,) * 2
+
+    @property
+    def frame_step(self):
+        """Latent counts are odd, so 8 frames for the VAE's 4."""
+        return 2 * self.compression[0]
+
+    @property
+    def takes_image(self):
+        """Image-to-video transformers have channels for the image's latents."""
+        return self.transformer.in_channels != self.vae.latent_channels
+
+    def padding(self, clip) -> int:
+        """Latent frames at the start that are made and dropped, so that patches in time divide (1.5)."""
+        return -self.latent_size(clip)[0] % self.patch[0]
+
+    def latent_shape(self, clip):
+        """[1, T, C, h, w]."""
+        t, h, w = self.latent_size(clip)
+        return 1, t + self.padding(clip), self.vae.latent_channels, h, w
+
+    @property
+    def text_shape(self):
+        """See `Family.text_shape`."""
+        return self.transformer.max_text_seq_length, self.transformer.text_embed_dim
+
+    def encode_prompts(self, prompt, negative, *, dtype):
+        """T5 states, padding included."""
+        return encode_cogvideox_prompts(
+            load_tokenizer(self.folder / "tokenizer"),
+            load_text_encoder(self.folder, dtype=dtype),
+            [prompt],
+            negative_prompts=None if negative is None else [negative],
+            max_length=self.text_shape[0],
+        )
+
+    def conditions(self, text, clip, guidance, image=None):
+        """See `Family.conditions`."""
+        guided = guidance != 1
+        embeds = text_rows(text, "prompt_embeds", guided)
+        check_text(embeds, *self.text_shape)
+        if self.takes_image and image is None:
+            raise ValueError(
+                f"{self.folder} holds an image-to-video CogVideoX; give its first frame with --image"
+            )
+        inputs = {"encoder_hidden_states": embeds}
+        if self.transformer.ofs_embed_dim is not None:
+            inputs["ofs"] = jnp.full((len(embeds),), OFS, jnp.float32)
+        rotary = None
+        if self.transformer.use_rotary_positional_embeddings:
+            _, frames, _, height, width = self.latent_shape(clip)
+            cos, sin = rotary_embedding(self.transformer, height, width, frames)
+            rotary = jnp.asarray(cos), jnp.asarray(sin)
+        scale = jnp.float32(guidance) if guided else None
+        return Conditions(inputs=inputs, image=image, guidance=scale, rotary=rotary)
+
+    def image_latents(self, vae, image, clip):
+        """Latents of the image as first frame, zeros after it; 1.5 repeats the first for its padding."""
+        if not self.takes_image:
+            return super().image_latents(vae, image, clip)
+        first = jnp.asarray(image, jnp.float32).transpose(2, 0, 1)[None, :, None] / 127.5 - 1
+        mean, _ = jax.jit(lambda vae, video: vae.encode(video))(vae, first.astype(vae.dtype))
+        latents = vae.normalize(mean.astype(jnp.float32)).transpose(0, 2, 1, 3, 4)
+        size, extra = self.latent_size(clip), self.padding(clip)
+        rest = jnp.zeros((1, size[0] - 1, *latents.shape[2:]), latents.dtype)
+        return jnp.concatenate([latents] * (1 + extra) + [rest], 1)
+
+    def to_vae(self, x, clip):
+        """Without the padding, channels before frames."""
+        return x[:, self.padding(clip) :].transpose(0, 2, 1, 3, 4)

@@ -1,0 +1,177 @@
+"""The denoising loop: one compiled program per phase, whose memory is known before any weight is read."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid
+
+from .family import Conditions, Family
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes that a compiled step holds at its peak on its device, as XLA has planned them."""
+
+    arguments: int
+    temporaries: int
+    results: int
+
+    @property
+    def peak(self) -> int:
+        """All of them: weights and latents, activations, and what is returned without taking an argument's place."""
+        return self.arguments + self.temporaries + self.results
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands: everything that the next step needs."""
+
+    step: int
+    x: jax.Array
+    solver: Any
+    states: Any
+
+
+class Denoiser:
+    """Compiles and runs the steps of one setting.
+
+    Args:
+      family: conventions of the model.
+      shape: of the latents.
+      num_steps: of the run.
+      attention: None is dense; its schedule must be for `num_steps`.
+      text_len: room for text in the joint sequence (0 for Wan).
+      key: of the noise that some schedulers add in every step.
+      implementation: of the attention kernels; None lets them choose.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        shape: tuple[int, ...],
+        *,
+        num_steps: int,
+        grid: VideoGrid,
+        num_heads: int,
+        head_dim: int,
+        attention: SparseAttention | None = None,
+        key: jax.Array | None = None,
+        implementation: str | None = None,
+    ):
+        if attention is not None and attention.schedule.num_steps != num_steps:
+            raise ValueError(
+                f"{num_steps=} but the attention's schedule is for {attention.schedule.num_steps}; make "
+                "both the same"
+            )
+        self.family, self.shape, self.num_steps, self.grid = family, shape, num_steps, grid
+        self.attention, self.implementation = attention, implementation
+        self.key = jax.random.key(0) if key is None else key
+        self.tables = family.set_timesteps(num_steps)
+        self._heads = dict(num_heads=num_heads, head_dim=head_dim)
+        self._compiled: dict[Phase | None, Any] = {}
+
+    def phases(self) -> list[Phase | None]:
+        """Phase of every step; None where all is dense."""
+        if self.attention is None:
+            return [None] * self.num_steps
+        return list(self.attention.schedule.phases())
+
+    def start(self, noise: jax.Array, rows: int) -> Progress:
+        """The state before the first step; `rows` of the transformer's batch."""
+        x = jnp.array(noise, jnp.float32)  # a copy: steps donate their input
+        states = ()
+        if self.attention is not None:
+            states = self.attention.init(self.grid, batch=rows, **self._heads)
+            states = jax.tree.map(jnp.asarray, states)
+        return Progress(0, x, self.family.scheduler.init(x), states)
+
+    def compile(self, model: Any, conditions: Conditions) -> dict[Phase | None, Memory]:
+        """Compiles the program of every phase that occurs.
+
+        Args:
+          model: the transformer, or one without weights (`nnx.eval_shape`).
+          conditions: those of the run, or their shapes.
+
+        Returns:
+          The memory of each.
+        """
+        rows = next(iter(conditions.inputs.values())).shape[0]
+        begin = jax.eval_shape(lambda: _flat(self.start(jnp.zeros(self.shape), rows)))
+        for phase in dict.fromkeys(self.phases()):
+            if phase in self._compiled:
+                continue
+            lowered = self._step.lower(
+                model, *begin, jnp.int32(0), conditions, self._context(phase, 0), self.tables, self.key
+            )
+            self._compiled[phase] = lowered.compile()
+        return {phase: _memory(program) for phase, program in self._compiled.items()}
+
+    def run(
+        self,
+        model: Any,
+        conditions: Conditions,
+        progress: Progress,
+        on_step: Callable[[Phase | None, Progress], None] | None = None,
+    ) -> jax.Array:
+        """Denoises from `progress` to the end; returns the latents, float32.
+
+        Args:
+          on_step: called after each step with its phase and the new state, whose arrays the next step consumes.
+        """
+        self.compile(model, conditions)
+        phases = self.phases()
+        for step in range(progress.step, self.num_steps):
+            x, solver, states = self._compiled[phases[step]](
+                model,
+                *_flat(progress),
+                jnp.int32(step),
+                conditions,
+                self._context(phases[step], step),
+                self.tables,
+                self.key,
+            )
+            progress = Progress(step + 1, x, solver, states)
+            if on_step is not None:
+                on_step(phases[step], progress)
+        return progress.x
+
+    def _context(self, phase, step):
+        if phase is None and self.implementation is None:
+            return None
+        return StepContext(
+            self.grid,
+            phase or Phase.DENSE,
+            step=jnp.int32(step),
+            implementation=self.implementation,
+        )
+
+    @functools.cached_property
+    def _step(self):
+        def step(model, x, solver, states, i, conditions, ctx, tables, key):
+            timestep = jnp.asarray(tables.timesteps)[i]
+            out, states = self.family.predict(
+                model, x, timestep, conditions, self.attention, states, ctx
+            )
+            noise = key if self.family.scheduler.draws_noise else None
+            x, solver = self.family.scheduler.step(out, i, x, solver, tables, noise)
+            return x, solver, states
+
+        return jax.jit(step, donate_argnums=(1, 2, 3))
+
+
+def _flat(progress: Progress) -> tuple[Any, Any, Any]:
+    return progress.x, progress.solver, progress.states
+
+
+def _memory(program) -> Memory:
+    plan = program.memory_analysis()
+    return Memory(
+        plan.argument_size_in_bytes,
+        plan.temp_size_in_bytes,
+        plan.output_size_in_bytes - plan.alias_size_in_bytes,
+    )

@@ -1,0 +1,242 @@
+"""What a family of video models agrees on: canvases, latents, prompts, guidance. Read this first.
+
+A `Family` is made from the configurations in a checkpoint folder (`read_family`), before any weight is read:
+it knows which clips are possible, what the transformer is called with, and how latents become video.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.schedulers import Scheduler
+from models.text_embeddings import TextEmbeddings
+from pallas_kernels._pytree import pytree
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """What to generate, in frames and pixels."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __str__(self):
+        return f"{self.frames} frames of {self.height} x {self.width}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What people use where they say nothing."""
+
+    clip: Clip
+    steps: int
+    guidance: float
+    fps: int
+
+
+@pytree
+class Conditions:
+    """What stays the same over a run, for each row of the transformer's batch.
+
+    With classifier-free guidance a clip has two rows: with the prompt, then with the negative prompt.
+
+    Attributes:
+      inputs: further keyword arguments of the transformer, [rows, ...].
+      image: latents that are joined to the noisy ones along the channels (image to video), or None.
+      guidance: float32 scalar, the scale of classifier-free guidance; None: no second row.
+      rotary: tables of the canvas, without a batch axis (CogVideoX), or None.
+    """
+
+    inputs: dict[str, jax.Array]
+    image: jax.Array | None = None
+    guidance: jax.Array | None = None
+    rotary: tuple[jax.Array, jax.Array] | None = None
+
+
+class Family(abc.ABC):
+    """One family's conventions.
+
+    Args:
+      folder: of the checkpoint, for messages.
+      transformer: configuration of the transformer.
+      vae: configuration of the VAE.
+      scheduler: as read.
+    """
+
+    NAME: ClassVar[str]
+    PIPELINES: ClassVar[tuple[str, ...]]  # `_class_name` in model_index.json
+    TRANSFORMER: ClassVar[str]  # `_class_name` in transformer/config.json
+    VAE: ClassVar[str]
+    DEFAULTS: ClassVar[Defaults]
+    ENCODES_TEXT: ClassVar[bool] = True
+    channel_axis: ClassVar[int] = 1
+
+    def __init__(self, folder: Path, transformer: Any, vae: Any, scheduler: Scheduler):
+        self.folder, self.transformer, self.vae, self.scheduler = folder, transformer, vae, scheduler
+
+    @property
+    @abc.abstractmethod
+    def compression(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels that one latent stands for."""
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of latents in one token."""
+        return self.transformer.patch
+
+    @property
+    def frame_step(self) -> int:
+        """Possible frame counts are 1 + k times this."""
+        return self.compression[0]
+
+    def check_clip(self, clip: Clip) -> None:
+        """ValueError, with the nearest clips that are possible, unless the models can make `clip`."""
+        step = self.frame_step
+        if clip.frames < 1 or (clip.frames - 1) % step:
+            below = max(1, (clip.frames - 1) // step * step + 1)
+            raise ValueError(
+                f"frames={clip.frames}: {self.NAME} makes 1 + {step} k frames; ask for {below} or "
+                f"{below + step}"
+            )
+        for name, pixels, ratio, patch in zip(
+            ("height", "width"),
+            (clip.height, clip.width),
+            self.compression[1:],
+            self.patch[1:],
+            strict=True,
+        ):
+            unit = ratio * patch
+            if pixels < 1 or pixels % unit:
+                below = max(unit, pixels // unit * unit)
+                raise ValueError(
+                    f"{name}={pixels} must be a multiple of {unit} for {self.NAME} ({ratio} pixels a "
+                    f"latent, {patch} latents a token); ask for {below} or {below + unit}"
+                )
+
+    def latent_size(self, clip: Clip) -> tuple[int, int, int]:
+        """Frames, rows and columns of the latents that the VAE decodes to `clip`."""
+        t, y, x = self.compression
+        return (clip.frames - 1) // t + 1, clip.height // y, clip.width // x
+
+    @abc.abstractmethod
+    def latent_shape(self, clip: Clip) -> tuple[int, ...]:
+        """Shape of the latents that are denoised, one clip."""
+
+    @property
+    @abc.abstractmethod
+    def text_shape(self) -> tuple[int, int]:
+        """Tokens and width of the prompt's embeddings."""
+
+    @abc.abstractmethod
+    def encode_prompts(self, prompt: str, negative: str | None, *, dtype) -> TextEmbeddings:
+        """Runs the folder's tokenizer and text encoder; `negative` is None without guidance."""
+
+    @abc.abstractmethod
+    def conditions(self, text: TextEmbeddings, clip: Clip, guidance: float, image=None) -> Conditions:
+        """What the transformer is called with in every step.
+
+        Args:
+          text: embeddings of one prompt, with a negative one where `guidance` needs it.
+          clip: what to generate.
+          guidance: scale; 1 is none.
+          image: what `image_latents` made, for image-to-video models.
+
+        Raises:
+          ValueError: embeddings are missing or do not fit the transformer.
+        """
+
+    def image_latents(self, vae: Any, image: np.ndarray, clip: Clip) -> jax.Array:
+        """The first frame, uint8 [height, width, 3], as latents for `conditions`."""
+        del vae, image, clip
+        raise ValueError(f"{self.folder} holds a text-to-video {self.NAME}; leave the image out")
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether the transformer continues a first frame."""
+        return False
+
+    def set_timesteps(self, num_steps: int) -> Any:
+        """Tables of the scheduler."""
+        return self.scheduler.set_timesteps(num_steps)
+
+    def predict(self, model, x, timestep, conditions: Conditions, attention, states, ctx):
+        """The guided prediction in float32, and the layers' new states.
+
+        Args:
+          model: the transformer.
+          x: noisy latents [1, ...].
+          timestep: scalar.
+          conditions: see there.
+          attention: `SparseAttention` with `states` and `ctx`; None is dense.
+        """
+        hidden = x.astype(model.dtype)
+        if conditions.image is not None:
+            hidden = jnp.concatenate([hidden, conditions.image.astype(model.dtype)], self.channel_axis)
+        rows = x.shape[0] * (1 if conditions.guidance is None else 2)
+        hidden = jnp.concatenate([hidden] * (rows // x.shape[0]))
+        inputs = dict(conditions.inputs)
+        if conditions.rotary is not None:
+            inputs["image_rotary_emb"] = conditions.rotary
+        out = model(
+            hidden_states=hidden,
+            timestep=jnp.broadcast_to(timestep, (rows,)),
+            attention=attention,
+            states=states,
+            ctx=ctx,
+            **inputs,
+        )
+        out, states = (out, ()) if attention is None else out
+        out = out.astype(jnp.float32)
+        if conditions.guidance is None:
+            return out, states
+        with_prompt, without = jnp.split(out, 2)
+        return without + conditions.guidance * (with_prompt - without), states
+
+    def to_vae(self, x: jax.Array, clip: Clip) -> jax.Array:
+        """Denoised latents as the VAE takes them, [1, C, T, h, w], not yet denormalised."""
+        del clip
+        return x
+
+    def frames(self, vae, x: jax.Array, clip: Clip, *, tile=None) -> Iterator[np.ndarray]:
+        """Decodes denoised latents: uint8 [n, height, width, 3], a few frames at a time."""
+        z = vae.denormalize(self.to_vae(x, clip))
+        for chunk in vae.decode_chunks(z.astype(vae.dtype), **({} if tile is None else {"tile": tile})):
+            video = np.asarray(chunk[0].transpose(1, 2, 3, 0), np.float32)
+            if not np.isfinite(video).all():
+                raise FloatingPointError(
+                    "the decoded video holds NaN or infinity; try --dtype float32, and look at the latents"
+                )
+            yield np.round((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def text_rows(text: TextEmbeddings, name: str, guided: bool) -> jax.Array:
+    """The array `name` of the prompt, above that of the negative prompt where guidance needs it.
+
+    Raises:
+      ValueError: one is missing.
+    """
+    names = [name, f"negative_{name}"] if guided else [name]
+    arrays = text.arrays()
+    if missing := [n for n in names if n not in arrays]:
+        raise ValueError(
+            f"the embeddings lack {' and '.join(missing)}"
+            + ("; guidance needs a negative prompt, or set guidance to 1" if guided else "")
+        )
+    return jnp.concatenate([arrays[n][:1] for n in names])
+
+
+def check_text(embeds: jax.Array, tokens: int | None, width: int) -> None:
+    """ValueError unless embeddings [rows, tokens, width] are this transformer's."""
+    if embeds.shape[2] != width or (tokens is not None and embeds.shape[1] != tokens):
+        raise ValueError(
+            f"the prompt's embeddings have {embeds.shape[1]} tokens of width {embeds.shape[2]}, but this "
+            f"transformer takes {tokens or 'any number of'} tokens of width {width}; make them with its "
+            "own text encoder"
+        )

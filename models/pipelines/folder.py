@@ -1,0 +1,64 @@
+"""Which family a checkpoint folder belongs to, from its configurations alone."""
+
+from pathlib import Path
+
+from models.pretrained import TRANSFORMERS, VAES, read_config, read_json
+from models.schedulers import load_scheduler
+
+from .cogvideox import CogVideoX
+from .family import Family
+from .hunyuan_video import HunyuanVideo
+from .wan import Wan
+
+FAMILIES: tuple[type[Family], ...] = (Wan, HunyuanVideo, CogVideoX)
+
+
+def read_family(folder: str | Path) -> Family:
+    """The conventions of the pipeline in `folder`, in the layout of diffusers; reads no weights.
+
+    Raises:
+      FileNotFoundError: no such folder, or a part is missing.
+      ValueError: a pipeline that we do not have.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; give a checkpoint in the layout of diffusers")
+    index = folder / "model_index.json"
+    if index.is_file():
+        document = read_json(index)
+        _check_pipeline(folder, document)
+    missing = [
+        name
+        for name in ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+        if not (folder / name).is_file()
+    ]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}; give the whole pipeline's folder, as diffusers saves it"
+        )
+    name, transformer = read_config(folder, "transformer", TRANSFORMERS)
+    family = next(f for f in FAMILIES if name == f.TRANSFORMER)
+    vae_name, vae = read_config(folder, "vae", VAES)
+    if vae_name != family.VAE:
+        raise ValueError(
+            f"{folder} joins {name} with {vae_name}, but {family.NAME} needs {family.VAE}; take both from "
+            "one checkpoint"
+        )
+    return family(folder, transformer, vae, load_scheduler(folder))
+
+
+def _check_pipeline(folder, document) -> None:
+    known = [name for family in FAMILIES for name in family.PIPELINES]
+    name = document.get("_class_name")
+    if name not in known:
+        raise ValueError(f"{folder / 'model_index.json'} is of {name!r}; we have {', '.join(known)}")
+    if document.get("boundary_ratio") is not None:
+        raise ValueError(
+            f"{folder} has two transformers that take turns (boundary_ratio="
+            f"{document['boundary_ratio']}, Wan 2.2 A14B); only pipelines with one are run here"
+        )
+    if document.get("expand_timesteps"):
+        raise ValueError(
+            f"{folder} gives every token its own timestep (expand_timesteps, Wan 2.2 TI2V); its transformer "
+            "loads and runs by itself, but this pipeline is not here yet"
+        )

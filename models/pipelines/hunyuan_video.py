@@ -1,0 +1,63 @@
+"""HunyuanVideo: text to video with a distilled guidance."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from .family import Clip, Conditions, Defaults, Family, check_text, text_rows
+
+
+class HunyuanVideo(Family):
+    """Conventions of diffusers' HunyuanVideoPipeline (0.42); text comes as precomputed embeddings.
+
+    The guidance scale is an input of the transformer where that was distilled. Differs from diffusers, which
+    rounds it to the transformer's dtype (6000 becomes 6016 in bfloat16): it stays float32.
+    """
+
+    NAME = "HunyuanVideo"
+    PIPELINES = ("HunyuanVideoPipeline",)
+    TRANSFORMER = "HunyuanVideoTransformer3DModel"
+    VAE = "AutoencoderKLHunyuanVideo"
+    DEFAULTS = Defaults(clip=Clip(129, 720, 1280), steps=50, guidance=6.0, fps=15)
+    ENCODES_TEXT = False
+
+    @property
+    def compression(self):
+        """See `Family.compression`."""
+        return self.vae.temporal_compression_ratio, *(self.vae.spatial_compression_ratio,) * 2
+
+    def latent_shape(self, clip):
+        """[1, C, T, h, w]."""
+        return 1, self.transformer.in_channels, *self.latent_size(clip)
+
+    @property
+    def text_shape(self):
+        """See `Family.text_shape`."""
+        return 256, self.transformer.text_embed_dim
+
+    def encode_prompts(self, prompt, negative, *, dtype):
+        """Not here: LLaMA and CLIP have no port."""
+        del prompt, negative, dtype
+        raise ValueError(
+            "HunyuanVideo's text encoders (LLaMA, CLIP) run in torch only; make an embeddings file with "
+            "python -m experiments.make_text_embeddings and pass it with --embeddings"
+        )
+
+    def set_timesteps(self, num_steps):
+        """The pipeline gives the sigmas itself, so that the shift applies once."""
+        return self.scheduler.set_timesteps(num_steps, np.linspace(1.0, 0.0, num_steps + 1)[:-1])
+
+    def conditions(self, text, clip, guidance, image=None):
+        """See `Family.conditions`."""
+        del clip, image
+        distilled = self.transformer.guidance_embeds
+        guided = not distilled and guidance != 1
+        embeds = text_rows(text, "prompt_embeds", guided)
+        check_text(embeds, None, self.transformer.text_embed_dim)
+        inputs = {
+            "encoder_hidden_states": embeds,
+            "encoder_attention_mask": text_rows(text, "prompt_attention_mask", guided),
+            "pooled_projections": text_rows(text, "pooled_projections", guided),
+        }
+        if distilled:
+            inputs["guidance"] = jnp.full((len(embeds),), 1000 * guidance, jnp.float32)
+        return Conditions(inputs=inputs, guidance=jnp.float32(guidance) if guided else None)

@@ -1,0 +1,94 @@
+"""Wan 2.1: text to video and image to video."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.pretrained import load_text_encoder
+from models.t5 import encode_wan_prompts
+from models.tokenizer import load_tokenizer
+
+from .family import Clip, Conditions, Defaults, Family, check_text, text_rows
+
+TEXT_TOKENS = 512
+
+
+class Wan(Family):
+    """Conventions of diffusers' WanPipeline and WanImageToVideoPipeline (0.42)."""
+
+    NAME = "Wan"
+    PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+    TRANSFORMER = "WanTransformer3DModel"
+    VAE = "AutoencoderKLWan"
+    DEFAULTS = Defaults(clip=Clip(81, 480, 832), steps=50, guidance=5.0, fps=16)
+
+    @property
+    def compression(self):
+        """See `Family.compression`."""
+        return self.vae.scale_factor_temporal, *(self.vae.scale_factor_spatial,) * 2
+
+    @property
+    def patch(self):
+        """See `Family.patch`."""
+        return tuple(self.transformer.patch_size)
+
+    @property
+    def takes_image(self):
+        """Image-to-video transformers have channels for the mask and the image's latents."""
+        return self.transformer.in_channels != self.vae.z_dim
+
+    def latent_shape(self, clip):
+        """[1, C, T, h, w]."""
+        return 1, self.vae.z_dim, *self.latent_size(clip)
+
+    @property
+    def text_shape(self):
+        """See `Family.text_shape`."""
+        return TEXT_TOKENS, self.transformer.text_dim
+
+    def encode_prompts(self, prompt, negative, *, dtype):
+        """UMT5 states, zero beyond the prompt."""
+        return encode_wan_prompts(
+            load_tokenizer(self.folder / "tokenizer"),
+            load_text_encoder(self.folder, dtype=dtype),
+            [prompt],
+            negative_prompts=None if negative is None else [negative],
+            max_length=TEXT_TOKENS,
+        )
+
+    def conditions(self, text, clip, guidance, image=None):
+        """See `Family.conditions`."""
+        guided = guidance != 1
+        embeds = text_rows(text, "prompt_embeds", guided)
+        check_text(embeds, TEXT_TOKENS, self.transformer.text_dim)
+        inputs = {"encoder_hidden_states": embeds}
+        if self.takes_image and image is None:
+            raise ValueError(f"{self.folder} holds an image-to-video Wan; give its first frame with --image")
+        if self.transformer.image_dim is not None:
+            if text.image_embeds is None:
+                raise ValueError(
+                    "this Wan needs `image_embeds`, CLIP's states of the first frame; make an embeddings "
+                    "file with python -m experiments.make_text_embeddings --image and pass --embeddings"
+                )
+            inputs["encoder_hidden_states_image"] = jnp.concatenate(
+                [text.image_embeds[:1]] * len(embeds)
+            )
+        scale = jnp.float32(guidance) if guided else None
+        return Conditions(inputs=inputs, image=image, guidance=scale)
+
+    def image_latents(self, vae, image, clip):
+        """A mask of the known frame (four channels: a latent stands for four frames) and the latents of the
+        clip that is the image first and grey after it.
+        """
+        if not self.takes_image:
+            return super().image_latents(vae, image, clip)
+        t, _, _ = self.compression
+        first = jnp.asarray(image, jnp.float32).transpose(2, 0, 1)[None, :, None] / 127.5 - 1
+        rest = jnp.zeros((1, 3, clip.frames - 1, clip.height, clip.width), jnp.float32)
+        mean, _ = jax.jit(lambda vae, video: vae.encode(video))(
+            vae, jnp.concatenate([first, rest], 2).astype(vae.dtype)
+        )
+        latents = vae.normalize(mean.astype(jnp.float32))
+        mask = np.zeros((1, t, *latents.shape[2:]), np.float32)
+        mask[:, :, 0] = 1
+        return jnp.concatenate([jnp.asarray(mask), latents], 1)
