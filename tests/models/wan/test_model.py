@@ -1,0 +1,321 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models import layers
+from models.config import config_from_json
+from models.rope import rope_table
+from models.wan import WanConfig, WanTransformer
+from models.wan.model import ROPE_THETA
+from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid
+from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, SlidingTile
+from tests.models import parity
+
+CASES = [("wan", "a"), ("wan", "b"), ("wan", "tokent"), ("wan_i2v", "a")]
+SMALL = WanConfig(
+    num_attention_heads=2,
+    attention_head_dim=12,
+    in_channels=4,
+    out_channels=None,
+    text_dim=10,
+    freq_dim=8,
+    ffn_dim=32,
+    num_layers=1,
+)
+
+
+@functools.cache
+def load(name, dtype=jnp.float32):
+    config = config_from_json(WanConfig, parity.config(name))
+    model = WanTransformer(config, dtype=dtype, rngs=nnx.Rngs(0))
+    parity.load(model, model.KEYS, name)
+    return model
+
+
+@functools.cache
+def load_case(name, case):
+    return parity.arrays(name, case)
+
+
+@jax.jit(static_argnames=("attention", "remat"))
+def run(model, inputs, *, attention=None, states=(), ctx=None, remat=False):
+    return model(**inputs, attention=attention, states=states, ctx=ctx, remat=remat)
+
+
+def small_inputs(shape, *, batch=2, text=5):
+    keys = jax.random.split(jax.random.key(1), 2)
+    return {
+        "hidden_states": jax.random.normal(keys[0], (batch, 4, *shape)),
+        "timestep": jnp.linspace(999.0, 20.0, batch),
+        "encoder_hidden_states": jax.random.normal(keys[1], (batch, text, 10)),
+    }
+
+
+def run_pattern(model, inputs, *patterns, phase=Phase.REUSE, batch=2, states=None):
+    attention = SparseAttention(patterns, StepSchedule(num_steps=3))
+    grid, config = model.grid(inputs["hidden_states"].shape), model.config
+    if states is None:
+        states = attention.init(
+            grid, batch=batch, num_heads=config.num_heads, head_dim=config.head_dim
+        )
+    ctx = StepContext(grid, phase, step=1)
+    return run(model, inputs, attention=attention, states=states, ctx=ctx)
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_output_is_diffusers(name, case):
+    model, arrays = load(name), load_case(name, case)
+    before = nnx.to_pure_dict(nnx.state(model))
+    out = run(model, parity.inputs(arrays))
+    assert out.dtype == jnp.float32
+    parity.assert_close(out, arrays["out"], 2e-4, "out, from the timestep")
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(model)))
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_every_part_is_diffusers(name, case):
+    model, arrays = load(name), load_case(name, case)
+    taps = {k.removeprefix("tap/"): v for k, v in arrays.items() if k.startswith("tap/")}
+    inputs = parity.inputs(arrays)
+    wave = layers.sinusoidal_embedding(inputs["timestep"].reshape(-1), model.config.freq_dim)
+    # Angles near 1000 in float32: half a last bit of a frequency is 3e-5.
+    parity.assert_close(wave, taps.pop("condition_embedder.timesteps_proj"), 1e-4, "timesteps_proj")
+    grid = model.grid(inputs["hidden_states"].shape)
+    rope = rope_table(grid.shape, model.config.head_dim, theta=ROPE_THETA)
+    for i, part in enumerate(rope):
+        if f"rope.out{i}" in taps:
+            doubled = np.repeat(part, 2, -1)[None, :, None]
+            np.testing.assert_array_equal(doubled, taps.pop(f"rope.out{i}"))
+
+    embedder = "condition_embedder"
+    recorded = [taps.pop(f"{embedder}.out{i}", None) for i in range(4)]
+    recorder = parity.Recorder(model, model.KEYS)
+    with recorder.recording():
+        model.condition_embedder(
+            inputs["timestep"],
+            inputs["encoder_hidden_states"],
+            inputs.get("encoder_hidden_states_image"),
+        )
+    for i, (got, want) in enumerate(zip(recorder.outputs[embedder], recorded, strict=True)):
+        assert (got is None) == (want is None)
+        if got is not None:
+            parity.assert_close(got, want, 1e-5, f"{embedder}.out{i}")
+
+    replace = {embedder: tuple(part if part is None else jnp.asarray(part) for part in recorded)}
+    recorder = parity.Recorder(model, model.KEYS, replace)
+
+    def loss(hidden_states):
+        with recorder.recording():
+            out = model(**inputs | {"hidden_states": hidden_states})
+        return (out * arrays["cotangent"]).sum(), (out, recorder.outputs)
+
+    gradient, (out, outputs) = jax.grad(loss, has_aux=True)(inputs["hidden_states"])
+    if "patch_embedding" in taps:
+        got = outputs["patch_embedding"].transpose(0, 4, 1, 2, 3)
+        parity.assert_close(got, taps.pop("patch_embedding"), 1e-5, "patch_embedding")
+    for tap, want in taps.items():  # in the order of execution
+        got = outputs[tap][0] if tap.startswith("blocks") else outputs[tap]
+        parity.assert_close(got, want, 1e-5, tap)
+    parity.assert_close(out, arrays["out"], 1e-5, "out, with the recorded time embedding")
+    parity.assert_close(gradient, arrays["grad_hidden_states"], 3e-5, "gradient")
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "largest", "rms"),
+    # What diffusers itself errs in bfloat16 (float32 parts kept) against its float32.
+    [
+        ("wan", "a", 3.54e-2, 8.09e-3),
+        ("wan", "b", 3.38e-2, 8.21e-3),
+        ("wan", "tokent", 2.83e-2, 8.14e-3),
+        ("wan_i2v", "a", 3.26e-2, 7.30e-3),
+    ],
+)
+def test_bfloat16_errs_no_more_than_twice_as_much_as_diffusers(name, case, largest, rms):
+    model, arrays = load(name, jnp.bfloat16), load_case(name, case)
+    inputs = parity.inputs(arrays)
+    inputs = {k: v if k == "timestep" else v.astype(jnp.bfloat16) for k, v in inputs.items()}
+    out = run(model, inputs)
+    assert out.dtype == jnp.bfloat16
+    error = np.asarray(out.astype(jnp.float32)) - arrays["out"]
+    assert np.abs(error).max() <= 2 * largest
+    assert 1e-3 < np.sqrt((error**2).mean()) <= 2 * rms
+
+
+def test_a_checkpoint_stored_in_bfloat16_computes_like_one_in_float32():
+    """Float32 parts may hold bfloat16 values; they still compute in float32."""
+    arrays = load_case("wan", "a")
+    stored = nnx.clone(load("wan", jnp.bfloat16))
+    rounded = nnx.clone(stored)
+    for _, parameter in nnx.to_flat_state(nnx.state(stored)):
+        parameter.set_value(parameter[...].astype(jnp.bfloat16))
+    for _, parameter in nnx.to_flat_state(nnx.state(rounded)):
+        parameter.set_value(parameter[...].astype(jnp.bfloat16).astype(parameter.dtype))
+    inputs = parity.inputs(arrays)
+    np.testing.assert_array_equal(run(stored, inputs), run(rounded, inputs))
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (3, 6, 10)])  # tokens 4x4x4, and 3x3x5: tiles do not divide
+def test_sliding_tiles_confine_what_a_block_sees(shape):
+    """Only self-attention mixes tokens: after one block, a change is seen inside its window and nowhere else."""
+    model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(3)), small_inputs(shape)
+    grid = model.grid(inputs["hidden_states"].shape)
+    changed = inputs | {"hidden_states": inputs["hidden_states"].at[:, :, 0, :2, :2].add(1.0)}
+    pattern = SlidingTile(tile=(2, 2, 2), window=(1, 1, 1))
+
+    def difference(*patterns):
+        one, other = (run_pattern(model, x, *patterns)[0] for x in (inputs, changed))
+        moved = jnp.abs(one - other).max((0, 1))
+        return np.asarray(moved.reshape(grid.frames, grid.height, 2, grid.width, 2).max((2, 4)))
+
+    sees = np.zeros(grid.shape, bool)
+    sees[:2, :2, :2] = True  # the first tile
+    moved = difference(pattern)
+    assert (moved[sees] > 1e-5).all()
+    assert (moved[~sees] == 0).all()
+    assert (difference(Dense()) > 1e-6).all()
+
+
+@pytest.mark.parametrize("case", ["a", "b", "tokent"])
+def test_full_windows_and_dense_phases_equal_no_pattern(case):
+    model, arrays = load("wan"), load_case("wan", case)
+    inputs = parity.inputs(arrays)
+    batch, dense = len(arrays["out"]), run(model, inputs)
+    full = SlidingTile(tile=(2, 2, 2), window=(3, 3, 3))
+    sparse = SlidingTile(tile=(2, 2, 2), window=(1, 1, 1))
+    out, states = run_pattern(model, inputs, full, full, batch=batch)
+    np.testing.assert_allclose(out, dense, atol=2e-5)
+    assert states == ((), ())
+    out, _ = run_pattern(model, inputs, sparse, sparse, phase=Phase.DENSE, batch=batch)
+    np.testing.assert_allclose(out, dense, atol=2e-5)
+    out, _ = run_pattern(model, inputs, sparse, full, batch=batch)
+    assert float(jnp.abs(out - dense).max()) > 1e-2
+
+
+def test_each_layer_has_its_own_pattern_and_state():
+    model, inputs = load("wan"), parity.inputs(load_case("wan", "a"))
+    patterns = AdaSpa(block=16, sparsity=0.5), Diagonal(block=16, width=1)
+    out, states = run_pattern(model, inputs, *patterns, phase=Phase.SEARCH)
+    assert len(states) == 2
+    again, after = run_pattern(model, inputs, *patterns, states=states)
+    assert jax.tree.structure(after) == jax.tree.structure(states)
+    assert jax.tree.leaves(after[0])
+    assert float(jnp.abs(again - out).max()) > 1e-3  # the search itself is exact, its blocks are not
+
+
+def test_remat_changes_memory_only():
+    model, inputs = load("wan"), parity.inputs(load_case("wan", "b"))
+    attention = SparseAttention.uniform(SlidingTile(tile=(2, 2, 2), window=(1, 1, 1)), 2)
+    ctx = StepContext(model.grid(inputs["hidden_states"].shape))
+
+    @jax.jit(static_argnames="remat")
+    def gradient(model, *, remat):
+        def loss(model):
+            out, _ = model(**inputs, attention=attention, states=((), ()), ctx=ctx, remat=remat)
+            return (out**2).mean()
+
+        return jax.grad(loss)(model)
+
+    plain, remat = (jax.tree.leaves(gradient(model, remat=r)) for r in (False, True))
+    assert len(plain) == 69
+    for one, other in zip(plain, remat, strict=True):
+        assert float(jnp.abs(one).max()) > 0
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+
+
+def test_first_and_last_frame_are_one_image_with_positions():
+    """With `pos_embed_seq_len`, two images [2 B, N, D] are the sequence [B, 2 N, D] plus a table."""
+    fields = {"image_dim": 6, "added_kv_proj_dim": 24}
+    images = jax.random.normal(jax.random.key(2), (4, 3, 6))
+    inputs = small_inputs((2, 4, 4), text=512)
+    config = WanConfig(**{**vars(SMALL), **fields})
+    single = WanTransformer(config, rngs=nnx.Rngs(0))
+    double = WanTransformer(
+        WanConfig(**{**vars(config), "pos_embed_seq_len": 6}), rngs=nnx.Rngs(0)
+    )
+    position = jax.random.normal(jax.random.key(3), (1, 6, 6))
+    double.condition_embedder.image_embedder.pos_embed[...] = position
+    out = run(double, inputs | {"encoder_hidden_states_image": images})
+    joined = images.reshape(2, 6, 6) + position.repeat(2, 0)
+    want = run(single, inputs | {"encoder_hidden_states_image": joined})
+    np.testing.assert_allclose(out, want, atol=1e-6)
+    swapped = run(double, inputs | {"encoder_hidden_states_image": images[::-1]})
+    assert float(jnp.abs(swapped - want).max()) > 1e-4
+    with pytest.raises(ValueError, match=r"image has shape \(4, 2, 6\); it must be \[4, 3, 6\]"):
+        double(**inputs, encoder_hidden_states_image=images[:, :2])
+
+
+def test_one_timestep_for_all_tokens_equals_one_for_each():
+    model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(0)), small_inputs((2, 4, 6))
+    each = inputs["timestep"][:, None].repeat(12, 1)
+    np.testing.assert_allclose(
+        run(model, inputs | {"timestep": each}), run(model, inputs), atol=1e-6
+    )
+
+
+def test_parts_that_a_configuration_leaves_out_are_not_built():
+    config = WanConfig(**{**vars(SMALL), "cross_attn_norm": False})
+    model = WanTransformer(config, rngs=nnx.Rngs(0))
+    assert model.blocks[0].norm2 is None
+    assert run(model, small_inputs((1, 2, 2))).shape == (2, 4, 1, 2, 2)
+    assert model.num_attention_layers == 1
+    assert model.grid((2, 4, 21, 60, 104)) == VideoGrid(21, 30, 52)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"hidden_states": (2, 5, 2, 4, 4)},
+            r"\(2, 5, 2, 4, 4\); it must be \[batch, 4 channels, frames",
+        ),
+        ({"hidden_states": (2, 4, 4, 4)}, r"\(2, 4, 4, 4\); it must be \[batch, 4 channels"),
+        (
+            {"hidden_states": (2, 4, 2, 4, 5)},
+            r"\(2, 4, 5\) does not divide into patches of \(1, 2, 2\); pad or crop",
+        ),
+        (
+            {"hidden_states": (2, 4, 2, 4, 2050)},
+            r"tokens along its axes; none may have more than rope_max_seq_len=1024",
+        ),
+        ({"timestep": (1,)}, r"timestep has shape \(1,\); it must be \[2\], or \[2, 8\]"),
+        ({"timestep": (2, 7)}, r"timestep has shape \(2, 7\); it must be \[2\], or \[2, 8\]"),
+        ({"encoder_hidden_states": (2, 5, 9)}, r"\(2, 5, 9\); it must be \[2, tokens, 10\]"),
+        ({"encoder_hidden_states": (1, 5, 10)}, r"\(1, 5, 10\); it must be \[2, tokens, 10\]"),
+        ({"encoder_hidden_states_image": (2, 3, 6)}, "image_dim=None, but .* is given"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(change, message):
+    model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(0)), small_inputs((2, 4, 4))
+    inputs |= {name: jnp.zeros(shape) for name, shape in change.items()}
+    with pytest.raises(ValueError, match=message):
+        model(**inputs)
+
+
+def test_images_that_do_not_fit_are_refused():
+    model, inputs = load("wan_i2v"), parity.inputs(load_case("wan_i2v", "a"))
+    image = inputs.pop("encoder_hidden_states_image")
+    with pytest.raises(ValueError, match="image_dim=40, but .* is absent"):
+        model(**inputs)
+    with pytest.raises(ValueError, match=r"\(1, 17, 39\); it must be \[1, 17, 40\]"):
+        model(**inputs, encoder_hidden_states_image=image[..., :39])
+    with pytest.raises(ValueError, match=r"\(17, 40\); it must be \[1, tokens, 40\]"):
+        model(**inputs, encoder_hidden_states_image=image[0])
+    inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"][:, :511]
+    with pytest.raises(ValueError, match="511 tokens; beside an image it must have 512: pad it"):
+        model(**inputs, encoder_hidden_states_image=image)
+
+
+def test_attention_made_for_something_else_is_refused():
+    model, inputs = load("wan"), parity.inputs(load_case("wan", "a"))
+    grid = model.grid(inputs["hidden_states"].shape)
+    with pytest.raises(ValueError, match="needs ctx="):
+        model(**inputs, attention=SparseAttention.uniform(Dense(), 2), states=((), ()))
+    with pytest.raises(ValueError, match="for 3 layers, but the model's layer count is 2"):
+        model(**inputs, attention=SparseAttention.uniform(Dense(), 3), ctx=StepContext(grid))
+    with pytest.raises(ValueError, match="but this input has"):
+        other = StepContext(VideoGrid(1, 1, 1))
+        model(**inputs, attention=SparseAttention.uniform(Dense(), 2), states=((), ()), ctx=other)
