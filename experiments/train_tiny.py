@@ -36,7 +36,8 @@ from experiments.moving_digits import MovingDigits
 from experiments.progress import progress_bar
 from experiments.record import environment, git_state
 from models.checkpoint import count_parameters, save_weights
-from models.sampling import add_noise, generate, shift_time, velocity
+from models.flow_matching import add_noise, shift_time, velocity
+from models.sampling import generate
 from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
 from sparsevdit_jax import Phase, SparseAttention, StepContext
 

@@ -1,7 +1,7 @@
-"""Flow matching: the noise path, its time shift, and an Euler sampler with classifier-free guidance.
+"""An Euler sampler with classifier-free guidance for models that predict clean videos (the Tiny model).
 
-Convention (Wan, HunyuanVideo): x_t = (1 - t) x_0 + t noise with t from 1 (noise) to 0 (video), velocity
-v = noise - x_0 = (x_t - x_0) / t.
+Times as in `models.flow_matching`, from 1 (noise) to 0 (video). Checkpoints of others come with a scheduler of
+their own: `models.schedulers`.
 """
 
 import functools
@@ -11,29 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.flow_matching import shift_time, velocity
 from sparsevdit_jax import Phase, StepContext
-
-
-def shift_time(t, shift: float):
-    """Flow shift t -> s t / (1 + (s - 1) t): more of the path at high noise, as long videos need."""
-    return shift * t / (1 + (shift - 1) * t)
 
 
 def sampling_times(num_steps: int, shift: float) -> np.ndarray:
     """float32 [num_steps + 1], from 1 to 0."""
     return shift_time(np.linspace(1, 0, num_steps + 1), shift).astype(np.float32)
-
-
-def add_noise(x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """x_t of clean videos x0 [B, ...] at times t [B]."""
-    t = t.reshape(-1, *([1] * (x0.ndim - 1)))
-    return (1 - t) * x0 + t * noise
-
-
-def velocity(x: jax.Array, x0: jax.Array, t: jax.Array, *, t_min: float = 0.05) -> jax.Array:
-    """Velocity at x = x_t [B, ...] that leads to x0; t [B] is bounded below by `t_min`."""
-    t = jnp.maximum(t, t_min).reshape(-1, *([1] * (x.ndim - 1)))
-    return (x - x0) / t
 
 
 def guide(conditional: jax.Array, unconditional: jax.Array, guidance: float) -> jax.Array:

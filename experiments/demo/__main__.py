@@ -29,7 +29,8 @@ from experiments.moving_digits import MovingDigits
 from experiments.progress import progress_bar
 from experiments.record import Run, environment, git_state
 from models.checkpoint import count_parameters
-from models.sampling import add_noise, sampling_times
+from models.flow_matching import add_noise
+from models.sampling import sampling_times
 
 MODES = ("diagonal", "multi-diagonal", "stripe")
 """The methods that are modes of Sparse-vDiT, from which a head's mode is chosen."""

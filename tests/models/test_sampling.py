@@ -6,15 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.sampling import (
-    add_noise,
-    denoise_step,
-    generate,
-    guide,
-    sampling_times,
-    shift_time,
-    velocity,
-)
+from models.sampling import denoise_step, generate, guide, sampling_times
 from sparsevdit_jax import Phase, SparseAttention, StepSchedule
 from sparsevdit_jax.patterns import AdaSpa
 from tests.models.test_tiny import SMALL, make_model
@@ -25,20 +17,6 @@ def test_times_run_from_one_to_zero_and_shift_towards_noise():
     np.testing.assert_allclose(plain, np.linspace(1, 0, 11), atol=1e-7)
     assert (shifted[0], shifted[-1]) == (1, 0)
     assert (shifted[1:-1] > plain[1:-1]).all()
-    assert shift_time(0.5, 3.0) == pytest.approx(0.75)
-
-
-def test_velocity_is_noise_minus_video(key):
-    x0, noise = jax.random.normal(key, (2, 3, 2, 2, 2, 1))
-    t = jnp.array([0.1, 0.5, 1.0])
-    np.testing.assert_allclose(
-        velocity(add_noise(x0, noise, t), x0, t), noise - x0, rtol=1e-4, atol=1e-4
-    )
-
-
-def test_velocity_stays_bounded_at_time_zero():
-    x = jnp.ones((1, 1, 1, 1, 1))
-    assert float(velocity(x, 0 * x, jnp.zeros(1), t_min=0.05).max()) == pytest.approx(20)
 
 
 def test_guidance_extrapolates():

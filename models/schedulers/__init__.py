@@ -1,0 +1,13 @@
+"""Schedulers: what carries a latent from noise to video, as pure functions (start with scheduler.py)."""
+
+from .cogvideox import CogVideoXSchedulerConfig as CogVideoXSchedulerConfig
+from .cogvideox_ddim import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
+from .cogvideox_dpm import CogVideoXDPMScheduler as CogVideoXDPMScheduler
+from .files import load_scheduler as load_scheduler
+from .files import save_scheduler as save_scheduler
+from .files import scheduler_from_json as scheduler_from_json
+from .flow_euler import FlowMatchEulerDiscreteConfig as FlowMatchEulerDiscreteConfig
+from .flow_euler import FlowMatchEulerDiscreteScheduler as FlowMatchEulerDiscreteScheduler
+from .scheduler import Scheduler as Scheduler
+from .unipc import UniPCMultistepConfig as UniPCMultistepConfig
+from .unipc import UniPCMultistepScheduler as UniPCMultistepScheduler
