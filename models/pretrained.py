@@ -22,10 +22,12 @@ from flax import nnx
 from .config import config_from_json, config_to_json
 from .keys import Slot, checkpoint_slots
 from .tensors import TensorFiles, write_shards
+from .wan import WanTransformer
+from .wan_vae import WanVAE
 
-TRANSFORMERS: dict[str, Any] = {}
+TRANSFORMERS: dict[str, Any] = {WanTransformer.CLASS_NAME: WanTransformer}
 """Class name in config.json -> our class."""
-VAES: dict[str, Any] = {}
+VAES: dict[str, Any] = {WanVAE.CLASS_NAME: WanVAE}
 """The same of VAEs."""
 TEXT_ENCODERS: dict[str, Any] = {}
 """The same of text encoders."""

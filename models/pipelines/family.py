@@ -199,6 +199,22 @@ class Family(abc.ABC):
         with_prompt, without = jnp.split(out, 2)
         return without + conditions.guidance * (with_prompt - without), states
 
+    @abc.abstractmethod
+    def tiling(self) -> Any:
+        """The VAE's default tiles, for ``frames(..., tile=)``."""
+
+    def probe(self, clip: Clip, tile: Any) -> tuple[int, ...]:
+        """Shape of latents [1, C, T, h, w] whose decoding, without tiles, takes the memory of any longer clip's."""
+        frames, *size = self.latent_size(clip)
+        if tile is not None:
+            size = [min(n, s // r) for n, s, r in zip(size, tile.size, self.compression[1:], strict=True)]
+        return 1, self.latent_channels, min(frames, 3), *size
+
+    @property
+    @abc.abstractmethod
+    def latent_channels(self) -> int:
+        """Channels of the VAE's latents."""
+
     def to_vae(self, x: jax.Array, clip: Clip) -> jax.Array:
         """Denoised latents as the VAE takes them, [1, C, T, h, w], not yet denormalised."""
         del clip

@@ -7,6 +7,7 @@ import numpy as np
 from models.pretrained import load_text_encoder
 from models.t5 import encode_wan_prompts
 from models.tokenizer import load_tokenizer
+from models.wan_vae import Tiling
 
 from .family import Clip, Conditions, Defaults, Family, check_text, text_rows
 
@@ -37,9 +38,18 @@ class Wan(Family):
         """Image-to-video transformers have channels for the mask and the image's latents."""
         return self.transformer.in_channels != self.vae.z_dim
 
+    @property
+    def latent_channels(self):
+        """See `Family.latent_channels`."""
+        return self.vae.z_dim
+
     def latent_shape(self, clip):
         """[1, C, T, h, w]."""
         return 1, self.vae.z_dim, *self.latent_size(clip)
+
+    def tiling(self):
+        """See `Family.tiling`."""
+        return Tiling()
 
     @property
     def text_shape(self):
