@@ -129,7 +129,9 @@ def check_flags(config: Config, family: Family) -> None:
                     "(python -m experiments.make_text_embeddings)"
                 )
     if family.takes_image and config.image is None:
-        raise ValueError(f"{config.model} holds an image-to-video model; give its first frame, --image")
+        raise ValueError(
+            f"{config.model} holds an image-to-video model; give its first frame, --image"
+        )
     if config.image is not None and not family.takes_image:
         raise ValueError(f"{config.model} holds a text-to-video model; leave --image out")
     for path in (config.image, config.embeddings, *config.lora):
@@ -163,7 +165,9 @@ def read_image(path: Path, height: int, width: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS))
+        return np.asarray(
+            ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+        )
 
 
 class Generation:
@@ -249,7 +253,9 @@ class Generation:
             for phase, memory in denoiser.compile(self.transformer, conditions).items():
                 steps[name, phase] = memory
         self.seconds["compile"] = time.perf_counter() - began
-        limit = device_memory() if self.config.memory_gib is None else int(self.config.memory_gib * GIB)
+        limit = (
+            device_memory() if self.config.memory_gib is None else int(self.config.memory_gib * GIB)
+        )
         self.tile = self.family.tiling() if self.config.tile == "on" else None
         decoding = self._decoding(self.tile)
         if self.config.tile == "auto" and limit is not None and decoding > 0.9 * limit:
@@ -286,13 +292,16 @@ class Generation:
             latents[name], phases[name] = self._denoise(name, denoiser, model, conditions)
         del model
         gc.collect()
-        vae = self._timed(
-            "load vae", lambda: load_vae(config.model, dtype=jnp.dtype(config.dtype))
-        )
-        videos = {name: self._timed("decode", lambda x=x: self._decode(vae, x)) for name, x in latents.items()}
+        vae = self._timed("load vae", lambda: load_vae(config.model, dtype=jnp.dtype(config.dtype)))
+        videos = {
+            name: self._timed("decode", lambda x=x: self._decode(vae, x))
+            for name, x in latents.items()
+        }
         for name, video in videos.items():
             dense = config.compare and name == "dense"
-            write_mp4(dense_path(config.out) if dense else config.out, video, fps=config.fps, scale=1)
+            write_mp4(
+                dense_path(config.out) if dense else config.out, video, fps=config.fps, scale=1
+            )
         report = {
             "attention": config.attention,
             "pattern": self._describe(),
@@ -300,7 +309,9 @@ class Generation:
             "phases": {name: timing(steps) for name, steps in phases.items()},
         }
         if config.compare:
-            report["comparison"] = compare(videos[config.attention], videos["dense"], phases, config.attention)
+            report["comparison"] = compare(
+                videos[config.attention], videos["dense"], phases, config.attention
+            )
         write_report(config.out.with_suffix(".json"), dataclasses.asdict(config), report)
         for name in self.denoisers:
             self._store(name).unlink(missing_ok=True)
@@ -339,7 +350,18 @@ class Generation:
 
     def _settings(self, name: str) -> dict[str, Any]:
         """What must be the same for an interrupted run to go on."""
-        fields = ("prompt", "negative_prompt", "frames", "height", "width", "steps", "guidance", "seed", "dtype", "lora_scale")
+        fields = (
+            "prompt",
+            "negative_prompt",
+            "frames",
+            "height",
+            "width",
+            "steps",
+            "guidance",
+            "seed",
+            "dtype",
+            "lora_scale",
+        )
         settings = {f: getattr(self.config, f) for f in fields}
         for field in ("model", "image", "embeddings"):
             path = getattr(self.config, field)
@@ -354,7 +376,9 @@ class Generation:
         store, settings = self._store(name), self._settings(name)
         progress = load_progress(store, denoiser.start(noise, self.rows), settings)
         if progress.step:
-            print(f"{name}: goes on after step {progress.step} of {self.config.steps}, from {store}")
+            print(
+                f"{name}: goes on after step {progress.step} of {self.config.steps}, from {store}"
+            )
         steps: list[tuple[Phase | None, float]] = []
         label = f"{name}, {self.config.steps} steps"
         with progress_bar(label, total=self.config.steps, done=progress.step) as advance:
@@ -363,7 +387,11 @@ class Generation:
             def on_step(phase, now):
                 jax.block_until_ready(now.x)
                 steps.append((phase, time.perf_counter() - clock[0]))
-                if self.config.save_every and now.step % self.config.save_every == 0 and now.step < self.config.steps:
+                if (
+                    self.config.save_every
+                    and now.step % self.config.save_every == 0
+                    and now.step < self.config.steps
+                ):
                     save_progress(store, now, settings)
                 advance("" if phase is None else phase.value)
                 clock[0] = time.perf_counter()
@@ -379,7 +407,11 @@ class Generation:
         if self.attention is None:
             return None
         distinct = list(dict.fromkeys(self.attention.patterns))
-        return f"{distinct[0]}" if len(distinct) == 1 else f"{len(distinct)} patterns for {len(self.attention.patterns)} layers"
+        return (
+            f"{distinct[0]}"
+            if len(distinct) == 1
+            else f"{len(distinct)} patterns for {len(self.attention.patterns)} layers"
+        )
 
 
 def main(config: Config) -> None:
@@ -392,7 +424,9 @@ def main(config: Config) -> None:
     print("  ".join(f"{name} {value:.1f} s" for name, value in report["seconds"].items()))
     if "comparison" in report:
         c = report["comparison"]
-        print(f"against dense: PSNR {c['psnr_db']:.2f} dB, SSIM {c['ssim']:.3f}, {c['speedup']:.2f}x")
+        print(
+            f"against dense: PSNR {c['psnr_db']:.2f} dB, SSIM {c['ssim']:.3f}, {c['speedup']:.2f}x"
+        )
     print(f"wrote {generation.config.out}")
 
 

@@ -1,5 +1,12 @@
 """Video diffusion transformers in Flax NNX; each works dense and takes an attention pattern per layer."""
 
+from .lora import merge_lora as merge_lora
+from .pretrained import load_text_encoder as load_text_encoder
+from .pretrained import load_transformer as load_transformer
+from .pretrained import load_vae as load_vae
+from .pretrained import save_text_encoder as save_text_encoder
+from .pretrained import save_transformer as save_transformer
+from .pretrained import save_vae as save_vae
 from .tiny import TinyConfig as TinyConfig
 from .tiny import TinyVideoDiT as TinyVideoDiT
 from .tiny import load_tiny as load_tiny

@@ -21,6 +21,7 @@ from flax import nnx
 
 from .config import config_from_json, config_to_json
 from .keys import Slot, checkpoint_slots
+from .t5 import T5Encoder
 from .tensors import TensorFiles, write_shards
 from .wan import WanTransformer
 from .wan_vae import WanVAE
@@ -29,7 +30,7 @@ TRANSFORMERS: dict[str, Any] = {WanTransformer.CLASS_NAME: WanTransformer}
 """Class name in config.json -> our class."""
 VAES: dict[str, Any] = {WanVAE.CLASS_NAME: WanVAE}
 """The same of VAEs."""
-TEXT_ENCODERS: dict[str, Any] = {}
+TEXT_ENCODERS: dict[str, Any] = dict.fromkeys(T5Encoder.CLASS_NAMES, T5Encoder)
 """The same of text encoders."""
 
 MAX_SHARD_BYTES = 5 * 10**9  # diffusers' "5GB"
@@ -120,7 +121,9 @@ def read_config(folder: str | Path, part: str, registry: Mapping[str, Any]) -> t
     folder = part_folder(folder, part)
     document = read_json(folder / "config.json")
     name = _class_name(document, folder, part, registry)
-    return name, config_from_json(registry[name].config_class, document)
+    cls = registry[name]
+    read = getattr(cls, "read_config", None)  # where config.json is not as diffusers writes it
+    return name, read(document) if read else config_from_json(cls.config_class, document)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -147,7 +150,8 @@ def _load(folder, part, registry: Mapping[str, Any], stem, dtype, sharding):
         raise ValueError(f"{dtype=} must be bfloat16, float16 or float32")
     model = nnx.eval_shape(lambda: cls(config, dtype=compute, rngs=nnx.Rngs(0)))
     slots = checkpoint_slots(model, cls.KEYS)
-    _compare(folder, slots, files, getattr(cls, "IGNORED", ()))
+    files = files.called(getattr(cls, "ALIASES", {}), getattr(cls, "IGNORED", ()))
+    _compare(folder, slots, files)
     for name, slot in slots.items():
         array = slot.from_checkpoint(files.read(name))
         if dtype is not None:
@@ -169,8 +173,8 @@ def _class_name(document, folder, part, registry):
     return found[0]
 
 
-def _compare(folder, slots: Mapping[str, Slot], files: TensorFiles, ignored) -> None:
-    present = files.shapes.keys() - set(ignored)
+def _compare(folder, slots: Mapping[str, Slot], files: TensorFiles) -> None:
+    present = files.shapes.keys()
     problems = [f"missing: {name}" for name in sorted(slots.keys() - present)]
     problems += [f"unexpected: {name}" for name in sorted(present - slots.keys())]
     problems += [
@@ -205,6 +209,7 @@ def _save(model, folder, registry, stem, max_shard_bytes):
         {name: slot.parameter[...].nbytes for name, slot in slots.items()},
         max_shard_bytes=max_shard_bytes,
     )
-    document = config_to_json(model.config, names[0])
+    write = getattr(type(model), "write_config", None)
+    document = write(model.config) if write else config_to_json(model.config, names[0])
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")

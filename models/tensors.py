@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,13 @@ class TensorFiles:
       files: tensor name -> its file.
       shapes: tensor name -> shape as stored.
       dtypes: tensor name -> numpy's name of its dtype.
+      stored: tensor name -> its name in the file, where that is another.
     """
 
     files: Mapping[str, Path]
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
+    stored: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, stem: str) -> "TensorFiles":
@@ -50,10 +52,23 @@ class TensorFiles:
             )
         return cls(files, shapes, {name: DTYPES[dtype] for name, dtype in dtypes.items()})
 
+    def called(self, aliases: Mapping[str, str], ignored: Collection[str]) -> "TensorFiles":
+        """Without the tensors in `ignored`, and with those in `aliases` under their other name, unless that is
+        there too.
+        """
+        names = {name: aliases.get(name, name) for name in self.files if name not in ignored}
+        names = {n: new for n, new in names.items() if n == new or new not in self.files}
+        files, shapes, dtypes = (
+            {new: table[n] for n, new in names.items()}
+            for table in (self.files, self.shapes, self.dtypes)
+        )
+        stored = {new: self.stored.get(n, n) for n, new in names.items()}
+        return TensorFiles(files, shapes, dtypes, stored)
+
     def read(self, name: str) -> np.ndarray:
         """One tensor. Its file is mapped only meanwhile, so that pages do not pile up."""
         with safe_open(str(self.files[name]), framework="numpy") as file:
-            return file.get_tensor(name)
+            return file.get_tensor(self.stored.get(name, name))
 
     def main_dtype(self) -> str:
         """The dtype that most of the scalars have."""

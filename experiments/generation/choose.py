@@ -26,7 +26,11 @@ def choose_attention(
     sizes = dict(num_layers=num_layers, num_heads=num_heads)
     if choice in METHODS:
         for name, preset in PRESETS.items():
-            same = (preset.method, preset.grid, preset.schedule.num_steps) == (choice, grid, num_steps)
+            same = (preset.method, preset.grid, preset.schedule.num_steps) == (
+                choice,
+                grid,
+                num_steps,
+            )
             if same and (preset.num_layers, preset.num_heads) == (num_layers, num_heads):
                 print(f"{choice}: the setting {name} ({preset.source})")
                 return preset.attention()

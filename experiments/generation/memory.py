@@ -67,7 +67,10 @@ def check_memory(
     if worst.peak > usable:
         if dtype == "float32" and worst.peak - worst.arguments // 2 <= usable:
             advice.append("--dtype bfloat16, which halves the weights")
-        advice += [f"--frames {c.frames} --height {c.height} --width {c.width}" for c in smaller(family, clip, worst, usable)]
+        advice += [
+            f"--frames {c.frames} --height {c.height} --width {c.width}"
+            for c in smaller(family, clip, worst, usable)
+        ]
     if decoding > usable and not tiled:
         advice.append("--tile on, which decodes in tiles")
     raise NotEnoughMemory(
@@ -89,13 +92,21 @@ def smaller(family: Family, clip: Clip, memory: Memory, usable: int) -> list[Cli
     found = []
     frames = clip.frames - family.frame_step
     while frames >= 1:
-        if family.latent_size(Clip(frames, clip.height, clip.width))[0] <= share * family.latent_size(clip)[0]:
+        if (
+            family.latent_size(Clip(frames, clip.height, clip.width))[0]
+            <= share * family.latent_size(clip)[0]
+        ):
             found.append(Clip(frames, clip.height, clip.width))
             break
         frames -= family.frame_step
-    unit = [ratio * patch for ratio, patch in zip(family.compression[1:], family.patch[1:], strict=True)]
+    unit = [
+        ratio * patch for ratio, patch in zip(family.compression[1:], family.patch[1:], strict=True)
+    ]
     for eighths in range(7, 0, -1):
-        height, width = (max(u, n * eighths // 8 // u * u) for n, u in zip((clip.height, clip.width), unit, strict=True))
+        height, width = (
+            max(u, n * eighths // 8 // u * u)
+            for n, u in zip((clip.height, clip.width), unit, strict=True)
+        )
         if height * width <= share * clip.height * clip.width:
             found.append(Clip(clip.frames, height, width))
             break

@@ -46,7 +46,9 @@ def compare(
     return {
         "psnr_db": float(psnr(a, b, data_range=255.0)),
         "ssim": float(
-            np.mean([ssim(x, y, data_range=255.0, window=window) for x, y in zip(a, b, strict=True)])
+            np.mean(
+                [ssim(x, y, data_range=255.0, window=window) for x, y in zip(a, b, strict=True)]
+            )
         ),
         "speedup": seconds["dense"] / seconds[name] if whole else None,
     }

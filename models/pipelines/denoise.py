@@ -106,7 +106,13 @@ class Denoiser:
             if phase in self._compiled:
                 continue
             lowered = self._step.lower(
-                model, *begin, jnp.int32(0), conditions, self._context(phase, 0), self.tables, self.key
+                model,
+                *begin,
+                jnp.int32(0),
+                conditions,
+                self._context(phase, 0),
+                self.tables,
+                self.key,
             )
             self._compiled[phase] = lowered.compile()
         return {phase: _memory(program) for phase, program in self._compiled.items()}

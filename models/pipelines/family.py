@@ -79,7 +79,12 @@ class Family(abc.ABC):
     channel_axis: ClassVar[int] = 1
 
     def __init__(self, folder: Path, transformer: Any, vae: Any, scheduler: Scheduler):
-        self.folder, self.transformer, self.vae, self.scheduler = folder, transformer, vae, scheduler
+        self.folder, self.transformer, self.vae, self.scheduler = (
+            folder,
+            transformer,
+            vae,
+            scheduler,
+        )
 
     @property
     @abc.abstractmethod
@@ -139,7 +144,9 @@ class Family(abc.ABC):
         """Runs the folder's tokenizer and text encoder; `negative` is None without guidance."""
 
     @abc.abstractmethod
-    def conditions(self, text: TextEmbeddings, clip: Clip, guidance: float, image=None) -> Conditions:
+    def conditions(
+        self, text: TextEmbeddings, clip: Clip, guidance: float, image=None
+    ) -> Conditions:
         """What the transformer is called with in every step.
 
         Args:
@@ -178,7 +185,9 @@ class Family(abc.ABC):
         """
         hidden = x.astype(model.dtype)
         if conditions.image is not None:
-            hidden = jnp.concatenate([hidden, conditions.image.astype(model.dtype)], self.channel_axis)
+            hidden = jnp.concatenate(
+                [hidden, conditions.image.astype(model.dtype)], self.channel_axis
+            )
         rows = x.shape[0] * (1 if conditions.guidance is None else 2)
         hidden = jnp.concatenate([hidden] * (rows // x.shape[0]))
         inputs = dict(conditions.inputs)
@@ -207,7 +216,10 @@ class Family(abc.ABC):
         """Shape of latents [1, C, T, h, w] whose decoding, without tiles, takes the memory of any longer clip's."""
         frames, *size = self.latent_size(clip)
         if tile is not None:
-            size = [min(n, s // r) for n, s, r in zip(size, tile.size, self.compression[1:], strict=True)]
+            size = [
+                min(n, s // r)
+                for n, s, r in zip(size, tile.size, self.compression[1:], strict=True)
+            ]
         return 1, self.latent_channels, min(frames, 3), *size
 
     @property
@@ -223,7 +235,9 @@ class Family(abc.ABC):
     def frames(self, vae, x: jax.Array, clip: Clip, *, tile=None) -> Iterator[np.ndarray]:
         """Decodes denoised latents: uint8 [n, height, width, 3], a few frames at a time."""
         z = vae.denormalize(self.to_vae(x, clip))
-        for chunk in vae.decode_chunks(z.astype(vae.dtype), **({} if tile is None else {"tile": tile})):
+        for chunk in vae.decode_chunks(
+            z.astype(vae.dtype), **({} if tile is None else {"tile": tile})
+        ):
             video = np.asarray(chunk[0].transpose(1, 2, 3, 0), np.float32)
             if not np.isfinite(video).all():
                 raise FloatingPointError(

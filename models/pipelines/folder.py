@@ -5,12 +5,12 @@ from pathlib import Path
 from models.pretrained import TRANSFORMERS, VAES, read_config, read_json
 from models.schedulers import load_scheduler
 
-from .cogvideox import CogVideoX
+
 from .family import Family
-from .hunyuan_video import HunyuanVideo
+
 from .wan import Wan
 
-FAMILIES: tuple[type[Family], ...] = (Wan, HunyuanVideo, CogVideoX)
+FAMILIES: tuple[type[Family], ...] = (Wan,)
 
 
 def read_family(folder: str | Path) -> Family:
@@ -29,7 +29,11 @@ def read_family(folder: str | Path) -> Family:
         _check_pipeline(folder, document)
     missing = [
         name
-        for name in ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+        for name in (
+            "transformer/config.json",
+            "vae/config.json",
+            "scheduler/scheduler_config.json",
+        )
         if not (folder / name).is_file()
     ]
     if missing:
@@ -51,7 +55,9 @@ def _check_pipeline(folder, document) -> None:
     known = [name for family in FAMILIES for name in family.PIPELINES]
     name = document.get("_class_name")
     if name not in known:
-        raise ValueError(f"{folder / 'model_index.json'} is of {name!r}; we have {', '.join(known)}")
+        raise ValueError(
+            f"{folder / 'model_index.json'} is of {name!r}; we have {', '.join(known)}"
+        )
     if document.get("boundary_ratio") is not None:
         raise ValueError(
             f"{folder} has two transformers that take turns (boundary_ratio="

@@ -73,7 +73,9 @@ class Wan(Family):
         check_text(embeds, TEXT_TOKENS, self.transformer.text_dim)
         inputs = {"encoder_hidden_states": embeds}
         if self.takes_image and image is None:
-            raise ValueError(f"{self.folder} holds an image-to-video Wan; give its first frame with --image")
+            raise ValueError(
+                f"{self.folder} holds an image-to-video Wan; give its first frame with --image"
+            )
         if self.transformer.image_dim is not None:
             if text.image_embeds is None:
                 raise ValueError(

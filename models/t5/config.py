@@ -87,6 +87,13 @@ def t5_config_from_json(document: Mapping[str, Any]) -> T5Config:
     return T5Config(**known | {"model_type": model_type})
 
 
+def t5_config_to_json(config: T5Config) -> dict[str, Any]:
+    """The contents of a config.json, for `t5_config_from_json` and for transformers."""
+    name = "UMT5EncoderModel" if config.model_type == "umt5" else "T5EncoderModel"
+    gate = {"dense_act_fn": "gelu_new", "is_gated_act": True}
+    return {"architectures": [name], **dataclasses.asdict(config), **gate}
+
+
 _XXL: dict[str, int] = {
     "d_model": 4096,
     "d_kv": 64,

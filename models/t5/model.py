@@ -10,7 +10,7 @@ from flax import nnx
 
 from models import nn
 
-from .config import T5Config
+from .config import T5Config, t5_config_from_json, t5_config_to_json
 from .weights import ALIASES, KEYS
 
 
@@ -29,6 +29,8 @@ class T5Encoder(nnx.Module):
     KEYS = KEYS
     ALIASES = ALIASES
     config_class = T5Config
+    read_config = staticmethod(t5_config_from_json)
+    write_config = staticmethod(t5_config_to_json)
 
     def __init__(self, config: T5Config, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config

@@ -43,9 +43,7 @@ class WanVAE(nnx.Module):
         self.post_quant_conv = PointConv(z, z, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
 
-    def decode(
-        self, z: jax.Array, *, tile: Tiling | None = None, remat: bool = False
-    ) -> jax.Array:
+    def decode(self, z: jax.Array, *, tile: Tiling | None = None, remat: bool = False) -> jax.Array:
         """Latents, not normalised (see `denormalize`), to video.
 
         Args:
@@ -260,7 +258,10 @@ def _scan_clip(step: Callable, chunk: Callable, count: int, *, remat: bool) -> j
     def body(carry, i):
         cache, out = carry
         part, cache = step(chunk(i), cache)
-        return (cache, jax.lax.dynamic_update_slice_in_dim(out, part, frames + (i - 1) * each, 2)), None
+        return (
+            cache,
+            jax.lax.dynamic_update_slice_in_dim(out, part, frames + (i - 1) * each, 2),
+        ), None
 
     (_, out), _ = jax.lax.scan(body, (cache, out), jnp.arange(1, count, dtype=jnp.int32))
     return out

@@ -158,7 +158,9 @@ def test_a_checkpoint_stored_in_bfloat16_computes_like_one_in_float32():
     np.testing.assert_array_equal(run(stored, inputs), run(rounded, inputs))
 
 
-@pytest.mark.parametrize("shape", [(4, 8, 8), (3, 6, 10)])  # tokens 4x4x4, and 3x3x5: tiles do not divide
+@pytest.mark.parametrize(
+    "shape", [(4, 8, 8), (3, 6, 10)]
+)  # tokens 4x4x4, and 3x3x5: tiles do not divide
 def test_sliding_tiles_confine_what_a_block_sees(shape):
     """Only self-attention mixes tokens: after one block, a change is seen inside its window and nowhere else."""
     model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(3)), small_inputs(shape)
@@ -203,7 +205,9 @@ def test_each_layer_has_its_own_pattern_and_state():
     again, after = run_pattern(model, inputs, *patterns, states=states)
     assert jax.tree.structure(after) == jax.tree.structure(states)
     assert jax.tree.leaves(after[0])
-    assert float(jnp.abs(again - out).max()) > 1e-3  # the search itself is exact, its blocks are not
+    assert (
+        float(jnp.abs(again - out).max()) > 1e-3
+    )  # the search itself is exact, its blocks are not
 
 
 def test_remat_changes_memory_only():
@@ -233,9 +237,7 @@ def test_first_and_last_frame_are_one_image_with_positions():
     inputs = small_inputs((2, 4, 4), text=512)
     config = WanConfig(**{**vars(SMALL), **fields})
     single = WanTransformer(config, rngs=nnx.Rngs(0))
-    double = WanTransformer(
-        WanConfig(**{**vars(config), "pos_embed_seq_len": 6}), rngs=nnx.Rngs(0)
-    )
+    double = WanTransformer(WanConfig(**{**vars(config), "pos_embed_seq_len": 6}), rngs=nnx.Rngs(0))
     position = jax.random.normal(jax.random.key(3), (1, 6, 6))
     double.condition_embedder.image_embedder.pos_embed[...] = position
     out = run(double, inputs | {"encoder_hidden_states_image": images})

@@ -1,0 +1,75 @@
+"""Tiny checkpoint folders in the real layout, with random weights: every part is there, from tokenizer to VAE."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+from flax import nnx
+
+from models import save_text_encoder, save_transformer, save_vae
+from models.schedulers import UniPCMultistepConfig, UniPCMultistepScheduler, save_scheduler
+from models.t5 import T5Config, T5Encoder
+from models.tokenizer import train_tokenizer
+from models.wan import WanConfig, WanTransformer
+from models.wan_vae import WanVAE, WanVAEConfig
+
+SENTENCES = ("a cat rides a skateboard", "two dogs watch the rain", "the camera moves slowly")
+TEXT_DIM = 24
+
+
+def wan(folder: Path, *, image: bool = False) -> Path:
+    """Wan 2.1 text to video, or image to video."""
+    config = WanConfig(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        ffn_dim=48,
+        num_layers=2,
+        text_dim=TEXT_DIM,
+        freq_dim=32,
+        in_channels=36 if image else 16,
+        image_dim=20 if image else None,
+        added_kv_proj_dim=32 if image else None,
+    )
+    save_transformer(WanTransformer(config, rngs=nnx.Rngs(1)), folder / "transformer")
+    vae = WanVAEConfig(base_dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1)
+    save_vae(WanVAE(vae, rngs=nnx.Rngs(2)), folder / "vae")
+    flow = UniPCMultistepConfig(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    save_scheduler(UniPCMultistepScheduler(flow), folder / "scheduler")
+    text_parts(folder, "umt5")
+    name = "WanImageToVideoPipeline" if image else "WanPipeline"
+    index(folder, name, "WanTransformer3DModel", "AutoencoderKLWan", "UMT5EncoderModel")
+    return folder
+
+
+def text_parts(folder: Path, model_type: str) -> None:
+    """tokenizer/ and text_encoder/."""
+    train_tokenizer(folder / "tokenizer", SENTENCES, vocab_size=300)
+    config = T5Config(
+        model_type=model_type,
+        vocab_size=300,
+        d_model=TEXT_DIM,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+    )
+    save_text_encoder(
+        T5Encoder(config, dtype=jnp.float32, rngs=nnx.Rngs(3)), folder / "text_encoder"
+    )
+
+
+def index(folder: Path, pipeline: str, transformer: str, vae: str, encoder: str) -> None:
+    """model_index.json, as diffusers writes it."""
+    document = {
+        "_class_name": pipeline,
+        "transformer": ["diffusers", transformer],
+        "vae": ["diffusers", vae],
+        "text_encoder": ["transformers", encoder],
+        "tokenizer": ["transformers", "T5TokenizerFast"],
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+    }
+    (folder / "model_index.json").write_text(
+        json.dumps(document, indent=2) + "\n", encoding="utf-8"
+    )
