@@ -11,9 +11,7 @@ everything measured.
 """
 
 import dataclasses
-import functools
 import gc
-import json
 import sys
 import time
 from pathlib import Path
@@ -188,13 +186,7 @@ class Generation:
         conditions = self._planned_conditions()
         text = conditions.inputs["encoder_hidden_states"]
         self.rows = text.shape[0]
-        hidden = list(self.shape)
-        hidden[self.family.channel_axis] = self.family.transformer.in_channels
-        self.grid = (
-            self.transformer.grid(tuple(hidden))
-            if self.family.NAME == "Wan"
-            else self.transformer.grid(tuple(hidden), text.shape[1])
-        )
+        self.grid = self.family.grid(self.transformer, self.clip, text.shape[1])
         self.attention = choose_attention(
             config.attention,
             self.grid,

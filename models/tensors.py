@@ -58,12 +58,12 @@ class TensorFiles:
         """
         names = {name: aliases.get(name, name) for name in self.files if name not in ignored}
         names = {n: new for n, new in names.items() if n == new or new not in self.files}
-        files, shapes, dtypes = (
-            {new: table[n] for n, new in names.items()}
-            for table in (self.files, self.shapes, self.dtypes)
+        return TensorFiles(
+            {new: self.files[n] for n, new in names.items()},
+            {new: self.shapes[n] for n, new in names.items()},
+            {new: self.dtypes[n] for n, new in names.items()},
+            {new: self.stored.get(n, n) for n, new in names.items()},
         )
-        stored = {new: self.stored.get(n, n) for n, new in names.items()}
-        return TensorFiles(files, shapes, dtypes, stored)
 
     def read(self, name: str) -> np.ndarray:
         """One tensor. Its file is mapped only meanwhile, so that pages do not pile up."""

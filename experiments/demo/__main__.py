@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.demo import measure, pictures
-from experiments.media import write_clip
 from experiments.demo.methods import Method, per_head_mix, published_methods
 from experiments.demo.page import write_page
 from experiments.demo.report import describe, print_table
 from experiments.demo.runner import SHIFT, Config, Runner, load_model
 from experiments.loss_curve import draw_losses, whole_curve
+from experiments.media import write_clip
 from experiments.moving_digits import MovingDigits
 from experiments.progress import progress_bar
 from experiments.record import Run, environment, git_state

@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +56,7 @@ def of_module(name: str, *, everything: bool = False) -> list[Case]:
         key = f"{title}, D {dim}, {_text(heuristics(dim, *pair))}, {dtype}"
         if key not in found:
             function, arguments = problem(dim, dtype, *pair)
-            found[key] = key, _as_on_hopper(function), arguments
+            found[key] = key, deviceless.as_on_hopper(function), arguments
     return list(found.values())
 
 
@@ -79,17 +78,6 @@ def _text(config: Any) -> str:
         return "; ".join(map(_text, config))
     fields = dataclasses.asdict(config).items()
     return " ".join(k if v is True else f"{k}={v}" for k, v in fields if v is not False)
-
-
-def _as_on_hopper(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, traced as on a machine that has the GPU."""
-
-    def run(*arguments):
-        hopper = importlib.import_module("pallas_kernels._hopper")
-        with mock.patch.object(hopper, "refuse_unless_available"):
-            return function(*arguments)
-
-    return run
 
 
 def _inputs(dim: int, dtype: str, block_q: int, block_kv: int):

@@ -7,13 +7,17 @@ inside the environment: nothing but this module sees it, so ordinary runs stay a
 """
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import jax
 
@@ -120,3 +124,14 @@ def compile_for_h200(
         )
         for row in rows
     ]
+
+
+def as_on_hopper(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, traced as on a machine that has the GPU."""
+
+    def run(*arguments):
+        hopper = importlib.import_module("pallas_kernels._hopper")
+        with mock.patch.object(hopper, "refuse_unless_available"):
+            return function(*arguments)
+
+    return run

@@ -1,7 +1,6 @@
 """The denoising loop: one compiled program per phase, whose memory is known before any weight is read."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,8 @@ import jax.numpy as jnp
 from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid
 
 from .family import Conditions, Family
+
+_DONATED = (1, 2, 3)  # latents, solver's state, layers' states: a step puts the new ones in their place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,22 +101,21 @@ class Denoiser:
         Returns:
           The memory of each.
         """
+        for phase in dict.fromkeys(self.phases()):
+            if phase not in self._compiled:
+                step, arguments = self.program(model, conditions, phase)
+                lowered = jax.jit(step, donate_argnums=_DONATED).lower(*arguments)
+                self._compiled[phase] = lowered.compile()
+        return {phase: _memory(program) for phase, program in self._compiled.items()}
+
+    def program(
+        self, model: Any, conditions: Conditions, phase: Phase | None
+    ) -> tuple[Callable, tuple]:
+        """One step as a function, and the shapes of its arguments; see `compile`."""
         rows = next(iter(conditions.inputs.values())).shape[0]
         begin = jax.eval_shape(lambda: _flat(self.start(jnp.zeros(self.shape), rows)))
-        for phase in dict.fromkeys(self.phases()):
-            if phase in self._compiled:
-                continue
-            lowered = self._step.lower(
-                model,
-                *begin,
-                jnp.int32(0),
-                conditions,
-                self._context(phase, 0),
-                self.tables,
-                self.key,
-            )
-            self._compiled[phase] = lowered.compile()
-        return {phase: _memory(program) for phase, program in self._compiled.items()}
+        rest = jnp.int32(0), conditions, self._context(phase, 0), self.tables, self.key
+        return self._step, (model, *begin, *rest)
 
     def run(
         self,
@@ -156,18 +156,14 @@ class Denoiser:
             implementation=self.implementation,
         )
 
-    @functools.cached_property
-    def _step(self):
-        def step(model, x, solver, states, i, conditions, ctx, tables, key):
-            timestep = jnp.asarray(tables.timesteps)[i]
-            out, states = self.family.predict(
-                model, x, timestep, conditions, self.attention, states, ctx
-            )
-            noise = key if self.family.scheduler.draws_noise else None
-            x, solver = self.family.scheduler.step(out, i, x, solver, tables, noise)
-            return x, solver, states
-
-        return jax.jit(step, donate_argnums=(1, 2, 3))
+    def _step(self, model, x, solver, states, i, conditions, ctx, tables, key):
+        timestep = jnp.asarray(tables.timesteps)[i]
+        out, states = self.family.predict(
+            model, x, timestep, conditions, self.attention, states, ctx
+        )
+        noise = key if self.family.scheduler.draws_noise else None
+        x, solver = self.family.scheduler.step(out, i, x, solver, tables, noise)
+        return x, solver, states
 
 
 def _flat(progress: Progress) -> tuple[Any, Any, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from models.schedulers import Scheduler
 from models.text_embeddings import TextEmbeddings
 from pallas_kernels._pytree import pytree
+from sparsevdit_jax import VideoGrid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,12 @@ class Family(abc.ABC):
     def latent_shape(self, clip: Clip) -> tuple[int, ...]:
         """Shape of the latents that are denoised, one clip."""
 
+    def grid(self, model: Any, clip: Clip, text_len: int) -> VideoGrid:
+        """The token sequence of a transformer's attention; `text_len` tokens of text where they are joined."""
+        shape = list(self.latent_shape(clip))
+        shape[self.channel_axis] = self.transformer.in_channels
+        return model.grid(tuple(shape), text_len)
+
     @property
     @abc.abstractmethod
     def text_shape(self) -> tuple[int, int]:
@@ -190,7 +197,7 @@ class Family(abc.ABC):
             )
         rows = x.shape[0] * (1 if conditions.guidance is None else 2)
         hidden = jnp.concatenate([hidden] * (rows // x.shape[0]))
-        inputs = dict(conditions.inputs)
+        inputs: dict[str, Any] = dict(conditions.inputs)
         if conditions.rotary is not None:
             inputs["image_rotary_emb"] = conditions.rotary
         out = model(

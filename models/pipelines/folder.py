@@ -5,9 +5,7 @@ from pathlib import Path
 from models.pretrained import TRANSFORMERS, VAES, read_config, read_json
 from models.schedulers import load_scheduler
 
-
 from .family import Family
-
 from .wan import Wan
 
 FAMILIES: tuple[type[Family], ...] = (Wan,)

@@ -1,0 +1,133 @@
+"""The clips at which the published models are used, and one denoising step of each as a function of shapes."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments.kernel_resources.deviceless import as_on_hopper
+from models.keys import checkpoint_slots
+from models.pipelines import FAMILIES, Clip, Denoiser, Family
+from models.pretrained import TRANSFORMERS
+from models.schedulers import scheduler_from_json
+from models.text_embeddings import TextEmbeddings
+from models.wan import PRESETS as WAN
+from models.wan_vae import PRESETS as WAN_VAE
+from sparsevdit_jax import Phase, SparseAttention
+from sparsevdit_jax.presets import attention_for
+
+DTYPE = jnp.bfloat16
+UNIPC = {
+    "_class_name": "UniPCMultistepScheduler",
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": 5.0,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FullSize:
+    """One published model at its usual resolution.
+
+    Attributes:
+      name: of the transformer's preset.
+      transformer: its configuration.
+      vae: configuration of its VAE.
+      scheduler: scheduler_config.json.
+      clip: frames and pixels.
+      guidance: 1 for models without a second row.
+    """
+
+    name: str
+    class_name: str
+    transformer: Any
+    vae: Any
+    scheduler: dict[str, Any]
+    clip: Clip
+    guidance: float
+
+    @property
+    def family(self) -> Family:
+        """Its conventions."""
+        family = next(f for f in FAMILIES if f.TRANSFORMER == self.class_name)
+        return family(
+            Path(self.name), self.transformer, self.vae, scheduler_from_json(self.scheduler)
+        )
+
+    def model(self) -> Any:
+        """The transformer, without weights, in bfloat16."""
+        cls = TRANSFORMERS[self.class_name]
+        return nnx.eval_shape(lambda: cls(self.transformer, dtype=DTYPE, rngs=nnx.Rngs(0)))
+
+    def counts(self) -> tuple[int, int]:
+        """Scalars and tensors of a checkpoint."""
+        slots = checkpoint_slots(self.model(), TRANSFORMERS[self.class_name].KEYS).values()
+        return sum(slot.parameter.size for slot in slots), len(slots)
+
+    def conditions(self) -> Any:
+        """Shapes of what the transformer is called with."""
+        family = self.family
+        tokens, width = family.text_shape
+        blank = jax.ShapeDtypeStruct((1, tokens, width), DTYPE)
+        mask = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
+        pooled = jax.ShapeDtypeStruct(
+            (1, getattr(self.transformer, "pooled_projection_dim", 1)), DTYPE
+        )
+        arrays = {
+            "prompt_embeds": blank,
+            "prompt_attention_mask": mask,
+            "pooled_projections": pooled,
+        }
+        arrays |= {f"negative_{name}": a for name, a in arrays.items()}
+        return jax.eval_shape(
+            lambda arrays: family.conditions(TextEmbeddings(**arrays), self.clip, self.guidance),
+            arrays,
+        )
+
+    def denoiser(self, method: str, *, steps: int = 50) -> Denoiser:
+        """The sampler with dense attention or a method's published settings, through the Hopper kernels."""
+        family, model = self.family, self.model()
+        grid = family.grid(model, self.clip, family.text_shape[0])
+        heads = self.transformer.num_heads
+        attention: SparseAttention | None = None
+        if method != "dense":
+            layers = model.num_attention_layers
+            attention = attention_for(
+                method, grid, num_layers=layers, num_heads=heads, num_steps=steps
+            )
+        return Denoiser(
+            family,
+            family.latent_shape(self.clip),
+            num_steps=steps,
+            grid=grid,
+            num_heads=heads,
+            head_dim=self.transformer.head_dim,
+            attention=attention,
+            implementation="mosaic_gpu",
+        )
+
+
+CASES: tuple[FullSize, ...] = (
+    FullSize(
+        name="wan2.1-t2v-1.3b", class_name="WanTransformer3DModel", transformer=WAN["wan2.1-t2v-1.3b"],
+        vae=WAN_VAE["wan2.1-vae"], scheduler=UNIPC, clip=Clip(81, 480, 832), guidance=5.0,
+    ),
+    FullSize(
+        name="wan2.1-t2v-14b", class_name="WanTransformer3DModel", transformer=WAN["wan2.1-t2v-14b"],
+        vae=WAN_VAE["wan2.1-vae"], scheduler=UNIPC, clip=Clip(81, 720, 1280), guidance=5.0,
+    ),
+)  # fmt: skip
+
+
+def steps() -> Iterator[tuple[str, Callable, tuple]]:
+    """(name, function, arguments) of every case with dense and with STA attention, for `compile_for_h200`."""
+    for case in CASES:
+        for method in ("dense", "sta"):
+            denoiser = case.denoiser(method)
+            phase = None if method == "dense" else Phase.REUSE
+            step, arguments = denoiser.program(case.model(), case.conditions(), phase)
+            yield f"{case.name} {method}", as_on_hopper(step), arguments

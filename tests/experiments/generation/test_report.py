@@ -1,0 +1,41 @@
+"""Timings and comparisons of a run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.generation.report import compare, timing, write_report
+from sparsevdit_jax import Phase
+
+DENSE = [(None, 1.0)] * 4
+SPARSE = [(Phase.DENSE, 1.0), (Phase.REUSE, 0.5), (Phase.REUSE, 0.3), (Phase.REUSE, 0.2)]
+
+
+def test_phases_are_timed_by_themselves():
+    rows = timing(SPARSE)
+    assert rows["dense"] == {"steps": 1, "total_s": 1.0, "median_ms": 1000.0}
+    assert rows["reuse"] == pytest.approx({"steps": 3, "total_s": 1.0, "median_ms": 300.0})
+    assert timing(DENSE)["dense"]["steps"] == 4
+
+
+def test_videos_are_compared_in_eight_bits():
+    rng = np.random.default_rng(0)
+    dense = rng.integers(20, 200, (3, 16, 24, 3)).astype(np.uint8)
+    found = compare(dense + np.uint8(10), dense, {"dense": DENSE, "sta": SPARSE}, "sta")
+    assert found["psnr_db"] == pytest.approx(10 * np.log10(255**2 / 100), abs=1e-4)
+    assert 0.5 < found["ssim"] < 1
+    assert found["speedup"] == pytest.approx(2.0)
+
+
+def test_a_run_that_was_resumed_has_no_speed_up():
+    video = np.zeros((1, 12, 12, 3), np.uint8)
+    assert compare(video, video, {"dense": DENSE, "sta": SPARSE[2:]}, "sta")["speedup"] is None
+
+
+def test_a_report_says_where_it_ran(tmp_path):
+    write_report(tmp_path / "r.json", {"model": tmp_path}, {"seconds": {"text": 1.0}})
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert document["config"]["model"] == str(tmp_path)
+    assert document["seconds"] == {"text": 1.0}
+    assert "jax" in json.dumps(document["environment"])
