@@ -1,6 +1,6 @@
 """Torch's attention on the same problems: SDPA, FlashAttention, FlexAttention. Only if installed.
 
-The one file that may import torch: to time it beside our kernels, in the same run.
+One of the few files that may import torch: to time it beside our kernels, in the same run.
 """
 
 import importlib.util
