@@ -12,7 +12,11 @@ def axis_dims(head_dim: int) -> tuple[int, int, int]:
 
 
 def rope_table(
-    shape: tuple[int, int, int], head_dim: int, *, theta: float = 256.0
+    shape: tuple[int, int, int],
+    head_dim: int,
+    *,
+    theta: float = 256.0,
+    axes: tuple[int, int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines of every video token's rotation, in raster order.
 
@@ -20,14 +24,20 @@ def rope_table(
       shape: video tokens (frames, height, width).
       head_dim: channels per head, even.
       theta: base of the geometric progression of frequencies (HunyuanVideo's 256: clips are short).
+      axes: channels of a head that rotate with (frame, row, column), all even; None is `axis_dims`.
 
     Returns:
       Two float32 arrays [tokens, head_dim / 2]; frequencies are computed in float64.
     """
     if head_dim % 2:
         raise ValueError(f"{head_dim=} must be even: RoPE rotates pairs of channels")
+    axes = axis_dims(head_dim) if axes is None else axes
+    if sum(axes) != head_dim or any(dim % 2 for dim in axes):
+        raise ValueError(
+            f"{axes=} must be even numbers whose sum is {head_dim=}; change one of them"
+        )
     angles = []
-    for axis, dim in enumerate(axis_dims(head_dim)):
+    for axis, dim in enumerate(axes):
         frequency = theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
         position = np.arange(shape[axis], dtype=np.float64)
         angle = position[:, None] * frequency

@@ -37,3 +37,20 @@ def test_text_after_the_video_is_not_rotated_and_lengths_stay(key):
 def test_odd_head_dim_is_refused():
     with pytest.raises(ValueError, match="head_dim=15 must be even"):
         rope_table((1, 1, 1), 15)
+
+
+def test_axes_may_be_given():
+    shape = (2, 3, 4)
+    default = rope_table(shape, 32)
+    for part, same in zip(default, rope_table(shape, 32, axes=axis_dims(32)), strict=True):
+        np.testing.assert_array_equal(part, same)
+    cos, _ = rope_table(shape, 32, theta=256.0, axes=(8, 12, 12))  # HunyuanVideo's shares
+    frames = cos.reshape(*shape, 16)[1, 0, 0]
+    np.testing.assert_allclose(frames[:4], np.cos(256.0 ** -(np.arange(4) / 4)), atol=1e-7)
+    np.testing.assert_array_equal(frames[4:], 1.0)
+
+
+@pytest.mark.parametrize("axes", [(8, 12, 8), (7, 13, 12)])
+def test_axes_that_do_not_fill_the_head_are_refused(axes):
+    with pytest.raises(ValueError, match="must be even numbers whose sum is head_dim=32"):
+        rope_table((1, 1, 1), 32, axes=axes)

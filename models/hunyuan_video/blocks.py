@@ -1,0 +1,228 @@
+"""HunyuanVideo's two kinds of transformer block: joint attention over [video, text], text last.
+
+In a dual-stream block the video and the text have weights of their own and share the attention; in a
+single-stream block they are one sequence, and attention and feed-forward run side by side.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sparsevdit_jax import AttentionPattern, StepContext
+
+from .. import layers, nn
+from ..rope import apply_rope
+from .conditioning import silu
+from .config import HunyuanVideoConfig
+
+EPS = 1e-6  # of every norm of this model
+Rope = tuple[jax.Array, jax.Array]
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """GELU in its tanh form, computed in float32 and returned in the dtype of `x`."""
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
+
+
+class FeedForward(nnx.Module):
+    """linear, activation, linear (diffusers' FeedForward without gating)."""
+
+    def __init__(
+        self, dim: int, hidden: int, activation: Callable[..., Any], *, dtype, rngs: nnx.Rngs
+    ):
+        self.activation = activation
+        self.up = nn.Linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.down = nn.Linear(hidden, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., dim] to the same."""
+        return self.down(self.activation(self.up(x)))
+
+
+class Modulation(nnx.Module):
+    """`parts` vectors for every batch row from the conditioning vector: linear(silu(vector)), cut up.
+
+    Source: the linear layers of diffusers' AdaLayerNormZero (6 parts), AdaLayerNormZeroSingle (3)
+    and HunyuanVideoAdaNorm (2).
+    """
+
+    def __init__(self, dim: int, parts: int, *, dtype, rngs: nnx.Rngs):
+        self.parts = parts
+        self.linear = nn.Linear(dim, parts * dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, vector: jax.Array) -> list[jax.Array]:
+        """[B, dim] to `parts` arrays [B, 1, dim]."""
+        return jnp.split(self.linear(silu(vector))[:, None], self.parts, -1)
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """layer_norm(x) * (1 + scale) + shift; the norm is float32, the rest has the dtype of `x`."""
+    return layers.layer_norm(x, eps=EPS).astype(x.dtype) * (1 + scale) + shift
+
+
+class SingleAttention(nnx.Module):
+    """Attention of one sequence [video, text] through a pattern; q and k are RMS-normed in each head.
+
+    Source: diffusers' Attention with HunyuanVideoAttnProcessor2_0 and pre_only (no projection after).
+    """
+
+    def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
+        dim, head_dim = config.dim, config.head_dim
+        self.num_heads = config.num_heads
+        self.to_q = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_k = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_v = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.norm_q = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.norm_k = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+
+    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """q, k and v [B, L, H, D] of x [B, L, dim], normed."""
+        q, k, v = (
+            y.reshape(*x.shape[:2], self.num_heads, -1)
+            for y in (self.to_q(x), self.to_k(x), self.to_v(x))
+        )
+        return self.norm_q(q), self.norm_k(k), v
+
+    def __call__(
+        self, x: jax.Array, rope: Rope, *, pattern: AttentionPattern, state: Any, ctx: StepContext
+    ) -> tuple[jax.Array, Any]:
+        """[B, L, dim] to the same and the new state; `rope` has the video's rows only."""
+        q, k, v = self.project(x)
+        out, state = pattern.attend(apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
+        return out.reshape(x.shape), state
+
+
+class DualAttention(SingleAttention):
+    """`SingleAttention` whose text has projections and norms of its own, and both one after.
+
+    Source: diffusers' Attention with HunyuanVideoAttnProcessor2_0 and added projections.
+    """
+
+    def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
+        super().__init__(config, dtype=dtype, rngs=rngs)
+        dim, head_dim = config.dim, config.head_dim
+        self.add_q_proj = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.add_k_proj = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.add_v_proj = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.norm_added_q = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.norm_added_k = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.to_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_add_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+
+    def project_text(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """`project` with the text's weights."""
+        q, k, v = (
+            y.reshape(*x.shape[:2], self.num_heads, -1)
+            for y in (self.add_q_proj(x), self.add_k_proj(x), self.add_v_proj(x))
+        )
+        return self.norm_added_q(q), self.norm_added_k(k), v
+
+    def __call__(  # pyrefly: ignore[bad-override]
+        self,
+        video: jax.Array,
+        text: jax.Array,
+        rope: Rope,
+        *,
+        pattern: AttentionPattern,
+        state: Any,
+        ctx: StepContext,
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """What video [B, Lv, dim] and text [B, Lt, dim] take from both, and the new state."""
+        q, k, v = (
+            jnp.concatenate(pair, 1)
+            for pair in zip(self.project(video), self.project_text(text), strict=True)
+        )
+        out, state = pattern.attend(apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
+        out = out.reshape(*out.shape[:2], -1)
+        tokens = video.shape[1]
+        return self.to_out(out[:, :tokens]), self.to_add_out(out[:, tokens:]), state
+
+
+class DualStreamBlock(nnx.Module):
+    """Modulated joint attention, then a modulated feed-forward layer for video and for text.
+
+    Source: diffusers' HunyuanVideoTransformerBlock; each modulation is shift, scale and gate of the
+    attention, then of the feed-forward layer.
+    """
+
+    def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
+        dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+        self.norm1 = Modulation(dim, 6, dtype=dtype, rngs=rngs)
+        self.norm1_context = Modulation(dim, 6, dtype=dtype, rngs=rngs)
+        self.attn = DualAttention(config, dtype=dtype, rngs=rngs)
+        self.ff = FeedForward(dim, hidden, gelu, dtype=dtype, rngs=rngs)
+        self.ff_context = FeedForward(dim, hidden, gelu, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        streams: tuple[jax.Array, jax.Array],
+        vector: jax.Array,
+        rope: Rope,
+        *,
+        pattern: AttentionPattern,
+        state: Any,
+        ctx: StepContext,
+    ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        """One block.
+
+        Args:
+          streams: video [B, Lv, dim] in raster order and text [B, Lt, dim].
+          vector: the conditioning vector [B, dim].
+          rope: cosines and sines of the video tokens (`rope_table`).
+          pattern: any pattern of `sparsevdit_jax`, with its state and the step's context.
+
+        Returns:
+          Both streams, and the pattern's new state. Text rows beyond `ctx.text_lengths` hold nothing
+          that means something: their attention is zero here and something else in diffusers.
+        """
+        video, text = streams
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = self.norm1(vector)
+        t_shift, t_scale, t_gate, t_ff_shift, t_ff_scale, t_ff_gate = self.norm1_context(vector)
+        video_out, text_out, state = self.attn(
+            modulate(video, shift, scale),
+            modulate(text, t_shift, t_scale),
+            rope,
+            pattern=pattern,
+            state=state,
+            ctx=ctx,
+        )
+        video = video + gate * video_out
+        text = text + t_gate * text_out
+        video = video + ff_gate * self.ff(modulate(video, ff_shift, ff_scale))
+        text = text + t_ff_gate * self.ff_context(modulate(text, t_ff_shift, t_ff_scale))
+        return (video, text), state
+
+
+class SingleStreamBlock(nnx.Module):
+    """Attention and feed-forward side by side on one modulated input, joined by one projection.
+
+    Source: diffusers' HunyuanVideoSingleTransformerBlock, which takes the sequence apart and joins it
+    again in every block; here it stays one array.
+    """
+
+    def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
+        dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+        self.norm = Modulation(dim, 3, dtype=dtype, rngs=rngs)
+        self.attn = SingleAttention(config, dtype=dtype, rngs=rngs)
+        self.proj_mlp = nn.Linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.proj_out = nn.Linear(dim + hidden, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        vector: jax.Array,
+        rope: Rope,
+        *,
+        pattern: AttentionPattern,
+        state: Any,
+        ctx: StepContext,
+    ) -> tuple[jax.Array, Any]:
+        """One block: x [B, L, dim], video and then text; the rest as in `DualStreamBlock`."""
+        shift, scale, gate = self.norm(vector)
+        h = modulate(x, shift, scale)
+        out, state = self.attn(h, rope, pattern=pattern, state=state, ctx=ctx)
+        joined = jnp.concatenate([out, gelu(self.proj_mlp(h))], -1)
+        return x + gate * self.proj_out(joined), state

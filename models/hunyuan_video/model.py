@@ -1,0 +1,251 @@
+"""HunyuanVideoTransformer: predicts the flow's velocity of a latent video from text."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
+
+from .. import nn, stack
+from ..rope import rope_table
+from .blocks import DualStreamBlock, SingleStreamBlock, modulate
+from .conditioning import ConditionEmbedding, check_scalars, silu
+from .config import HunyuanVideoConfig
+from .refiner import TokenRefiner
+from .weights import KEYS
+
+
+class PatchEmbed(nnx.Module):
+    """Patches of a latent video to tokens, by a convolution with the patch's stride."""
+
+    def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
+        self.proj = nn.Conv(
+            config.in_channels,
+            config.dim,
+            config.patch,
+            strides=config.patch,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, video: jax.Array) -> jax.Array:
+        """[B, C, T, H, W] to tokens [B, Lv, dim] in raster order."""
+        tokens = self.proj(video.transpose(0, 2, 3, 4, 1))
+        return tokens.reshape(video.shape[0], -1, tokens.shape[-1])
+
+
+class OutputNorm(nnx.Module):
+    """The last modulated norm; its linear layer gives the scale first, unlike the blocks' (diffusers'
+    AdaLayerNormContinuous).
+    """
+
+    def __init__(self, dim: int, *, dtype, rngs: nnx.Rngs):
+        self.linear = nn.Linear(dim, 2 * dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
+        """x [B, L, dim], vector [B, dim] to [B, L, dim]."""
+        scale, shift = jnp.split(self.linear(silu(vector))[:, None], 2, -1)
+        return modulate(x, shift, scale)
+
+
+class HunyuanVideoTransformer(nnx.Module):
+    """HunyuanVideo's transformer (arXiv 2412.03603), as diffusers' HunyuanVideoTransformer3DModel.
+
+    Dual-stream blocks, then single-stream blocks, attend over [video, text] with the text last;
+    each of both kinds takes a pattern. Its numbers are diffusers' except in text rows beyond a
+    row's length, which nothing reads, and in rotary frequencies, which are float64 here and
+    float32 there (angles of a 129-frame 720p clip differ by less than 4e-6).
+
+    Args:
+      config: sizes.
+      dtype: of weights, matmuls and activations. Float32 whatever it is: norms, the rotation, softmax,
+        and the sinusoids of time and guidance.
+    """
+
+    CLASS_NAME = "HunyuanVideoTransformer3DModel"
+    KEYS = KEYS
+    config_class = HunyuanVideoConfig
+
+    def __init__(self, config: HunyuanVideoConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config, self.dtype = config, jnp.dtype(dtype)
+        channels = (config.out_channels or config.in_channels) * (
+            config.patch_size_t * config.patch_size**2
+        )
+        self.x_embedder = PatchEmbed(config, dtype=dtype, rngs=rngs)
+        self.context_embedder = TokenRefiner(config, dtype=dtype, rngs=rngs)
+        self.time_text_embed = ConditionEmbedding(
+            config.dim,
+            config.pooled_projection_dim,
+            guidance_embeds=config.guidance_embeds,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.transformer_blocks = nnx.List(
+            [DualStreamBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
+        )
+        self.single_transformer_blocks = nnx.List(
+            [
+                SingleStreamBlock(config, dtype=dtype, rngs=rngs)
+                for _ in range(config.num_single_layers)
+            ]
+        )
+        self.norm_out = OutputNorm(config.dim, dtype=dtype, rngs=rngs)
+        self.proj_out = nn.Linear(config.dim, channels, dtype=dtype, rngs=rngs)
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Layers that take a pattern: the dual-stream blocks, then the single-stream blocks."""
+        return self.config.num_layers + self.config.num_single_layers
+
+    def grid(self, shape: tuple[int, ...], text_len: int = 256) -> VideoGrid:
+        """The token grid of latents of `shape` [B, C, T, H, W].
+
+        Args:
+          shape: of `hidden_states`; T, H and W divide by the patch.
+          text_len: tokens of `encoder_hidden_states`, padding included (diffusers' pipeline: 256).
+        """
+        if len(shape) != 5:
+            raise ValueError(
+                f"hidden_states has shape {tuple(shape)}; it must be [batch, channels, frames, "
+                "height, width]"
+            )
+        size, patch = tuple(shape[2:]), self.config.patch
+        if any(n % p for n, p in zip(size, patch, strict=True)):
+            raise ValueError(
+                f"latents of {size} frames, rows and columns do not divide into patches of {patch}; "
+                "pad or crop them"
+            )
+        frames, height, width = (n // p for n, p in zip(size, patch, strict=True))
+        return VideoGrid(frames, height, width, text_len=text_len)
+
+    def __call__(
+        self,
+        hidden_states: jax.Array,
+        timestep: jax.Array,
+        encoder_hidden_states: jax.Array,
+        encoder_attention_mask: jax.Array,
+        pooled_projections: jax.Array,
+        guidance: jax.Array | None = None,
+        *,
+        attention: SparseAttention | None = None,
+        states: tuple = (),
+        ctx: StepContext | None = None,
+        remat: bool = False,
+    ) -> Any:
+        """Velocity of noisy latents.
+
+        Args:
+          hidden_states: noisy latents [B, C, T, H, W].
+          timestep: [B] in 0 to 1000 (1000 is noise), integers or float32, whatever the model's dtype.
+          encoder_hidden_states: text tokens [B, Lt, text_embed_dim], padded at the end.
+          encoder_attention_mask: [B, Lt], nonzero where the text is real. As in diffusers the blocks
+            read only how many tokens of a row are real and take the first ones; each row's
+            1s should therefore come first.
+          pooled_projections: one vector for the whole text, [B, pooled_projection_dim].
+          guidance: 1000 times the guidance scale [B], float32, with `config.guidance_embeds` and only
+            then. diffusers' pipeline rounds it to the model's dtype (6000 to 6016 in bfloat16).
+          attention: a pattern for each of `num_attention_layers` layers, with `states` from its
+            `init` and the step's `ctx`; None is dense attention.
+          remat: recompute each block in the backward pass.
+
+        Returns:
+          The velocity [B, out_channels, T, H, W] in the model's dtype; with `attention`, the pair of
+          it and the layers' new states.
+
+        Raises:
+          ValueError: a shape or a dtype does not fit, guidance is absent or not wanted, or
+            `attention` is for another grid or number of layers.
+        """
+        config = self.config
+        grid = self.grid(hidden_states.shape, encoder_hidden_states.shape[1])
+        self._check(
+            hidden_states,
+            timestep,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            pooled_projections,
+            guidance,
+        )
+        mask = encoder_attention_mask != 0
+        patterns, layer_states, ctx = stack.layer_patterns(
+            attention,
+            states,
+            ctx,
+            grid=grid,
+            num_layers=self.num_attention_layers,
+            num_heads=config.num_heads,
+            text_lengths=mask.sum(1, dtype=jnp.int32),
+        )
+        vector = self.time_text_embed(timestep, pooled_projections.astype(self.dtype), guidance)
+        video = self.x_embedder(hidden_states.astype(self.dtype))
+        text = self.context_embedder(encoder_hidden_states.astype(self.dtype), timestep, mask)
+        table = rope_table(
+            grid.shape, config.head_dim, theta=config.rope_theta, axes=config.rope_axes_dim
+        )
+        rope = tuple(jnp.asarray(part) for part in table)
+
+        dual = config.num_layers
+        streams, dual_states = stack.run_blocks(
+            self.transformer_blocks,
+            (video, text),
+            vector,
+            rope,
+            patterns=patterns[:dual],
+            states=layer_states[:dual],
+            ctx=ctx,
+            remat=remat,
+            name="dual_block",
+        )
+        joint, single_states = stack.run_blocks(
+            self.single_transformer_blocks,
+            jnp.concatenate(streams, 1),
+            vector,
+            rope,
+            patterns=patterns[dual:],
+            states=layer_states[dual:],
+            ctx=ctx,
+            remat=remat,
+            name="single_block",
+        )
+        video = self.proj_out(self.norm_out(joint[:, : grid.num_video_tokens], vector))
+        sample = unpatchify(video, grid.shape, config.patch)
+        return sample if attention is None else (sample, (*dual_states, *single_states))
+
+    def _check(self, video, timestep, text, mask, pooled, guidance):
+        config, batch = self.config, video.shape[0]
+        for name, value, want in (
+            ("hidden_states", video, (batch, config.in_channels, *video.shape[2:])),
+            ("encoder_hidden_states", text, (batch, text.shape[1], config.text_embed_dim)),
+            ("encoder_attention_mask", mask, (batch, text.shape[1])),
+            ("pooled_projections", pooled, (batch, config.pooled_projection_dim)),
+        ):
+            if value.shape != want:
+                raise ValueError(
+                    f"{name} has shape {value.shape}; for this model and the other inputs it must "
+                    f"be {want}"
+                )
+        check_scalars("timestep", timestep, batch)
+        if config.guidance_embeds != (guidance is not None):
+            remedy = (
+                "pass 1000 times the guidance scale for each row (diffusers' default: 6000.0)"
+                if config.guidance_embeds
+                else "leave it out, and guide by running the model with and without the text"
+            )
+            raise ValueError(
+                f"guidance is {'given' if guidance is not None else 'None'}, but config."
+                f"guidance_embeds={config.guidance_embeds}; {remedy}"
+            )
+        if guidance is not None:
+            check_scalars("guidance", guidance, batch)
+
+
+def unpatchify(
+    tokens: jax.Array, shape: tuple[int, int, int], patch: tuple[int, int, int]
+) -> jax.Array:
+    """Tokens [B, Lv, C * pt * ph * pw], channel slowest within a token, to latents [B, C, T, H, W]."""
+    (f, y, x), (pt, ph, pw) = shape, patch
+    tokens = tokens.reshape(tokens.shape[0], f, y, x, -1, pt, ph, pw)
+    video = tokens.transpose(0, 4, 1, 5, 2, 6, 3, 7)
+    return video.reshape(*video.shape[:2], f * pt, y * ph, x * pw)
