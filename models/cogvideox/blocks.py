@@ -1,0 +1,128 @@
+"""Blocks of CogVideoX: joint attention and MLP over [text, video] tokens that share all weights.
+
+Text stands first. Text and video differ only in their modulations and in that positions rotate video alone.
+The sequence stays one array [B, text + video, channels]; diffusers cuts and joins it in every block.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sparsevdit_jax import AttentionPattern, StepContext
+
+from .. import nn
+from ..rope import apply_rope
+from .config import CogVideoXConfig
+
+Rotary = tuple[jax.Array, jax.Array]
+
+
+class ModulatedNorm(nnx.Module):
+    """Layer norm with a shift, scale and gate from the time, apart for video and text (CogVideoXLayerNormZero)."""
+
+    def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
+        dim = config.inner_dim
+        self.linear = nn.Linear(config.time_embed_dim, 6 * dim, dtype=dtype, rngs=rngs)
+        self.norm = nn.LayerNorm(
+            dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
+        )
+
+    def __call__(self, x: jax.Array, temb: jax.Array, text_len: int) -> tuple[jax.Array, jax.Array]:
+        """The modulated [B, L, dim] and the gate of what comes of it, of the same shape."""
+        is_text = (jnp.arange(x.shape[1]) < text_len)[None, :, None]
+        parts = jnp.split(self.linear(jax.nn.silu(temb))[:, None], 6, -1)  # 3 of video, 3 of text
+        # A choice per row, which XLA fuses into its use: neither a cut nor a copy of the sequence.
+        shift, scale, gate = (
+            jnp.where(is_text, text, video)
+            for video, text in zip(parts[:3], parts[3:], strict=True)
+        )
+        return self.norm(x) * (1 + scale) + shift, gate
+
+
+class Attention(nnx.Module):
+    """Joint attention with layer norms over each head of q and k, text included."""
+
+    def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
+        self.num_heads = config.num_heads
+        dim, bias = config.inner_dim, config.attention_bias
+        self.to_q = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.to_k = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.to_v = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.norm_q = nn.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
+        self.norm_k = nn.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
+        self.to_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        rotary: Rotary | None,
+        *,
+        pattern: AttentionPattern,
+        state,
+        ctx: StepContext,
+    ):
+        """[B, L, dim] to the same, and the pattern's new state."""
+        heads = (*x.shape[:2], self.num_heads, -1)
+        q = self.norm_q(self.to_q(x).reshape(heads))
+        k = self.norm_k(self.to_k(x).reshape(heads))
+        v = self.to_v(x).reshape(heads)
+        if rotary is not None:
+            q, k = apply_rope(q, rotary), apply_rope(k, rotary)
+        out, state = pattern.attend(q, k, v, state, ctx)
+        return self.to_out(out.reshape(x.shape)), state
+
+
+class FeedForward(nnx.Module):
+    """Two linears, four times as wide between them, with the tanh GELU."""
+
+    def __init__(self, dim: int, *, dtype, rngs: nnx.Rngs):
+        self.up = nn.Linear(dim, 4 * dim, dtype=dtype, rngs=rngs)
+        self.down = nn.Linear(4 * dim, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, L, dim] to the same."""
+        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+
+
+class Block(nnx.Module):
+    """One transformer block (diffusers' CogVideoXBlock)."""
+
+    def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
+        self.norm1 = ModulatedNorm(config, dtype=dtype, rngs=rngs)
+        self.attn1 = Attention(config, dtype=dtype, rngs=rngs)
+        self.norm2 = ModulatedNorm(config, dtype=dtype, rngs=rngs)
+        self.ff = FeedForward(config.inner_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        temb: jax.Array,
+        rotary: Rotary | None,
+        *,
+        pattern: AttentionPattern,
+        state,
+        ctx: StepContext,
+    ):
+        """[B, L, dim], text first, to the same; and the pattern's new state."""
+        text_len = ctx.grid.text_len
+        h, gate = self.norm1(x, temb, text_len)
+        h, state = self.attn1(h, rotary, pattern=pattern, state=state, ctx=ctx)
+        x = x + gate * h
+        h, gate = self.norm2(x, temb, text_len)
+        return x + gate * self.ff(h), state
+
+
+class OutputNorm(nnx.Module):
+    """Layer norm with a shift and a scale from the time (diffusers' AdaLayerNorm, in this order)."""
+
+    def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
+        dim = config.inner_dim
+        self.linear = nn.Linear(config.time_embed_dim, 2 * dim, dtype=dtype, rngs=rngs)
+        self.norm = nn.LayerNorm(
+            dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
+        )
+
+    def __call__(self, x: jax.Array, temb: jax.Array) -> jax.Array:
+        """[B, L, dim] to the same."""
+        shift, scale = jnp.split(self.linear(jax.nn.silu(temb))[:, None], 2, -1)
+        return self.norm(x) * (1 + scale) + shift

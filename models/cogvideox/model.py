@@ -1,0 +1,204 @@
+"""CogVideoXTransformer: a stack of joint attention over [text, video] tokens (arXiv 2408.06072)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
+
+from .. import nn
+from ..layers import sinusoidal_embedding
+from ..stack import layer_patterns, run_blocks
+from .blocks import Block, OutputNorm
+from .config import CogVideoXConfig
+from .embeddings import PatchEmbed, TimestepEmbedding
+from .positions import rotary_embedding
+from .weights import KEYS
+
+
+class CogVideoXTransformer(nnx.Module):
+    """Predicts the velocity of CogVideoX's diffusion (diffusers' CogVideoXTransformer3DModel).
+
+    Args:
+      config: sizes; `PRESETS` has those of the published checkpoints.
+      dtype: of weights and activations. As in diffusers under bfloat16, only the timestep's sinusoid, the inside
+        of norms, rotations and the softmax stay float32.
+    """
+
+    CLASS_NAME = "CogVideoXTransformer3DModel"
+    KEYS = KEYS
+    config_class = CogVideoXConfig
+
+    def __init__(self, config: CogVideoXConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config, self.dtype = config, dtype
+        dim = config.inner_dim
+        self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
+        self.time_embedding = TimestepEmbedding(dim, config.time_embed_dim, dtype=dtype, rngs=rngs)
+        ofs_dim = config.ofs_embed_dim
+        self.ofs_embedding = (
+            TimestepEmbedding(ofs_dim, ofs_dim, dtype=dtype, rngs=rngs) if ofs_dim else None
+        )
+        self.transformer_blocks = nnx.List(
+            [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
+        )
+        self.norm_final = nn.LayerNorm(
+            dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
+        )
+        self.norm_out = OutputNorm(config, dtype=dtype, rngs=rngs)
+        pt, ph, pw = config.patch
+        self.proj_out = nn.Linear(dim, config.out_channels * pt * ph * pw, dtype=dtype, rngs=rngs)
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Layers that take a pattern."""
+        return self.config.num_layers
+
+    def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
+        """The token sequence of `hidden_states` [B, T, C, H, W] of this shape, text first.
+
+        `text_len` is the length of `encoder_hidden_states`; None is the config's max_text_seq_length.
+        """
+        frames, _, height, width = shape[-4:]
+        text_len = self.config.max_text_seq_length if text_len is None else text_len
+        return VideoGrid(
+            *self.config.token_shape(frames, height, width), text_len=text_len, text_first=True
+        )
+
+    def __call__(
+        self,
+        hidden_states: jax.Array,
+        encoder_hidden_states: jax.Array,
+        timestep: jax.Array,
+        timestep_cond: None = None,
+        ofs: jax.Array | None = None,
+        image_rotary_emb: tuple[jax.Array, jax.Array] | None = None,
+        *,
+        attention: SparseAttention | None = None,
+        states: tuple[Any, ...] = (),
+        ctx: StepContext | None = None,
+        remat: bool = False,
+    ) -> jax.Array | tuple[jax.Array, list[Any]]:
+        """Predicts the velocity of latents.
+
+        Text is not masked: the pipeline pads it and the model attends to all of it. Text lengths in `ctx` mask it,
+        which is another function than the original's.
+
+        Args:
+          hidden_states: [B, T, C, H, W] of any float dtype; image-to-video models take the image's latents as
+            further channels.
+          encoder_hidden_states: [B, text, text_embed_dim], the text encoder's states.
+          timestep: [B], int or float32, 0 to 1000.
+          timestep_cond: must be None, as no CogVideoX has weights for it.
+          ofs: [1] or [B], for models with `ofs_embed_dim`; the pipeline passes 2.0.
+          image_rotary_emb: cosines and sines [video tokens, head_dim] for models with rotary positions
+            (`rotary_embedding` of the canvas). diffusers runs without rotation where it is absent; here it is
+            an error.
+          attention: a pattern for every layer with `states` from its `init` and the step's `ctx`; None is dense.
+          remat: recompute each block in the backward pass.
+
+        Returns:
+          The velocity [B, T, out_channels, H, W] in the model's dtype; with `attention` also the new states.
+
+        Raises:
+          ValueError: shapes that do not fit the config, or an argument that this model must or cannot have.
+        """
+        config = self.config
+        self._check(hidden_states, encoder_hidden_states, timestep, timestep_cond, ofs)
+        text_len = encoder_hidden_states.shape[1]
+        grid = self.grid(hidden_states.shape, text_len)
+        patterns, layer_states, ctx = layer_patterns(
+            attention,
+            states,
+            ctx,
+            grid=grid,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            text_lengths=None if ctx is None else ctx.text_lengths,
+        )
+        rotary = self._rotary(image_rotary_emb, grid)
+        temb = self.time_embedding(sinusoidal_embedding(timestep, config.inner_dim))
+        if self.ofs_embedding is not None and ofs is not None:
+            temb += self.ofs_embedding(sinusoidal_embedding(ofs, config.time_embed_dim))
+        x = self.patch_embed(
+            encoder_hidden_states.astype(self.dtype), hidden_states.astype(self.dtype)
+        )
+        x, new_states = run_blocks(
+            self.transformer_blocks,
+            x,
+            temb,
+            rotary,
+            patterns=patterns,
+            states=layer_states,
+            ctx=ctx,
+            remat=remat,
+        )
+        video = self.norm_out(self.norm_final(x[:, text_len:]), temb)
+        sample = self._to_latents(self.proj_out(video), grid)
+        return sample if attention is None else (sample, new_states)
+
+    def _check(self, hidden_states, encoder_hidden_states, timestep, timestep_cond, ofs):
+        config = self.config
+        if hidden_states.ndim != 5 or hidden_states.shape[2] != config.in_channels:
+            raise ValueError(
+                f"hidden_states has shape {hidden_states.shape}; it must be [batch, frames, "
+                f"in_channels={config.in_channels}, height, width] (CogVideoX has frames before channels)"
+            )
+        batch = hidden_states.shape[0]
+        text = encoder_hidden_states.shape
+        if len(text) != 3 or text[0] != batch or text[2] != config.text_embed_dim:
+            raise ValueError(
+                f"encoder_hidden_states has shape {text}; it must be [{batch=}, text tokens, "
+                f"text_embed_dim={config.text_embed_dim}], one text for each video"
+            )
+        if timestep.shape != (batch,):
+            raise ValueError(
+                f"timestep has shape {timestep.shape}; it must be [{batch=}]: repeat it for every video"
+            )
+        if timestep_cond is not None:
+            raise ValueError(
+                "timestep_cond must be None: no CogVideoX has weights for it; leave it out"
+            )
+        if (ofs is None) == (self.ofs_embedding is not None):
+            remedy = "pass jnp.full((1,), 2.0)" if ofs is None else "leave it out"
+            given = None if ofs is None else f"an array {ofs.shape}"
+            raise ValueError(
+                f"ofs is {given}, but this model has ofs_embed_dim={config.ofs_embed_dim}; {remedy}"
+            )
+        if ofs is not None and ofs.shape not in ((1,), (batch,)):
+            raise ValueError(f"ofs has shape {ofs.shape}; it must be [1] or [{batch=}]")
+
+    def _rotary(self, image_rotary_emb, grid: VideoGrid) -> tuple[jax.Array, jax.Array] | None:
+        """Cosines and sines [tokens, head_dim / 2] of all tokens, float32; those of text rotate by nothing."""
+        config = self.config
+        if (image_rotary_emb is not None) != config.use_rotary_positional_embeddings:
+            given = "absent" if image_rotary_emb is None else "given"
+            remedy = (
+                f"pass models.cogvideox.{rotary_embedding.__name__}(config, height, width, frames)"
+                if image_rotary_emb is None
+                else "leave it out"
+            )
+            raise ValueError(
+                f"image_rotary_emb is {given}, but this model has use_rotary_positional_embeddings="
+                f"{config.use_rotary_positional_embeddings}; {remedy}"
+            )
+        if image_rotary_emb is None:
+            return None
+        expected = (grid.num_video_tokens, config.head_dim)
+        shapes = [part.shape for part in image_rotary_emb]
+        if shapes != [expected, expected]:
+            raise ValueError(
+                f"image_rotary_emb has shapes {shapes}; it must be two arrays {expected} for {grid.shape} video "
+                "tokens; make it for this canvas"
+            )
+        cos, sin = (jnp.asarray(part, jnp.float32)[:, ::2] for part in image_rotary_emb)
+        text = ((grid.text_len, 0), (0, 0))
+        return jnp.pad(cos, text, constant_values=1), jnp.pad(sin, text)
+
+    def _to_latents(self, tokens: jax.Array, grid: VideoGrid) -> jax.Array:
+        """Video tokens [B, L, C * pt * ph * pw], channel first, to latents [B, T, C, H, W]."""
+        (t, h, w), (pt, ph, pw) = grid.shape, self.config.patch
+        tokens = tokens.reshape(-1, t, h, w, self.config.out_channels, pt, ph, pw)
+        tokens = tokens.transpose(0, 1, 5, 4, 2, 6, 3, 7)
+        return tokens.reshape(-1, t * pt, self.config.out_channels, h * ph, w * pw)
