@@ -1,0 +1,110 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.hunyuan_video_vae.tiling import Cut, Tile, blend, in_chunks
+
+UNITS = (4, 8, 8)
+
+
+def test_cuts_are_in_latents_on_one_side_and_pixels_on_the_other():
+    frames, height, width = Tile().cuts(UNITS, of_input=True)
+    assert frames == Cut(size=4, stride=3, overlap=4, kept=12)
+    assert height == width == Cut(size=32, stride=24, overlap=64, kept=192)
+    frames, height, _ = Tile().cuts(UNITS, of_input=False)
+    assert frames == Cut(size=16, stride=12, overlap=1, kept=3)
+    assert height == Cut(size=256, stride=192, overlap=8, kept=24)
+
+
+@pytest.mark.parametrize("axis", ["frames", "height", "width"])
+def test_strides_and_sizes_are_checked(axis):
+    with pytest.raises(ValueError, match=rf"stride_{axis}=512 must be in 1\.\.{axis}=\d+"):
+        Tile(**{f"stride_{axis}": 512})
+    with pytest.raises(ValueError, match=f"stride_{axis}=0 must be in"):
+        Tile(**{f"stride_{axis}": 0})
+    with pytest.raises(ValueError, match=f"{axis}=.* must be multiples of [48].*round them"):
+        Tile(**{axis: 1026}).cuts(UNITS, of_input=True)
+    with pytest.raises(ValueError, match=f"stride_{axis}=2 must be multiples of [48]"):
+        Tile(**{f"stride_{axis}": 2}).cuts(UNITS, of_input=False)
+
+
+def test_blend_fades_over_what_both_have():
+    before, after = jnp.full((1, 5), 4.0), jnp.zeros((1, 6))
+    np.testing.assert_array_equal(
+        blend(before, after, extent=4, axis=1), [[4.0, 3.0, 2.0, 1.0, 0.0, 0.0]]
+    )
+    np.testing.assert_array_equal(
+        blend(before[:, :2], after, extent=4, axis=1), [[4.0, 2.0, 0.0, 0.0, 0.0, 0.0]]
+    )
+    np.testing.assert_array_equal(blend(before, after, extent=0, axis=1), after)
+    np.testing.assert_array_equal(blend(before, after[:, :0], extent=4, axis=1), after[:, :0])
+    low = blend(before.astype(jnp.bfloat16), after.astype(jnp.bfloat16), extent=4, axis=1)
+    assert low.dtype == jnp.bfloat16
+
+
+def enlarge(z):
+    """[B, C, 1 + n, h, w] to [B, C, 1 + 4n, 8h, 8w] by repeating: what a decoder does to shapes."""
+    z = np.asarray(z).repeat(4, 2)[:, :, 3:]
+    return jnp.asarray(z.repeat(8, 3).repeat(8, 4))
+
+
+SMALL = Tile(frames=8, height=32, width=40, stride_frames=4, stride_height=16, stride_width=32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile", "chunks"),
+    [
+        ((1, 2, 6, 6, 7), SMALL, [5, 4, 4, 4, 4]),
+        ((1, 2, 8, 33, 1), Tile(), [13, 12, 4]),
+        ((1, 2, 7, 2, 2), Tile(), [13, 12]),  # a third tile would have its context only
+        ((1, 2, 4, 40, 33), Tile(), [13]),
+        ((2, 2, 6, 40, 33), Tile(frames=None), [21]),
+        ((2, 2, 6, 40, 33), Tile(height=None, width=None), [13, 8]),
+        ((1, 2, 1, 1, 1), Tile(), [1]),
+        ((1, 2, 7, 9, 3), Tile(frames=8, stride_frames=8), [9, 8, 8]),
+    ],
+)
+def test_tiles_of_a_local_map_give_the_whole(shape, tile, chunks):
+    z = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    got = list(in_chunks(enlarge, z, tile.cuts(UNITS, of_input=True)))
+    assert [part.shape[2] for part in got] == chunks
+    np.testing.assert_allclose(np.concatenate(got, 2), enlarge(z), atol=1e-6)
+
+
+def test_blending_is_that_of_tiles_blended_in_place():
+    # A map that adds the tile's number, so that every tile differs where it overlaps another.
+    counter = iter(range(100))
+    z = np.zeros((1, 1, 3, 6, 7), np.float32)
+    cuts = SMALL.cuts(UNITS, of_input=True)
+    (got,) = in_chunks(lambda part: enlarge(part) + float(next(counter) ** 2), z, (cuts[0]._replace(size=9), *cuts[1:]))
+
+    rows = [[np.zeros((1, 1, 9, min(32, 48 - top), min(40, 56 - left))) for left in (0, 32)] for top in (0, 16, 32)]
+    for number, tile in enumerate(tile for row in rows for tile in row):
+        tile += number**2
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            if i:
+                for y in range(16):
+                    old = rows[i - 1][j][..., y - 16, :]
+                    tile[..., y, :] = old * (1 - y / 16) + tile[..., y, :] * y / 16
+            if j:
+                for x in range(8):
+                    old = row[j - 1][..., x - 8]
+                    tile[..., x] = old * (1 - x / 8) + tile[..., x] * x / 8
+    want = np.concatenate([np.concatenate([t[..., :16, :32] for t in row], -1) for row in rows], -2)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_chunks_are_made_when_they_are_asked_for():
+    seen = []
+
+    def run(part):
+        seen.append(part.shape)
+        return enlarge(part)
+
+    chunks = in_chunks(run, np.zeros((1, 2, 9, 2, 2), np.float32), Tile().cuts(UNITS, of_input=True))
+    assert seen == []
+    next(chunks)
+    assert seen == [(1, 2, 5, 2, 2)]
+    next(chunks)
+    assert seen == [(1, 2, 5, 2, 2)] * 2
