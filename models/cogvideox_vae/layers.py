@@ -1,0 +1,220 @@
+"""Parts of the encoder and the decoder; arrays are channels-last [B, T, H, W, C].
+
+A causal convolution returns, beside its output, the end of its padded input: its cache, to be given to it
+with the next chunk of frames. Blocks return the caches of their convolutions as tuples of the same
+structure, whatever the chunk's length, so that they can be the carry of a scan.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from .. import nn
+
+
+class CausalConv(nnx.Module):
+    """3x3x3 convolution that sees two frames of the past: the cache, or before the first chunk its first frame.
+
+    Source: diffusers' CogVideoXCausalConv3d, pad mode "first" (frames repeated, heights and widths zero-padded).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, dtype, rngs: nnx.Rngs):
+        self.conv = nn.Conv(
+            channels_in,
+            channels_out,
+            (3, 3, 3),
+            padding=((0, 0), (1, 1), (1, 1)),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array, cache: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """[B, T, H, W, C] to the same T, H, W, and the cache [B, 2, H, W, C] for the next chunk."""
+        past = [x[:, :1]] * 2 if cache is None else [cache]
+        x = jnp.concatenate([*past, x], 1)
+        return self.conv(x), x[:, -2:]
+
+
+class SpatialNorm(nnx.Module):
+    """Group norm whose scale and shift are pointwise functions of the latent (arXiv 2209.09002).
+
+    Source: diffusers' CogVideoXSpatialNorm3D; its eps is 1e-6 whatever `norm_eps` says.
+    Differs: the pointwise convolutions run before the latent is enlarged, not after, which is the same numbers
+    for a 256th of the work and memory at the last level.
+    """
+
+    def __init__(self, channels: int, latent_channels: int, *, groups: int, dtype, rngs: nnx.Rngs):
+        self.norm_layer = nn.GroupNorm(groups, channels, eps=1e-6, dtype=dtype)
+        self.conv_y = nn.Conv(latent_channels, channels, (1, 1, 1), dtype=dtype, rngs=rngs)
+        self.conv_b = nn.Conv(latent_channels, channels, (1, 1, 1), dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, z: jax.Array) -> jax.Array:
+        """x [B, T, H, W, C], z [B, t, h, w, latent_channels] of the same chunk."""
+        ratio = x.shape[2] // z.shape[2]
+        scale, shift = (enlarge(conv(z), x.shape[1], ratio) for conv in (self.conv_y, self.conv_b))
+        return self.norm_layer(x) * scale + shift
+
+
+def enlarge(x: jax.Array, frames: int, ratio: int) -> jax.Array:
+    """Nearest-neighbour x to `frames` frames and `ratio` times its height and width.
+
+    The first frame of an odd number stands alone: it stays one frame, the others share the rest.
+    """
+    alone = frames % 2
+    rest = x[:, alone:]
+    if rest.shape[1]:
+        rest = jnp.repeat(rest, (frames - alone) // rest.shape[1], 1)
+        x = jnp.concatenate([x[:, :alone], rest], 1)
+    if ratio == 1:
+        return x
+    return jnp.repeat(jnp.repeat(x, ratio, 2), ratio, 3)
+
+
+class ResnetBlock(nnx.Module):
+    """Two causal convolutions after norm and SiLU, added to the input; norms see the latent in the decoder.
+
+    Args:
+      eps: of the group norms, where there is no latent.
+      latent_channels: of the latent that conditions the norms; None is plain group norm.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        groups: int,
+        eps: float,
+        latent_channels: int | None,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        def norm(channels: int) -> nn.GroupNorm | SpatialNorm:
+            if latent_channels is None:
+                return nn.GroupNorm(groups, channels, eps=eps, dtype=dtype)
+            return SpatialNorm(channels, latent_channels, groups=groups, dtype=dtype, rngs=rngs)
+
+        self.norm1 = norm(channels_in)
+        self.conv1 = CausalConv(channels_in, channels_out, dtype=dtype, rngs=rngs)
+        self.norm2 = norm(channels_out)
+        self.conv2 = CausalConv(channels_out, channels_out, dtype=dtype, rngs=rngs)
+        self.conv_shortcut = (
+            None
+            if channels_in == channels_out
+            else nn.Conv(channels_in, channels_out, (1, 1, 1), dtype=dtype, rngs=rngs)
+        )
+
+    def __call__(self, x: jax.Array, z: jax.Array | None, caches: tuple | None):
+        """x [B, T, H, W, C] to the same with the block's channels, and the new caches."""
+        condition = () if z is None else (z,)
+        first, second = caches or (None, None)
+        h, first = self.conv1(jax.nn.silu(self.norm1(x, *condition)), first)
+        h, second = self.conv2(jax.nn.silu(self.norm2(h, *condition)), second)
+        if self.conv_shortcut is not None:
+            x = self.conv_shortcut(x)
+        return h + x, (first, second)
+
+
+class Downsample(nnx.Module):
+    """Halves height and width by a convolution, and time by means of pairs, as diffusers' CogVideoXDownsample3D.
+
+    Args:
+      halve_time: the first frame of an odd number stands alone.
+    """
+
+    def __init__(self, channels: int, *, halve_time: bool, dtype, rngs: nnx.Rngs):
+        self.halve_time = halve_time
+        # One row and one column of zeros after the last, none before the first.
+        self.conv = nn.Conv(
+            channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, T, H, W, C], H and W even."""
+        if self.halve_time:
+            alone = x.shape[1] % 2
+            b, _, *rest = x.shape
+            pairs = x[:, alone:].reshape(b, -1, 2, *rest).mean(2)
+            x = jnp.concatenate([x[:, :alone], pairs], 1)
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Doubles height and width, and time if asked, then a convolution, as diffusers' CogVideoXUpsample3D.
+
+    Args:
+      double_time: the first frame of an odd number stands alone.
+    """
+
+    def __init__(self, channels: int, *, double_time: bool, dtype, rngs: nnx.Rngs):
+        self.double_time = double_time
+        self.conv = nn.Conv(
+            channels, channels, (3, 3), padding=((1, 1), (1, 1)), dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, T, H, W, C] to [B, T or 2T or 2T-1, 2H, 2W, C]."""
+        frames = x.shape[1]
+        if self.double_time:
+            frames = 2 * frames - frames % 2
+        return self.conv(enlarge(x, frames, 2))
+
+
+class Level(nnx.Module):
+    """Resnet blocks of one resolution; the first changes the channels.
+
+    Source: diffusers' CogVideoXDownBlock3D, CogVideoXMidBlock3D and CogVideoXUpBlock3D without their samplers.
+    Other arguments are those of `ResnetBlock`.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, layers: int, **arguments):
+        self.resnets = nnx.List(
+            [
+                ResnetBlock(channels_in if i == 0 else channels_out, channels_out, **arguments)
+                for i in range(layers)
+            ]
+        )
+
+    def __call__(self, x: jax.Array, z: jax.Array | None, caches: tuple | None):
+        """As `ResnetBlock`."""
+        new = []
+        for block, cache in zip(self.resnets, caches or (None,) * len(self.resnets), strict=True):
+            x, cache = block(x, z, cache)
+            new.append(cache)
+        return x, tuple(new)
+
+
+class DownLevel(Level):
+    """A `Level`, then a `Downsample` unless it is the last."""
+
+    def __init__(
+        self, *sizes: int, last: bool, halve_time: bool, dtype, rngs: nnx.Rngs, **arguments
+    ):
+        super().__init__(*sizes, dtype=dtype, rngs=rngs, **arguments)
+        make = [] if last else [Downsample(sizes[1], halve_time=halve_time, dtype=dtype, rngs=rngs)]
+        self.downsamplers = nnx.List(make)
+
+    def __call__(self, x: jax.Array, z: jax.Array | None, caches: tuple | None):
+        """As `ResnetBlock`, at half the size."""
+        x, caches = super().__call__(x, z, caches)
+        for downsample in self.downsamplers:
+            x = downsample(x)
+        return x, caches
+
+
+class UpLevel(Level):
+    """A `Level`, then an `Upsample` unless it is the last."""
+
+    def __init__(
+        self, *sizes: int, last: bool, double_time: bool, dtype, rngs: nnx.Rngs, **arguments
+    ):
+        super().__init__(*sizes, dtype=dtype, rngs=rngs, **arguments)
+        make = [] if last else [Upsample(sizes[1], double_time=double_time, dtype=dtype, rngs=rngs)]
+        self.upsamplers = nnx.List(make)
+
+    def __call__(self, x: jax.Array, z: jax.Array | None, caches: tuple | None):
+        """As `ResnetBlock`, at twice the size."""
+        x, caches = super().__call__(x, z, caches)
+        for upsample in self.upsamplers:
+            x = upsample(x)
+        return x, caches

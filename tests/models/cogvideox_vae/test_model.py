@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models.cogvideox_vae import PRESETS, CogVideoXVAE, Tile
+from models.keys import checkpoint_slots
+from tests.models.parity import FOLDER, arrays, assert_close
+
+from .tiny import DECODE, FULL, SMALL, config, vae
+
+
+@pytest.fixture(scope="module")
+def chunked():
+    return arrays(FULL, "chunked")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_names_and_shapes_at_full_size(preset):
+    lines = Path(FOLDER, "cogvideox-vae_tensors.txt").read_text().splitlines()
+    want = {name: tuple(map(int, shape.split("x"))) for name, shape in map(str.split, lines)}
+    model = nnx.eval_shape(
+        lambda: CogVideoXVAE(PRESETS[preset], dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    )
+    slots = checkpoint_slots(model, CogVideoXVAE.KEYS)
+    assert {name: slot.shape for name, slot in slots.items()} == want
+    assert sum(np.prod(shape) for shape in want.values()) == 215_583_907
+    assert all(slot.parameter.dtype == jnp.bfloat16 for slot in slots.values())
+
+
+def test_chunks_match_diffusers_and_are_bit_equal_to_the_whole(chunked):
+    model, z = vae(FULL), jnp.asarray(chunked["z"])
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model)))
+    video = model.decode(z)
+    assert_close(video, chunked["decoded"], DECODE, "17 frames in 9 + 8")
+    parts = [np.asarray(part) for part in model.decode_chunks(z)]
+    assert [part.shape for part in parts] == [(1, 3, 9, 32, 16), (1, 3, 8, 32, 16)]
+    np.testing.assert_array_equal(np.concatenate(parts, 2), video)
+    after = nnx.to_pure_dict(nnx.state(model))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_value_and_gradient_under_jit_match_diffusers():
+    # torch's own float32 gradient lies 3.7e-6 from its float64; the spread is 1.0.
+    case = arrays(SMALL, "decode_even")
+
+    @jax.jit
+    def loss(model, z):
+        video, pullback = jax.vjp(model.decode, z)
+        return video, *pullback(jnp.asarray(case["cotangent"]))
+
+    video, gradient = loss(vae(SMALL), jnp.asarray(case["z"]))
+    assert_close(video, case["decoded"], DECODE, "16 frames of 4 latents")
+    assert_close(gradient, case["grad_z"], 1e-5, "gradient with respect to the latents")
+
+
+def test_bfloat16_errs_at_most_twice_as_much_as_torch(chunked):
+    # torch in bfloat16 against float64: decoding 0.120 at most, 0.0100 rms; encoding 0.021, 0.0062.
+    model = vae(FULL, jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {np.dtype(jnp.bfloat16)}
+    video = model.decode(jnp.asarray(chunked["z"]))
+    case = arrays(FULL, "enc")
+    mean, _ = model.encode(jnp.asarray(case["video"]).astype(jnp.bfloat16))
+    for got, want, most, rms in (
+        (video, chunked["decoded"], 0.24, 0.020),
+        (mean, case["mean"], 0.042, 0.0124),
+    ):
+        assert got.dtype == jnp.bfloat16
+        error = np.asarray(got, np.float32) - want
+        assert np.abs(error).max() < most
+        assert np.sqrt(np.mean(error**2)) < rms
+
+
+def test_latents_are_scaled_as_the_pipelines_do():
+    z = jnp.asarray([1.0, -2.0])
+    plain, inverted = vae(FULL), vae(SMALL)
+    np.testing.assert_allclose(plain.normalize(z), z * 1.15258426, rtol=1e-6)
+    np.testing.assert_allclose(plain.denormalize(plain.normalize(z)), z, rtol=1e-6)
+    np.testing.assert_allclose(inverted.normalize(z), z / 0.7, rtol=1e-6)
+    np.testing.assert_allclose(inverted.denormalize(z), z / 0.7, rtol=1e-6)
+    assert plain.normalize(z.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_log_variance_is_clipped():
+    model = CogVideoXVAE(config(SMALL), rngs=nnx.Rngs(0))
+    bias = model.encoder.conv_out.conv.bias
+    bias[...] = jnp.asarray([0.0, 0, 0, 0, 1e3, -1e3, 0, 0])
+    _, logvar = model.encode(jnp.zeros((1, 3, 1, 4, 4)))
+    assert logvar[0, :2, 0, 0, 0].tolist() == [20.0, -30.0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((16, 3, 4, 6), r"z has shape \(16, 3, 4, 6\); .* add or remove axes"),
+        ((1, 3, 16, 4, 6), r"has 3 channels; .*latent_channels=16.* channels come before time"),
+        ((1, 16, 0, 4, 6), r"z of shape \(1, 16, 0, 4, 6\) is empty"),
+        ((1, 16, 2, 0, 6), r"is empty"),
+    ],
+)
+def test_latents_that_cannot_be_decoded(shape, message):
+    for decode in (vae(FULL).decode, vae(FULL).decode_chunks):
+        with pytest.raises(ValueError, match=message):
+            decode(jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3, 9, 32, 24), r"video has shape .* add or remove axes"),
+        ((1, 9, 3, 32, 24), r"has 9 channels; .*in_channels=3.* channels come before time"),
+        ((1, 3, 0, 32, 24), r"is empty"),
+        ((1, 3, 3, 32, 24), r"3 frames cannot be encoded: 4k or 4k \+ 1 .* take 1 or 4 of them"),
+        ((1, 3, 10, 32, 24), r"10 frames .* take 9 or 12 of them"),
+        ((1, 3, 9, 30, 24), r"\(30, 24\) pixels do not divide into latents of 8x8; crop or pad"),
+    ],
+)
+def test_videos_that_cannot_be_encoded(shape, message):
+    with pytest.raises(ValueError, match=message):
+        vae(FULL).encode(jnp.zeros(shape))
+
+
+def test_integers_and_tiles_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"video is uint8; .* scale pixels to \[-1, 1\] first"):
+        vae(FULL).encode(jnp.zeros((1, 3, 1, 8, 8), jnp.uint8))
+    with pytest.raises(ValueError, match=r"Tile height=17 .* does not divide"):
+        vae(FULL).decode(jnp.zeros((1, 16, 1, 4, 4)), tile=Tile(height=17, width=40))
