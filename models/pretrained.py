@@ -19,16 +19,22 @@ import ml_dtypes  # noqa: F401 (numpy's bfloat16)
 import numpy as np
 from flax import nnx
 
+from .cogvideox import CogVideoXTransformer
+from .cogvideox_vae import CogVideoXVAE
 from .config import config_from_json, config_to_json
+from .hunyuan_video import HunyuanVideoTransformer
+from .hunyuan_video_vae import HunyuanVideoVAE
 from .keys import Slot, checkpoint_slots
 from .t5 import T5Encoder
 from .tensors import TensorFiles, write_shards
 from .wan import WanTransformer
 from .wan_vae import WanVAE
 
-TRANSFORMERS: dict[str, Any] = {WanTransformer.CLASS_NAME: WanTransformer}
+TRANSFORMERS: dict[str, Any] = {
+    cls.CLASS_NAME: cls for cls in (WanTransformer, HunyuanVideoTransformer, CogVideoXTransformer)
+}
 """Class name in config.json -> our class."""
-VAES: dict[str, Any] = {WanVAE.CLASS_NAME: WanVAE}
+VAES: dict[str, Any] = {cls.CLASS_NAME: cls for cls in (WanVAE, HunyuanVideoVAE, CogVideoXVAE)}
 """The same of VAEs."""
 TEXT_ENCODERS: dict[str, Any] = dict.fromkeys(T5Encoder.CLASS_NAMES, T5Encoder)
 """The same of text encoders."""

@@ -48,9 +48,7 @@ class CausalConv(nnx.Module):
 class ResnetBlock(nnx.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1x1 convolution of x where channels change."""
 
-    def __init__(
-        self, channels_in: int, channels_out: int, *, groups: int, dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels_in: int, channels_out: int, *, groups: int, dtype, rngs: nnx.Rngs):
         options = {"dtype": dtype, "rngs": rngs}
         self.norm1 = GroupNorm(groups, channels_in, eps=EPS, dtype=dtype)
         self.conv1 = CausalConv(channels_in, channels_out, 3, **options)
@@ -118,9 +116,7 @@ class MidBlock(nnx.Module):
 class Upsample(nnx.Module):
     """Repeats pixels and frames, then convolves; the first frame is not repeated: 1 + n to 1 + factor * n."""
 
-    def __init__(
-        self, channels: int, *, factors: tuple[int, int, int], dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels: int, *, factors: tuple[int, int, int], dtype, rngs: nnx.Rngs):
         self.factors = factors
         self.conv = CausalConv(channels, channels, 3, dtype=dtype, rngs=rngs)
 

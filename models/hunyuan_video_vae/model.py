@@ -75,9 +75,7 @@ class HunyuanVideoVAE(nnx.Module):
             lambda part: _decode_tile(self, part), z, tile.cuts(self._units, of_input=True)
         )
 
-    def encode(
-        self, video: jax.Array, *, tile: Tile | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    def encode(self, video: jax.Array, *, tile: Tile | None = None) -> tuple[jax.Array, jax.Array]:
         """Mean and log variance of the latents of a video, clamped to -30..20 as in diffusers.
 
         Args:

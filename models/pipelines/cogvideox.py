@@ -44,6 +44,23 @@ class CogVideoX(Family):
         """Image-to-video transformers have channels for the image's latents."""
         return self.transformer.in_channels != self.vae.latent_channels
 
+    @property
+    def latent_channels(self):
+        """See `Family.latent_channels`."""
+        return self.vae.latent_channels
+
+    def tiling(self):
+        """See `Family.tiling`."""
+        return self.vae.tile
+
+    def probe(self, clip, tile):
+        """Chunk by chunk: five latents are the longest chunk (3) and a usual one (2)."""
+        frames, *size = self.latent_size(clip)
+        if tile is not None:
+            sizes, ratio = (tile.height, tile.width), self.vae.spatial_ratio
+            size = [min(n, s // ratio) for n, s in zip(size, sizes, strict=True)]
+        return 1, self.latent_channels, min(frames, 5), *size
+
     def padding(self, clip) -> int:
         """Latent frames at the start that are made and dropped, so that patches in time divide (1.5)."""
         return -self.latent_size(clip)[0] % self.patch[0]

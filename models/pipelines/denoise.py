@@ -11,7 +11,11 @@ from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid
 
 from .family import Conditions, Family
 
-_DONATED = (1, 2, 3)  # latents, solver's state, layers' states: a step puts the new ones in their place
+_DONATED = (
+    1,
+    2,
+    3,
+)  # latents, solver's state, layers' states: a step puts the new ones in their place
 
 
 @dataclasses.dataclass(frozen=True)

@@ -219,15 +219,9 @@ class Family(abc.ABC):
     def tiling(self) -> Any:
         """The VAE's default tiles, for ``frames(..., tile=)``."""
 
+    @abc.abstractmethod
     def probe(self, clip: Clip, tile: Any) -> tuple[int, ...]:
-        """Shape of latents [1, C, T, h, w] whose decoding, without tiles, takes the memory of any longer clip's."""
-        frames, *size = self.latent_size(clip)
-        if tile is not None:
-            size = [
-                min(n, s // r)
-                for n, s, r in zip(size, tile.size, self.compression[1:], strict=True)
-            ]
-        return 1, self.latent_channels, min(frames, 3), *size
+        """Shape of latents [1, C, T, h, w] whose decoding without tiles takes what decoding `clip` holds at a time."""
 
     @property
     @abc.abstractmethod

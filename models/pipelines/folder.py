@@ -5,10 +5,12 @@ from pathlib import Path
 from models.pretrained import TRANSFORMERS, VAES, read_config, read_json
 from models.schedulers import load_scheduler
 
+from .cogvideox import CogVideoX
 from .family import Family
+from .hunyuan_video import HunyuanVideo
 from .wan import Wan
 
-FAMILIES: tuple[type[Family], ...] = (Wan,)
+FAMILIES: tuple[type[Family], ...] = (Wan, HunyuanVideo, CogVideoX)
 
 
 def read_family(folder: str | Path) -> Family:

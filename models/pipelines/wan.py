@@ -56,6 +56,14 @@ class Wan(Family):
         """See `Family.tiling`."""
         return Tiling()
 
+    def probe(self, clip, tile):
+        """Frame by frame: three latents have all caches and a step that fills them anew."""
+        frames, *size = self.latent_size(clip)
+        if tile is not None:
+            ratios = self.compression[1:]
+            size = [min(n, s // r) for n, s, r in zip(size, tile.size, ratios, strict=True)]
+        return 1, self.latent_channels, min(frames, 3), *size
+
     @property
     def text_shape(self):
         """See `Family.text_shape`."""

@@ -13,7 +13,12 @@ CLIP = Clip(81, 720, 1280)
 
 @pytest.fixture
 def family(tmp_path):
-    return Wan(tmp_path, PRESETS["wan2.1-t2v-14b"], VAES["wan2.1-vae"], UniPCMultistepScheduler(UniPCMultistepConfig()))
+    return Wan(
+        tmp_path,
+        PRESETS["wan2.1-t2v-14b"],
+        VAES["wan2.1-vae"],
+        UniPCMultistepScheduler(UniPCMultistepConfig()),
+    )
 
 
 def check(

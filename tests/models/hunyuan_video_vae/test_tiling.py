@@ -76,9 +76,16 @@ def test_blending_is_that_of_tiles_blended_in_place():
     counter = iter(range(100))
     z = np.zeros((1, 1, 3, 6, 7), np.float32)
     cuts = SMALL.cuts(UNITS, of_input=True)
-    (got,) = in_chunks(lambda part: enlarge(part) + float(next(counter) ** 2), z, (cuts[0]._replace(size=9), *cuts[1:]))
+    (got,) = in_chunks(
+        lambda part: enlarge(part) + float(next(counter) ** 2),
+        z,
+        (cuts[0]._replace(size=9), *cuts[1:]),
+    )
 
-    rows = [[np.zeros((1, 1, 9, min(32, 48 - top), min(40, 56 - left))) for left in (0, 32)] for top in (0, 16, 32)]
+    rows = [
+        [np.zeros((1, 1, 9, min(32, 48 - top), min(40, 56 - left))) for left in (0, 32)]
+        for top in (0, 16, 32)
+    ]
     for number, tile in enumerate(tile for row in rows for tile in row):
         tile += number**2
     for i, row in enumerate(rows):
@@ -102,7 +109,9 @@ def test_chunks_are_made_when_they_are_asked_for():
         seen.append(part.shape)
         return enlarge(part)
 
-    chunks = in_chunks(run, np.zeros((1, 2, 9, 2, 2), np.float32), Tile().cuts(UNITS, of_input=True))
+    chunks = in_chunks(
+        run, np.zeros((1, 2, 9, 2, 2), np.float32), Tile().cuts(UNITS, of_input=True)
+    )
     assert seen == []
     next(chunks)
     assert seen == [(1, 2, 5, 2, 2)]
