@@ -1,4 +1,4 @@
-"""Writes the README's tables from the newest committed records; no number in it is typed.
+"""Writes the tables of README.md and models/README.md from the newest committed records; no number in it is typed.
 
 python -m experiments.readme_tables            # rewrite
 python -m experiments.readme_tables --check    # fail if the README is out of date
@@ -13,6 +13,7 @@ from typing import Any
 from experiments import record
 
 README = record.ROOT / "README.md"
+MODELS_README = record.ROOT / "models" / "README.md"
 
 DEMO_COLUMNS = {
     "method": "{measured[method]}",
@@ -36,6 +37,19 @@ BENCH_COLUMNS = {
     "GFLOP/s": "{measured[rate_gflops]:.0f}",
     "speed-up": "{measured[speedup]:.2f}",
     "of ideal": "{measured[fraction_of_ideal]:.2f}",
+}
+
+FULL_SIZE_COLUMNS = {
+    "model": "{measured[model]}",
+    "parameters": "{measured[parameters]:,}",
+    "tensors": "{measured[tensors]:,}",
+    "clip": "{measured[clip]}",
+    "tokens": "{measured[tokens]:,}",
+    "attention": "{measured[method]}",
+    "density": "{measured[density]:.3f}",
+    "weights and inputs, GB": "{measured[arguments_gb]:.1f}",
+    "activations, GB": "{measured[temporaries_gb]:.1f}",
+    "peak, GB": "{measured[peak_gb]:.1f}",
 }
 
 
@@ -106,27 +120,46 @@ def bench_table(folder: Path = record.RESULTS) -> str:
     )
 
 
-TABLES = {"demo": demo_table, "bench": bench_table}
+def full_size_table(folder: Path = record.RESULTS) -> str:
+    """What one denoising step of the full-size models takes of an H200."""
+    rows = newest(record.read("full_size", folder=folder), ("model", "method"))
+    table = record.markdown_table(rows, FULL_SIZE_COLUMNS)
+    made = " ".join(sorted({provenance(row) for row in rows}))
+    return (
+        f"{table}\n\nbfloat16 weights and activations, one clip; guided models run the prompt's and the negative "
+        "prompt's row in one call. Memory as XLA plans it for one H200 (141 GB), compiled on a machine without a "
+        f"GPU; the VAE and the text encoder are not in it. {made}."
+    )
 
 
-def filled(text: str) -> str:
-    """`text` with every block between <!-- name --> and <!-- /name --> made anew."""
-    for name, make in TABLES.items():
+TABLES = {
+    README: {"demo": demo_table, "bench": bench_table},
+    MODELS_README: {"full-size": full_size_table},
+}
+
+
+def filled(text: str, readme: Path = README) -> str:
+    """`text` of a README with every block between <!-- name --> and <!-- /name --> made anew."""
+    for name, make in TABLES[readme].items():
         block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not block.search(text):
-            raise ValueError(f"README.md has no <!-- {name} --> ... <!-- /{name} --> block; add it")
+            raise ValueError(
+                f"{readme.name} has no <!-- {name} --> ... <!-- /{name} --> block; add it"
+            )
         table = make()
         text = block.sub(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
     return text
 
 
 def main(config: Config) -> None:
-    """Rewrites or checks the README."""
-    old = README.read_text()
-    new = filled(old)
-    if config.check and new != old:
-        sys.exit("README.md is out of date: run python -m experiments.readme_tables")
-    README.write_text(new)
+    """Rewrites or checks the READMEs."""
+    for readme in TABLES:
+        old = readme.read_text(encoding="utf-8")
+        new = filled(old, readme)
+        if config.check and new != old:
+            name = readme.relative_to(record.ROOT)
+            sys.exit(f"{name} is out of date: run python -m experiments.readme_tables")
+        readme.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

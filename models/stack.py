@@ -69,7 +69,7 @@ def run_blocks(
     ctx: StepContext,
     remat: bool = False,
     name: str = "block",
-) -> tuple[Any, list[Any]]:
+) -> tuple[Any, tuple[Any, ...]]:
     """Runs `block(carry, *args, pattern=, state=, ctx=) -> (carry, state)` for every block in turn.
 
     Args:
@@ -89,4 +89,4 @@ def run_blocks(
         with jax.named_scope(f"{name}_{i}"):
             carry, state = (jax.checkpoint(call) if remat else call)(block, carry, args, state, ctx)
         new_states.append(state)
-    return carry, new_states
+    return carry, tuple(new_states)

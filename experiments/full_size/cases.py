@@ -10,6 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.kernel_resources.deviceless import as_on_hopper
+from models.cogvideox import PRESETS as COGVIDEOX
+from models.cogvideox_vae import PRESETS as COGVIDEOX_VAE
+from models.hunyuan_video import PRESETS as HUNYUAN
+from models.hunyuan_video_vae import PRESETS as HUNYUAN_VAE
 from models.keys import checkpoint_slots
 from models.pipelines import FAMILIES, Clip, Denoiser, Family
 from models.pretrained import TRANSFORMERS
@@ -21,11 +25,20 @@ from sparsevdit_jax import Phase, SparseAttention
 from sparsevdit_jax.presets import attention_for
 
 DTYPE = jnp.bfloat16
+METHODS = ("dense", "sta")
 UNIPC = {
     "_class_name": "UniPCMultistepScheduler",
     "prediction_type": "flow_prediction",
     "use_flow_sigmas": True,
     "flow_shift": 5.0,
+}
+EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 7.0}
+DPM = {
+    "_class_name": "CogVideoXDPMScheduler",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "snr_shift_scale": 1.0,
 }
 
 
@@ -67,6 +80,20 @@ class FullSize:
         """Scalars and tensors of a checkpoint."""
         slots = checkpoint_slots(self.model(), TRANSFORMERS[self.class_name].KEYS).values()
         return sum(slot.parameter.size for slot in slots), len(slots)
+
+    @property
+    def guided(self) -> bool:
+        """Whether a clip has two rows, with the prompt and without."""
+        return self.conditions().guidance is not None
+
+    def density(self, method: str) -> float:
+        """Kept share of token pairs in a sparse step, text included."""
+        denoiser = self.denoiser(method)
+        if denoiser.attention is None:
+            return 1.0
+        (pattern,) = set(denoiser.attention.patterns)
+        mask = pattern.block_mask(denoiser.grid, self.transformer.num_heads)
+        return float(mask.density())
 
     def conditions(self) -> Any:
         """Shapes of what the transformer is called with."""
@@ -120,13 +147,26 @@ CASES: tuple[FullSize, ...] = (
         name="wan2.1-t2v-14b", class_name="WanTransformer3DModel", transformer=WAN["wan2.1-t2v-14b"],
         vae=WAN_VAE["wan2.1-vae"], scheduler=UNIPC, clip=Clip(81, 720, 1280), guidance=5.0,
     ),
+    FullSize(
+        name="hunyuanvideo", class_name="HunyuanVideoTransformer3DModel", transformer=HUNYUAN["hunyuanvideo"],
+        vae=HUNYUAN_VAE["hunyuanvideo-vae"], scheduler=EULER, clip=Clip(129, 720, 1280), guidance=6.0,
+    ),
+    FullSize(
+        name="cogvideox-5b", class_name="CogVideoXTransformer3DModel", transformer=COGVIDEOX["cogvideox-5b"],
+        vae=COGVIDEOX_VAE["cogvideox-5b-vae"], scheduler=DPM, clip=Clip(49, 480, 720), guidance=6.0,
+    ),
+    FullSize(
+        name="cogvideox1.5-5b", class_name="CogVideoXTransformer3DModel", transformer=COGVIDEOX["cogvideox1.5-5b"],
+        vae=COGVIDEOX_VAE["cogvideox1.5-5b-vae"], scheduler=DPM, clip=Clip(81, 768, 1360), guidance=6.0,
+    ),
 )  # fmt: skip
+"""Guided models run both rows in one call."""
 
 
 def steps() -> Iterator[tuple[str, Callable, tuple]]:
     """(name, function, arguments) of every case with dense and with STA attention, for `compile_for_h200`."""
     for case in CASES:
-        for method in ("dense", "sta"):
+        for method in METHODS:
             denoiser = case.denoiser(method)
             phase = None if method == "dense" else Phase.REUSE
             step, arguments = denoiser.program(case.model(), case.conditions(), phase)

@@ -34,7 +34,7 @@ class HunyuanVideoVAE(nnx.Module):
     config_class = HunyuanVideoVAEConfig
 
     def __init__(self, config: HunyuanVideoVAEConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
-        self.config = config
+        self.config, self.dtype = config, dtype
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
         latent, moments = config.latent_channels, 2 * config.latent_channels

@@ -332,7 +332,7 @@ class WanTransformer(nnx.Module):
         x = self.norm_out(x.astype(jnp.float32)) * (1 + scale) + shift
         x = layers.unpatchify(self.proj_out(x.astype(self.dtype)), grid.shape, config.patch_size)
         sample = x.transpose(0, 4, 1, 2, 3)
-        return sample if attention is None else (sample, tuple(new_states))
+        return sample if attention is None else (sample, new_states)
 
 
 def _table(rows, dim, rngs):

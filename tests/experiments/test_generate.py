@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 
-import imageio.v3 as iio
 import jax
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from experiments.generate import Config, Generation
 from experiments.generation.memory import NotEnoughMemory
 from models.text_embeddings import TextEmbeddings, save_embeddings
 
+from .clips import decode
 from .generation import folders
 
 SMALL = dict(frames=9, height=64, width=96, steps=4, prompt="a cat rides a skateboard", seed=3)
@@ -27,7 +27,7 @@ def wan(tmp_path_factory):
 
 
 def read(path):
-    return np.stack(list(iio.imiter(path)))
+    return decode(path, 64, 96)[0]
 
 
 def test_a_prompt_becomes_a_video_beside_the_dense_one(wan, tmp_path, capsys):

@@ -1,11 +1,11 @@
-import subprocess
-
 import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import media
+
+from .clips import decode
 
 
 def moving_square(frames=6, height=16, width=20):
@@ -14,16 +14,6 @@ def moving_square(frames=6, height=16, width=20):
     for i in range(frames):
         video[i, 4:12, 2 * i : 2 * i + 8] = 200
     return video
-
-
-def decode(path, height, width):
-    """(frames uint8 [F, Y, X, 3], what ffmpeg says about the file)."""
-    # imageio_ffmpeg.read_frames leaves its pipes to the garbage collector, which warns.
-    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-i", str(path)]
-    command = [*program, "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
-    done = subprocess.run(command, capture_output=True, check=True)
-    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
-    return frames, done.stderr.decode()
 
 
 @pytest.fixture

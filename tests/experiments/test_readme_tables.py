@@ -13,9 +13,10 @@ def row(time="2026-01-01T00:00:00+00:00", sha="a" * 40, **measured):
                 config=config, measured=measured)  # fmt: skip
 
 
-def test_the_readme_is_what_its_records_say():
-    text = readme_tables.README.read_text()
-    assert filled(text) == text, "run python -m experiments.readme_tables"
+@pytest.mark.parametrize("readme", readme_tables.TABLES, ids=lambda path: path.parent.name)
+def test_a_readme_is_what_its_records_say(readme):
+    text = readme.read_text(encoding="utf-8")
+    assert filled(text, readme) == text, "run python -m experiments.readme_tables"
 
 
 def test_the_last_record_of_a_kind_wins():

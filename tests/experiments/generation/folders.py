@@ -7,7 +7,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models import save_text_encoder, save_transformer, save_vae
-from models.schedulers import UniPCMultistepConfig, UniPCMultistepScheduler, save_scheduler
+from models.cogvideox import CogVideoXConfig, CogVideoXTransformer
+from models.cogvideox_vae import CogVideoXVAE, CogVideoXVAEConfig
+from models.hunyuan_video import HunyuanVideoConfig, HunyuanVideoTransformer
+from models.hunyuan_video_vae import HunyuanVideoVAE, HunyuanVideoVAEConfig
+from models.schedulers import (
+    CogVideoXDPMScheduler,
+    CogVideoXSchedulerConfig,
+    FlowMatchEulerDiscreteConfig,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepConfig,
+    UniPCMultistepScheduler,
+    save_scheduler,
+)
 from models.t5 import T5Config, T5Encoder
 from models.tokenizer import train_tokenizer
 from models.wan import WanConfig, WanTransformer
@@ -40,6 +52,67 @@ def wan(folder: Path, *, image: bool = False) -> Path:
     text_parts(folder, "umt5")
     name = "WanImageToVideoPipeline" if image else "WanPipeline"
     index(folder, name, "WanTransformer3DModel", "AutoencoderKLWan", "UMT5EncoderModel")
+    return folder
+
+
+def hunyuan_video(folder: Path) -> Path:
+    """HunyuanVideo, without its text encoders."""
+    config = HunyuanVideoConfig(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=TEXT_DIM,
+        pooled_projection_dim=12,
+        rope_axes_dim=(4, 6, 6),
+    )
+    save_transformer(HunyuanVideoTransformer(config, rngs=nnx.Rngs(1)), folder / "transformer")
+    vae = HunyuanVideoVAEConfig(
+        block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2
+    )
+    save_vae(HunyuanVideoVAE(vae, rngs=nnx.Rngs(2)), folder / "vae")
+    flow = FlowMatchEulerDiscreteConfig(shift=7.0)
+    save_scheduler(FlowMatchEulerDiscreteScheduler(flow), folder / "scheduler")
+    index(
+        folder,
+        "HunyuanVideoPipeline",
+        "HunyuanVideoTransformer3DModel",
+        "AutoencoderKLHunyuanVideo",
+        "LlamaModel",
+    )
+    return folder
+
+
+def cogvideox(folder: Path, *, version: str = "1.0", image: bool = False) -> Path:
+    """CogVideoX 1.0 or 1.5 with rotary positions, text or image to video, and DPM."""
+    is_new = version == "1.5"
+    config = CogVideoXConfig(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=32 if image else 16,
+        time_embed_dim=16,
+        text_embed_dim=TEXT_DIM,
+        num_layers=1,
+        sample_width=12,
+        sample_height=8,
+        sample_frames=9,
+        patch_size_t=2 if is_new else None,
+        patch_bias=not is_new,
+        max_text_seq_length=9,
+        use_rotary_positional_embeddings=True,
+        ofs_embed_dim=16 if image and is_new else None,
+    )
+    save_transformer(CogVideoXTransformer(config, rngs=nnx.Rngs(1)), folder / "transformer")
+    vae = CogVideoXVAEConfig(block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2)
+    save_vae(CogVideoXVAE(vae, rngs=nnx.Rngs(2)), folder / "vae")
+    noise = CogVideoXSchedulerConfig(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
+    save_scheduler(CogVideoXDPMScheduler(noise), folder / "scheduler")
+    text_parts(folder, "t5")
+    name = "CogVideoXImageToVideoPipeline" if image else "CogVideoXPipeline"
+    index(folder, name, "CogVideoXTransformer3DModel", "AutoencoderKLCogVideoX", "T5EncoderModel")
     return folder
 
 

@@ -17,7 +17,9 @@ def family(tmp_path):
         tmp_path,
         PRESETS["wan2.1-t2v-14b"],
         VAES["wan2.1-vae"],
-        UniPCMultistepScheduler(UniPCMultistepConfig()),
+        UniPCMultistepScheduler(
+            UniPCMultistepConfig(prediction_type="flow_prediction", use_flow_sigmas=True)
+        ),
     )
 
 
