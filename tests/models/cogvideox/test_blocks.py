@@ -71,3 +71,17 @@ def test_output_norm_shifts_first(tokens, temb):
     np.testing.assert_allclose(
         norm(tokens, temb), norm.norm(tokens) * (1 + scale) + shift, atol=1e-6
     )
+
+
+def test_norms_of_q_and_k_have_another_eps_than_those_of_tokens(block):
+    # On inputs as small as these eps is most of the denominator, so 1e-5 and 1e-6 are far apart.
+    for norm, eps in (
+        (block.attn1.norm_q, 1e-6),
+        (block.attn1.norm_k, 1e-6),
+        (block.norm1.norm, 1e-5),
+    ):
+        scale, bias = norm.scale[...], norm.bias[...]
+        x = 1e-3 * jax.random.normal(jax.random.key(2), (3, *scale.shape))
+        centred = x - x.mean(-1, keepdims=True)
+        normed = centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + eps)
+        np.testing.assert_allclose(norm(x), normed * scale[None] + bias[None], atol=1e-5)
