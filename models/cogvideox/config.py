@@ -75,6 +75,11 @@ class CogVideoXConfig:
             timestep_activation_fn=("silu",),
             ofs_embed_dim=(None, self.time_embed_dim),
         )
+        for name in ("out_channels", "patch_size"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} must be an integer; see config.json"
+                )
         if not self.use_rotary_positional_embeddings:
             # diffusers refuses the first; with the second its table would not have the tokens' length.
             require(self, use_learned_positional_embeddings=(False,), patch_size_t=(None,))

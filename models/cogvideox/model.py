@@ -79,7 +79,7 @@ class CogVideoXTransformer(nnx.Module):
         states: tuple[Any, ...] = (),
         ctx: StepContext | None = None,
         remat: bool = False,
-    ) -> jax.Array | tuple[jax.Array, list[Any]]:
+    ) -> Any:
         """Predicts the velocity of latents.
 
         Text is not masked: the pipeline pads it and the model attends to all of it. Text lengths in `ctx` mask it,
@@ -136,7 +136,7 @@ class CogVideoXTransformer(nnx.Module):
         )
         video = self.norm_out(self.norm_final(x[:, text_len:]), temb)
         sample = self._to_latents(self.proj_out(video), grid)
-        return sample if attention is None else (sample, new_states)
+        return sample if attention is None else (sample, tuple(new_states))
 
     def _check(self, hidden_states, encoder_hidden_states, timestep, timestep_cond, ofs):
         config = self.config
