@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,10 @@ from flax import nnx
 
 from models import layers
 from models.config import config_from_json
+from models.nn import LayerNorm, RMSNorm
 from models.rope import rope_table
 from models.wan import WanConfig, WanTransformer
-from models.wan.model import ROPE_THETA, ImageEmbedder
+from models.wan.model import ROPE_THETA
 from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid
 from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, SlidingTile
 from tests.models import parity
@@ -28,10 +31,20 @@ SMALL = WanConfig(
 )
 
 
+def build(config, dtype=jnp.float32):
+    """A model of random weights, made in numpy: nothing is compiled."""
+    model = nnx.eval_shape(lambda: WanTransformer(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    for path, parameter in nnx.to_flat_state(nnx.state(model)):
+        fan_in = math.prod(parameter.shape[:-1]) if path[-1] == "kernel" else 1
+        value = rng.normal(size=parameter.shape, loc=path[-1] == "scale", scale=fan_in**-0.5)
+        parameter.set_value(jnp.asarray(value.astype(parameter.dtype)))
+    return model
+
+
 @functools.cache
 def load(name, dtype=jnp.float32):
-    config = config_from_json(WanConfig, parity.config(name))
-    model = WanTransformer(config, dtype=dtype, rngs=nnx.Rngs(0))
+    model = build(config_from_json(WanConfig, parity.config(name)), dtype)
     parity.load(model, model.KEYS, name)
     return model
 
@@ -148,11 +161,14 @@ def test_bfloat16_errs_no_more_than_twice_as_much_as_diffusers(name, case, large
 def test_a_checkpoint_stored_in_bfloat16_computes_like_one_in_float32():
     """Float32 parts may hold bfloat16 values; they still compute in float32."""
     inputs = small_inputs((2, 4, 4))
-    stored, rounded = (WanTransformer(SMALL, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)) for _ in "ab")
-    for _, parameter in nnx.to_flat_state(nnx.state(stored)):
-        parameter.set_value(parameter[...].astype(jnp.bfloat16))
-    for _, parameter in nnx.to_flat_state(nnx.state(rounded)):
-        parameter.set_value(parameter[...].astype(jnp.bfloat16).astype(parameter.dtype))
+    stored, rounded = (build(SMALL, jnp.bfloat16) for _ in range(2))
+    for model, is_stored in ((stored, True), (rounded, False)):
+        for _, parameter in nnx.to_flat_state(nnx.state(model)):
+            value = np.asarray(parameter[...]).astype(jnp.bfloat16)
+            value = value if is_stored else value.astype(parameter[...].dtype)
+            parameter.set_value(jnp.asarray(value))
+    assert stored.scale_shift_table[...].dtype == jnp.bfloat16
+    assert rounded.scale_shift_table[...].dtype == jnp.float32
     np.testing.assert_array_equal(run(stored, inputs), run(rounded, inputs))
 
 
@@ -161,7 +177,7 @@ def test_a_checkpoint_stored_in_bfloat16_computes_like_one_in_float32():
 )  # tokens 4x4x4, and 3x3x5: tiles do not divide
 def test_sliding_tiles_confine_what_a_block_sees(shape):
     """Only self-attention mixes tokens: after one block, a change is seen inside its window and nowhere else."""
-    model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(3)), small_inputs(shape)
+    model, inputs = build(SMALL), small_inputs(shape)
     grid = model.grid(inputs["hidden_states"].shape)
     changed = inputs | {"hidden_states": inputs["hidden_states"].at[:, :, 0, :2, :2].add(1.0)}
     pattern = SlidingTile(tile=(2, 2, 2), window=(1, 1, 1))
@@ -176,7 +192,7 @@ def test_sliding_tiles_confine_what_a_block_sees(shape):
 
 
 def test_dense_blocks_see_everything():
-    model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(3)), small_inputs((3, 6, 10))
+    model, inputs = build(SMALL), small_inputs((3, 6, 10))
     changed = inputs | {"hidden_states": inputs["hidden_states"].at[:, :, 0, :2, :2].add(1.0)}
     assert float(jnp.abs(run(model, inputs) - run(model, changed)).min()) > 0
 
@@ -211,48 +227,59 @@ def test_each_layer_has_its_own_pattern_and_state():
 
 
 def test_remat_changes_memory_only():
-    model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(3)), small_inputs((3, 6, 10))
+    model, inputs = build(SMALL), small_inputs((3, 6, 10))
     attention = SparseAttention.uniform(SlidingTile(tile=(2, 2, 2), window=(1, 1, 1)), 1)
     ctx = StepContext(model.grid(inputs["hidden_states"].shape), implementation="reference")
 
     @jax.jit(static_argnames="remat")
-    def gradient(model, *, remat):
-        def loss(model):
-            out, _ = model(**inputs, attention=attention, states=((),), ctx=ctx, remat=remat)
+    def gradient(model, hidden_states, *, remat):
+        def loss(hidden_states):
+            arguments = inputs | {"hidden_states": hidden_states}
+            out, _ = model(**arguments, attention=attention, states=((),), ctx=ctx, remat=remat)
             return (out**2).mean()
 
-        return jax.grad(loss)(model)
+        return jax.grad(loss)(hidden_states)
 
-    plain, remat = (jax.tree.leaves(gradient(model, remat=r)) for r in (False, True))
-    for one, other in zip(plain, remat, strict=True):
-        assert float(jnp.abs(one).max()) > 0
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+    plain, remat = (gradient(model, inputs["hidden_states"], remat=r) for r in (False, True))
+    assert float(jnp.abs(plain).max()) > 1e-4
+    np.testing.assert_allclose(plain, remat, rtol=1e-4, atol=1e-7)
 
 
 def test_first_and_last_frame_are_one_image_with_positions():
     """With `pos_embed_seq_len`, two images [2 B, N, D] are the sequence [B, 2 N, D] plus a table."""
-    fields = vars(SMALL) | {"image_dim": 6, "added_kv_proj_dim": 24}
+    config = WanConfig(**vars(SMALL) | {"image_dim": 6, "added_kv_proj_dim": 24})
+    model = build(dataclasses.replace(config, pos_embed_seq_len=6))
+    single = build(config).condition_embedder.image_embedder
+    double = model.condition_embedder.image_embedder
+    single.norm1, single.ff, single.norm2 = double.norm1, double.ff, double.norm2
     images = jax.random.normal(jax.random.key(2), (4, 3, 6))
-    position = jax.random.normal(jax.random.key(3), (1, 6, 6))
-    single = ImageEmbedder(WanConfig(**fields), dtype=jnp.float32, rngs=nnx.Rngs(0))
-    config = WanConfig(**fields | {"pos_embed_seq_len": 6})
-    double = ImageEmbedder(config, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    double.pos_embed[...] = position
-    want = single(images.reshape(2, 6, 6) + position.repeat(2, 0))
-    np.testing.assert_array_equal(double(images), want)
-
-    model = WanTransformer(config, rngs=nnx.Rngs(0))
+    joined = images.reshape(2, 6, 6) + double.pos_embed[...].repeat(2, 0)
+    embed = jax.jit(lambda part, image: part(image))
+    np.testing.assert_allclose(embed(double, images), embed(single, joined), atol=1e-6)
     with pytest.raises(ValueError, match=r"image has shape \(4, 2, 6\); it must be \[4, 3, 6\]"):
         model(**small_inputs((2, 4, 4), text=512), encoder_hidden_states_image=images[:, :2])
 
 
 def test_parts_that_a_configuration_leaves_out_are_not_built():
-    config = WanConfig(**{**vars(SMALL), "cross_attn_norm": False})
-    model = WanTransformer(config, rngs=nnx.Rngs(0))
+    model = build(dataclasses.replace(SMALL, cross_attn_norm=False))
     assert model.blocks[0].norm2 is None
     assert run(model, small_inputs((1, 2, 2))).shape == (2, 4, 1, 2, 2)
     assert model.num_attention_layers == 1
     assert model.grid((2, 4, 21, 60, 104)) == VideoGrid(21, 30, 52)
+
+
+def test_norms_take_eps_from_the_configuration_and_those_of_images_torchs_default():
+    config = dataclasses.replace(SMALL, eps=0.25, image_dim=6, added_kv_proj_dim=24)
+    model = nnx.eval_shape(lambda: WanTransformer(config, rngs=nnx.Rngs(0)))
+    found = {
+        ".".join(map(str, path)): part.eps
+        for path, part in nnx.iter_modules(model)
+        if isinstance(part, LayerNorm | RMSNorm)
+    }
+    image = {name for name in found if "image_embedder" in name}
+    assert {found[name] for name in image} == {1e-5}
+    assert {found[name] for name in found.keys() - image} == {0.25}
+    assert (len(image), len(found)) == (2, 11)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +306,7 @@ def test_parts_that_a_configuration_leaves_out_are_not_built():
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(change, message):
-    model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(0)), small_inputs((2, 4, 4))
+    model, inputs = build(SMALL), small_inputs((2, 4, 4))
     inputs |= {name: jnp.zeros(shape) for name, shape in change.items()}
     with pytest.raises(ValueError, match=message):
         model(**inputs)
