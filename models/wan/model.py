@@ -146,10 +146,11 @@ class CrossAttention(_Attention):
 
     def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
         super().__init__(config, dtype=dtype, rngs=rngs)
-        self.has_image = config.added_kv_proj_dim is not None
-        if self.has_image:
-            self.add_k_proj = Linear(config.added_kv_proj_dim, config.dim, dtype=dtype, rngs=rngs)
-            self.add_v_proj = Linear(config.added_kv_proj_dim, config.dim, dtype=dtype, rngs=rngs)
+        added = config.added_kv_proj_dim
+        self.has_image = added is not None
+        if added is not None:
+            self.add_k_proj = Linear(added, config.dim, dtype=dtype, rngs=rngs)
+            self.add_v_proj = Linear(added, config.dim, dtype=dtype, rngs=rngs)
             self.norm_added_k = RMSNorm(config.dim, eps=config.eps, dtype=dtype)
 
     def __call__(self, x, text, image, *, implementation: str | None = None):
@@ -258,13 +259,13 @@ class WanTransformer(nnx.Module):
             raise ValueError(
                 f"latent video of {size} does not divide into patches of {patch}; pad or crop it"
             )
-        tokens = [n // p for n, p in zip(size, patch, strict=True)]
+        frames, rows, columns = tokens = [n // p for n, p in zip(size, patch, strict=True)]
         if max(tokens) > config.rope_max_seq_len:
             raise ValueError(
                 f"latent video of {size} has {tokens} tokens along its axes; none may have more than "
                 f"rope_max_seq_len={config.rope_max_seq_len}: make a smaller video"
             )
-        return VideoGrid(*tokens)
+        return VideoGrid(frames, rows, columns)
 
     def __call__(
         self,

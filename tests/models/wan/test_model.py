@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from flax import nnx
 
 from models import layers
 from models.config import config_from_json
+from models.nn import LayerNorm, RMSNorm
 from models.rope import rope_table
 from models.wan import WanConfig, WanTransformer
 from models.wan.model import ROPE_THETA
@@ -28,10 +31,20 @@ SMALL = WanConfig(
 )
 
 
+def build(config, dtype=jnp.float32):
+    """A model of random weights, made in numpy: nothing is compiled."""
+    model = nnx.eval_shape(lambda: WanTransformer(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    for path, parameter in nnx.to_flat_state(nnx.state(model)):
+        fan_in = math.prod(parameter.shape[:-1]) if path[-1] == "kernel" else 1
+        value = rng.normal(size=parameter.shape, loc=path[-1] == "scale", scale=fan_in**-0.5)
+        parameter.set_value(jnp.asarray(value.astype(parameter.dtype)))
+    return model
+
+
 @functools.cache
 def load(name, dtype=jnp.float32):
-    config = config_from_json(WanConfig, parity.config(name))
-    model = WanTransformer(config, dtype=dtype, rngs=nnx.Rngs(0))
+    model = build(config_from_json(WanConfig, parity.config(name)), dtype)
     parity.load(model, model.KEYS, name)
     return model
 
@@ -62,7 +75,8 @@ def run_pattern(model, inputs, *patterns, phase=Phase.REUSE, batch=2, states=Non
         states = attention.init(
             grid, batch=batch, num_heads=config.num_heads, head_dim=config.head_dim
         )
-    ctx = StepContext(grid, phase, step=1)
+    # The kernels have tests of their own; this one compiles fastest.
+    ctx = StepContext(grid, phase, step=1, implementation="reference")
     return run(model, inputs, attention=attention, states=states, ctx=ctx)
 
 
@@ -93,14 +107,13 @@ def test_every_part_is_diffusers(name, case):
 
     embedder = "condition_embedder"
     recorded = [taps.pop(f"{embedder}.out{i}", None) for i in range(4)]
-    recorder = parity.Recorder(model, model.KEYS)
-    with recorder.recording():
-        model.condition_embedder(
-            inputs["timestep"],
-            inputs["encoder_hidden_states"],
-            inputs.get("encoder_hidden_states_image"),
-        )
-    for i, (got, want) in enumerate(zip(recorder.outputs[embedder], recorded, strict=True)):
+    conditions = jax.jit(lambda part, *args: part(*args))(
+        model.condition_embedder,
+        inputs["timestep"],
+        inputs["encoder_hidden_states"],
+        inputs.get("encoder_hidden_states_image"),
+    )
+    for i, (got, want) in enumerate(zip(conditions, recorded, strict=True)):
         assert (got is None) == (want is None)
         if got is not None:
             parity.assert_close(got, want, 1e-5, f"{embedder}.out{i}")
@@ -111,9 +124,10 @@ def test_every_part_is_diffusers(name, case):
     def loss(hidden_states):
         with recorder.recording():
             out = model(**inputs | {"hidden_states": hidden_states})
-        return (out * arrays["cotangent"]).sum(), (out, recorder.outputs)
+        outputs = {tap: recorder.outputs[tap] for tap in taps}
+        return (out * arrays["cotangent"]).sum(), (out, outputs)
 
-    gradient, (out, outputs) = jax.grad(loss, has_aux=True)(inputs["hidden_states"])
+    gradient, (out, outputs) = jax.jit(jax.grad(loss, has_aux=True))(inputs["hidden_states"])
     if "patch_embedding" in taps:
         got = outputs["patch_embedding"].transpose(0, 4, 1, 2, 3)
         parity.assert_close(got, taps.pop("patch_embedding"), 1e-5, "patch_embedding")
@@ -129,7 +143,6 @@ def test_every_part_is_diffusers(name, case):
     # What diffusers itself errs in bfloat16 (float32 parts kept) against its float32.
     [
         ("wan", "a", 3.54e-2, 8.09e-3),
-        ("wan", "b", 3.38e-2, 8.21e-3),
         ("wan", "tokent", 2.83e-2, 8.14e-3),
         ("wan_i2v", "a", 3.26e-2, 7.30e-3),
     ],
@@ -147,14 +160,15 @@ def test_bfloat16_errs_no_more_than_twice_as_much_as_diffusers(name, case, large
 
 def test_a_checkpoint_stored_in_bfloat16_computes_like_one_in_float32():
     """Float32 parts may hold bfloat16 values; they still compute in float32."""
-    arrays = load_case("wan", "a")
-    stored = nnx.clone(load("wan", jnp.bfloat16))
-    rounded = nnx.clone(stored)
-    for _, parameter in nnx.to_flat_state(nnx.state(stored)):
-        parameter.set_value(parameter[...].astype(jnp.bfloat16))
-    for _, parameter in nnx.to_flat_state(nnx.state(rounded)):
-        parameter.set_value(parameter[...].astype(jnp.bfloat16).astype(parameter.dtype))
-    inputs = parity.inputs(arrays)
+    inputs = small_inputs((2, 4, 4))
+    stored, rounded = (build(SMALL, jnp.bfloat16) for _ in range(2))
+    for model, is_stored in ((stored, True), (rounded, False)):
+        for _, parameter in nnx.to_flat_state(nnx.state(model)):
+            value = np.asarray(parameter[...]).astype(jnp.bfloat16)
+            value = value if is_stored else value.astype(parameter[...].dtype)
+            parameter.set_value(jnp.asarray(value))
+    assert stored.scale_shift_table[...].dtype == jnp.bfloat16
+    assert rounded.scale_shift_table[...].dtype == jnp.float32
     np.testing.assert_array_equal(run(stored, inputs), run(rounded, inputs))
 
 
@@ -163,25 +177,27 @@ def test_a_checkpoint_stored_in_bfloat16_computes_like_one_in_float32():
 )  # tokens 4x4x4, and 3x3x5: tiles do not divide
 def test_sliding_tiles_confine_what_a_block_sees(shape):
     """Only self-attention mixes tokens: after one block, a change is seen inside its window and nowhere else."""
-    model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(3)), small_inputs(shape)
+    model, inputs = build(SMALL), small_inputs(shape)
     grid = model.grid(inputs["hidden_states"].shape)
     changed = inputs | {"hidden_states": inputs["hidden_states"].at[:, :, 0, :2, :2].add(1.0)}
     pattern = SlidingTile(tile=(2, 2, 2), window=(1, 1, 1))
 
-    def difference(*patterns):
-        one, other = (run_pattern(model, x, *patterns)[0] for x in (inputs, changed))
-        moved = jnp.abs(one - other).max((0, 1))
-        return np.asarray(moved.reshape(grid.frames, grid.height, 2, grid.width, 2).max((2, 4)))
-
+    one, other = (run_pattern(model, x, pattern)[0] for x in (inputs, changed))
+    moved = np.abs(np.asarray(one) - np.asarray(other)).max((0, 1))
+    moved = moved.reshape(grid.frames, grid.height, 2, grid.width, 2).max((2, 4))
     sees = np.zeros(grid.shape, bool)
     sees[:2, :2, :2] = True  # the first tile
-    moved = difference(pattern)
     assert (moved[sees] > 1e-5).all()
     assert (moved[~sees] == 0).all()
-    assert (difference(Dense()) > 1e-6).all()
 
 
-@pytest.mark.parametrize("case", ["a", "b", "tokent"])
+def test_dense_blocks_see_everything():
+    model, inputs = build(SMALL), small_inputs((3, 6, 10))
+    changed = inputs | {"hidden_states": inputs["hidden_states"].at[:, :, 0, :2, :2].add(1.0)}
+    assert float(jnp.abs(run(model, inputs) - run(model, changed)).min()) > 0
+
+
+@pytest.mark.parametrize("case", ["a", "b"])  # tokens 4x4x4, and 3x3x5
 def test_full_windows_and_dense_phases_equal_no_pattern(case):
     model, arrays = load("wan"), load_case("wan", case)
     inputs = parity.inputs(arrays)
@@ -199,7 +215,7 @@ def test_full_windows_and_dense_phases_equal_no_pattern(case):
 
 def test_each_layer_has_its_own_pattern_and_state():
     model, inputs = load("wan"), parity.inputs(load_case("wan", "a"))
-    patterns = AdaSpa(block=16, sparsity=0.5), Diagonal(block=16, width=1)
+    patterns = AdaSpa(density=0.25, block=16), Diagonal(density=0.5, block=16)
     out, states = run_pattern(model, inputs, *patterns, phase=Phase.SEARCH)
     assert len(states) == 2
     again, after = run_pattern(model, inputs, *patterns, states=states)
@@ -211,60 +227,59 @@ def test_each_layer_has_its_own_pattern_and_state():
 
 
 def test_remat_changes_memory_only():
-    model, inputs = load("wan"), parity.inputs(load_case("wan", "b"))
-    attention = SparseAttention.uniform(SlidingTile(tile=(2, 2, 2), window=(1, 1, 1)), 2)
-    ctx = StepContext(model.grid(inputs["hidden_states"].shape))
+    model, inputs = build(SMALL), small_inputs((3, 6, 10))
+    attention = SparseAttention.uniform(SlidingTile(tile=(2, 2, 2), window=(1, 1, 1)), 1)
+    ctx = StepContext(model.grid(inputs["hidden_states"].shape), implementation="reference")
 
     @jax.jit(static_argnames="remat")
-    def gradient(model, *, remat):
-        def loss(model):
-            out, _ = model(**inputs, attention=attention, states=((), ()), ctx=ctx, remat=remat)
+    def gradient(model, hidden_states, *, remat):
+        def loss(hidden_states):
+            arguments = inputs | {"hidden_states": hidden_states}
+            out, _ = model(**arguments, attention=attention, states=((),), ctx=ctx, remat=remat)
             return (out**2).mean()
 
-        return jax.grad(loss)(model)
+        return jax.grad(loss)(hidden_states)
 
-    plain, remat = (jax.tree.leaves(gradient(model, remat=r)) for r in (False, True))
-    assert len(plain) == 69
-    for one, other in zip(plain, remat, strict=True):
-        assert float(jnp.abs(one).max()) > 0
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+    plain, remat = (gradient(model, inputs["hidden_states"], remat=r) for r in (False, True))
+    assert float(jnp.abs(plain).max()) > 1e-4
+    np.testing.assert_allclose(plain, remat, rtol=1e-4, atol=1e-7)
 
 
 def test_first_and_last_frame_are_one_image_with_positions():
     """With `pos_embed_seq_len`, two images [2 B, N, D] are the sequence [B, 2 N, D] plus a table."""
-    fields = {"image_dim": 6, "added_kv_proj_dim": 24}
+    config = WanConfig(**vars(SMALL) | {"image_dim": 6, "added_kv_proj_dim": 24})
+    model = build(dataclasses.replace(config, pos_embed_seq_len=6))
+    single = build(config).condition_embedder.image_embedder
+    double = model.condition_embedder.image_embedder
+    single.norm1, single.ff, single.norm2 = double.norm1, double.ff, double.norm2
     images = jax.random.normal(jax.random.key(2), (4, 3, 6))
-    inputs = small_inputs((2, 4, 4), text=512)
-    config = WanConfig(**{**vars(SMALL), **fields})
-    single = WanTransformer(config, rngs=nnx.Rngs(0))
-    double = WanTransformer(WanConfig(**{**vars(config), "pos_embed_seq_len": 6}), rngs=nnx.Rngs(0))
-    position = jax.random.normal(jax.random.key(3), (1, 6, 6))
-    double.condition_embedder.image_embedder.pos_embed[...] = position
-    out = run(double, inputs | {"encoder_hidden_states_image": images})
-    joined = images.reshape(2, 6, 6) + position.repeat(2, 0)
-    want = run(single, inputs | {"encoder_hidden_states_image": joined})
-    np.testing.assert_allclose(out, want, atol=1e-6)
-    swapped = run(double, inputs | {"encoder_hidden_states_image": images[::-1]})
-    assert float(jnp.abs(swapped - want).max()) > 1e-4
+    joined = images.reshape(2, 6, 6) + double.pos_embed[...].repeat(2, 0)
+    embed = jax.jit(lambda part, image: part(image))
+    np.testing.assert_allclose(embed(double, images), embed(single, joined), atol=1e-6)
     with pytest.raises(ValueError, match=r"image has shape \(4, 2, 6\); it must be \[4, 3, 6\]"):
-        double(**inputs, encoder_hidden_states_image=images[:, :2])
-
-
-def test_one_timestep_for_all_tokens_equals_one_for_each():
-    model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(0)), small_inputs((2, 4, 6))
-    each = inputs["timestep"][:, None].repeat(12, 1)
-    np.testing.assert_allclose(
-        run(model, inputs | {"timestep": each}), run(model, inputs), atol=1e-6
-    )
+        model(**small_inputs((2, 4, 4), text=512), encoder_hidden_states_image=images[:, :2])
 
 
 def test_parts_that_a_configuration_leaves_out_are_not_built():
-    config = WanConfig(**{**vars(SMALL), "cross_attn_norm": False})
-    model = WanTransformer(config, rngs=nnx.Rngs(0))
+    model = build(dataclasses.replace(SMALL, cross_attn_norm=False))
     assert model.blocks[0].norm2 is None
     assert run(model, small_inputs((1, 2, 2))).shape == (2, 4, 1, 2, 2)
     assert model.num_attention_layers == 1
     assert model.grid((2, 4, 21, 60, 104)) == VideoGrid(21, 30, 52)
+
+
+def test_norms_take_eps_from_the_configuration_and_those_of_images_torchs_default():
+    config = dataclasses.replace(SMALL, eps=0.25, image_dim=6, added_kv_proj_dim=24)
+    model = nnx.eval_shape(lambda: WanTransformer(config, rngs=nnx.Rngs(0)))
+    found = {
+        ".".join(map(str, path)): part.eps
+        for path, part in nnx.iter_modules(model)
+        if isinstance(part, LayerNorm | RMSNorm)
+    }
+    image = {name for name in found if "image_embedder" in name}
+    assert {found[name] for name in image} == {1e-5}
+    assert {found[name] for name in found.keys() - image} == {0.25}
+    assert (len(image), len(found)) == (2, 11)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +306,7 @@ def test_parts_that_a_configuration_leaves_out_are_not_built():
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(change, message):
-    model, inputs = WanTransformer(SMALL, rngs=nnx.Rngs(0)), small_inputs((2, 4, 4))
+    model, inputs = build(SMALL), small_inputs((2, 4, 4))
     inputs |= {name: jnp.zeros(shape) for name, shape in change.items()}
     with pytest.raises(ValueError, match=message):
         model(**inputs)
@@ -300,7 +315,7 @@ def test_inputs_that_do_not_fit_are_refused(change, message):
 def test_images_that_do_not_fit_are_refused():
     model, inputs = load("wan_i2v"), parity.inputs(load_case("wan_i2v", "a"))
     image = inputs.pop("encoder_hidden_states_image")
-    with pytest.raises(ValueError, match="image_dim=40, but .* is absent"):
+    with pytest.raises(ValueError, match=r"image_dim=40, but .* is absent"):
         model(**inputs)
     with pytest.raises(ValueError, match=r"\(1, 17, 39\); it must be \[1, 17, 40\]"):
         model(**inputs, encoder_hidden_states_image=image[..., :39])
@@ -318,6 +333,6 @@ def test_attention_made_for_something_else_is_refused():
         model(**inputs, attention=SparseAttention.uniform(Dense(), 2), states=((), ()))
     with pytest.raises(ValueError, match="for 3 layers, but the model's layer count is 2"):
         model(**inputs, attention=SparseAttention.uniform(Dense(), 3), ctx=StepContext(grid))
+    other = StepContext(VideoGrid(1, 1, 1))
     with pytest.raises(ValueError, match="but this input has"):
-        other = StepContext(VideoGrid(1, 1, 1))
         model(**inputs, attention=SparseAttention.uniform(Dense(), 2), states=((), ()), ctx=other)
