@@ -32,13 +32,19 @@ class ResidualDownBlock(nnx.Module):
         dtype,
         rngs,
     ):
+        self.factors = (2 if in_time else 1, 2 if down else 1)
+        pixels = self.factors[0] * self.factors[1] ** 2
+        if channels_in * pixels % channels_out:
+            raise ValueError(
+                f"{channels_in} channels x {pixels} pixels cannot be averaged down to {channels_out} in "
+                "groups of one size; choose another dim_mult"
+            )
         self.resnets = residual_blocks(
             channels_in, channels_out, num_blocks, dtype=dtype, rngs=rngs
         )
         self.downsampler = (
             Downsample(channels_out, in_time=in_time, dtype=dtype, rngs=rngs) if down else None
         )
-        self.factors = (2 if in_time else 1, 2 if down else 1)
 
     def __call__(self, x: jax.Array, cache: tuple | None):
         """[B, T, H, W, C] to half of it where the level halves, and the new cache."""

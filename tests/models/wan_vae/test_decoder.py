@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from models.wan_vae.decoder import Decoder, ResidualUpBlock, UpBlock
-from tests.models.wan_vae.tiny import RESIDUAL, TWO_LEVELS, wave
+from tests.models.wan_vae.tiny import RESIDUAL, TWO_LEVELS, numbered, wave
 
 
 @jax.jit
@@ -14,7 +14,7 @@ def call(module, x, cache):
 
 
 def test_a_latent_frame_becomes_a_chunk():
-    decoder = Decoder(TWO_LEVELS, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    decoder = numbered(TWO_LEVELS).decoder
     z = wave((2, 2, 4, 2, 4), 0.3)
     first, cache = call(decoder, z[:, :1], None)
     assert first.shape == (2, 1, 8, 4, 3)
@@ -24,7 +24,7 @@ def test_a_latent_frame_becomes_a_chunk():
 
 
 def test_levels_halve_channels_only_without_residuals():
-    decoder = Decoder(RESIDUAL, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    decoder = nnx.eval_shape(lambda: Decoder(RESIDUAL, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     widths = [block.resnets[0].conv1.kernel.shape[-2:] for block in decoder.up_blocks]
     assert widths == [(32, 32), (32, 32), (32, 16), (16, 8)]
     assert [block.factors for block in decoder.up_blocks[:3]] == [(2, 2), (2, 2), (1, 2)]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors.numpy import load_file
 
 from models.config import config_from_json
 from models.keys import checkpoint_slots
@@ -41,26 +42,33 @@ RESIDUAL = WanVAEConfig(
 @functools.cache
 def reference(dtype=jnp.float32) -> WanVAE:
     """The model of vae_wan.safetensors."""
-    vae = WanVAE(
-        config_from_json(WanVAEConfig, parity.config("vae_wan")), dtype=dtype, rngs=nnx.Rngs(0)
-    )
-    parity.load(vae, WanVAE.KEYS, "vae_wan")
-    return vae
+    tensors = load_file(parity.FOLDER / "vae_wan.safetensors")
+    config = config_from_json(WanVAEConfig, parity.config("vae_wan"))
+    return filled(config, lambda i, name, shape: tensors.pop(name), dtype)
 
 
 @functools.cache
 def numbered(config: WanVAEConfig, dtype=jnp.float32) -> WanVAE:
     """A model with weights that need no file: noise seeded by the place of a name in the sorted list of all."""
-    vae = WanVAE(config, dtype=dtype, rngs=nnx.Rngs(0))
-    for i, (name, slot) in enumerate(sorted(checkpoint_slots(vae, WanVAE.KEYS).items())):
-        value = np.random.RandomState(i).standard_normal(slot.shape).astype(np.float32)
+
+    def tensor(i, name, shape):
+        value = np.random.RandomState(i).standard_normal(shape).astype(np.float32)
         if name.endswith("gamma"):
-            value = 1 + np.float32(0.2) * value
-        elif name.endswith("bias"):
-            value = np.float32(0.05) * value
-        else:
-            value = value / np.sqrt(np.prod(value.shape[1:])).astype(np.float32)
-        slot.parameter[...] = jnp.asarray(slot.from_checkpoint(value)).astype(dtype)
+            return 1 + np.float32(0.2) * value
+        if name.endswith("bias"):
+            return np.float32(0.05) * value
+        return value / np.sqrt(np.prod(shape[1:])).astype(np.float32)
+
+    return filled(config, tensor, dtype)
+
+
+def filled(config: WanVAEConfig, tensor, dtype) -> WanVAE:
+    """A model whose parameters are `tensor(index, name, shape)`; nothing is initialised (and compiled) before."""
+    vae = nnx.eval_shape(lambda: WanVAE(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    for i, (name, slot) in enumerate(sorted(checkpoint_slots(vae, WanVAE.KEYS).items())):
+        value = tensor(i, name, slot.shape)
+        assert value.shape == slot.shape, name
+        slot.parameter.set_value(jnp.asarray(slot.from_checkpoint(value).astype(dtype)))
     return vae
 
 
