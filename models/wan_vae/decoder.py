@@ -1,12 +1,13 @@
 """Decoder: one latent frame to a chunk of video."""
 
+import itertools
+
 import jax
 from flax import nnx
 
 from .config import WanVAEConfig
-from .encoder import run_layers
 from .folding import duplicate_up
-from .layers import CausalConv, MidBlock, ResidualBlock, RMSNorm, Upsample
+from .layers import CausalConv, MidBlock, RMSNorm, Upsample, residual_blocks, run_layers
 
 
 class UpBlock(nnx.Module):
@@ -23,7 +24,9 @@ class UpBlock(nnx.Module):
         dtype,
         rngs,
     ):
-        self.resnets = _resnets(channels_in, channels_out, num_blocks, dtype=dtype, rngs=rngs)
+        self.resnets = residual_blocks(
+            channels_in, channels_out, num_blocks, dtype=dtype, rngs=rngs
+        )
         half = channels_out // 2
         self.upsamplers = (
             nnx.List([Upsample(channels_out, half, in_time=in_time, dtype=dtype, rngs=rngs)])
@@ -50,7 +53,9 @@ class ResidualUpBlock(nnx.Module):
         dtype,
         rngs,
     ):
-        self.resnets = _resnets(channels_in, channels_out, num_blocks, dtype=dtype, rngs=rngs)
+        self.resnets = residual_blocks(
+            channels_in, channels_out, num_blocks, dtype=dtype, rngs=rngs
+        )
         self.upsampler = (
             Upsample(channels_out, channels_out, in_time=in_time, dtype=dtype, rngs=rngs)
             if up
@@ -76,8 +81,8 @@ class Decoder(nnx.Module):
         self.conv_in = CausalConv(config.z_dim, widths[0], dtype=dtype, rngs=rngs)
         self.mid_block = MidBlock(widths[0], dtype=dtype, rngs=rngs)
         block = ResidualUpBlock if config.is_residual else UpBlock
-        up_blocks = []
-        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        up_blocks: list[nnx.Module] = []
+        for i, (a, b) in enumerate(itertools.pairwise(widths)):
             a = a // 2 if i and not config.is_residual else a
             up_blocks.append(
                 block(
@@ -101,13 +106,3 @@ class Decoder(nnx.Module):
         x, blocks = run_layers([self.mid_block, *self.up_blocks], x, blocks)
         x, out = self.conv_out(jax.nn.silu(self.norm_out(x)), out)
         return x, (into, *blocks, out)
-
-
-def _resnets(channels_in: int, channels_out: int, count: int, *, dtype, rngs) -> nnx.List:
-    widths = [channels_in] + [channels_out] * count
-    return nnx.List(
-        [
-            ResidualBlock(a, b, dtype=dtype, rngs=rngs)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
-        ]
-    )

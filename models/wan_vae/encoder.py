@@ -1,11 +1,21 @@
 """Encoder: a chunk of video to the moments of one latent frame."""
 
+import itertools
+
 import jax
 from flax import nnx
 
 from .config import WanVAEConfig
 from .folding import average_down
-from .layers import CausalConv, Downsample, MidBlock, ResidualBlock, RMSNorm
+from .layers import (
+    CausalConv,
+    Downsample,
+    MidBlock,
+    ResidualBlock,
+    RMSNorm,
+    residual_blocks,
+    run_layers,
+)
 
 
 class ResidualDownBlock(nnx.Module):
@@ -22,17 +32,19 @@ class ResidualDownBlock(nnx.Module):
         dtype,
         rngs,
     ):
-        widths = [channels_in] + [channels_out] * num_blocks
-        self.resnets = nnx.List(
-            [
-                ResidualBlock(a, b, dtype=dtype, rngs=rngs)
-                for a, b in zip(widths[:-1], widths[1:], strict=True)
-            ]
+        self.factors = (2 if in_time else 1, 2 if down else 1)
+        pixels = self.factors[0] * self.factors[1] ** 2
+        if channels_in * pixels % channels_out:
+            raise ValueError(
+                f"{channels_in} channels x {pixels} pixels cannot be averaged down to {channels_out} in "
+                "groups of one size; choose another dim_mult"
+            )
+        self.resnets = residual_blocks(
+            channels_in, channels_out, num_blocks, dtype=dtype, rngs=rngs
         )
         self.downsampler = (
             Downsample(channels_out, in_time=in_time, dtype=dtype, rngs=rngs) if down else None
         )
-        self.factors = (2 if in_time else 1, 2 if down else 1)
 
     def __call__(self, x: jax.Array, cache: tuple | None):
         """[B, T, H, W, C] to half of it where the level halves, and the new cache."""
@@ -48,8 +60,8 @@ class Encoder(nnx.Module):
         widths = [config.base_dim * m for m in (1, *config.dim_mult)]
         last = len(config.dim_mult) - 1
         self.conv_in = CausalConv(config.in_channels, widths[0], dtype=dtype, rngs=rngs)
-        down_blocks = []
-        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        down_blocks: list[nnx.Module] = []
+        for i, (a, b) in enumerate(itertools.pairwise(widths)):
             in_time = i != last and config.temperal_downsample[i]
             if config.is_residual:
                 down_blocks.append(
@@ -81,12 +93,3 @@ class Encoder(nnx.Module):
         x, blocks = run_layers([*self.down_blocks, self.mid_block], x, blocks)
         x, out = self.conv_out(jax.nn.silu(self.norm_out(x)), out)
         return x, (into, *blocks, out)
-
-
-def run_layers(layers, x: jax.Array, cache):
-    """Calls one layer after the other, each with its own part of the cache."""
-    new = []
-    for layer, part in zip(layers, cache or (None,) * len(layers), strict=True):
-        x, part = layer(x, part)
-        new.append(part)
-    return x, tuple(new)

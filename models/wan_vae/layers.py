@@ -6,7 +6,10 @@ what it has to remember of the frames before: `None` stands for "there are none,
 From the second chunk on the shapes of caches are constant, so that they can be the carry of a scan.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -203,3 +206,20 @@ class Downsample(nnx.Module):
         if cache is not None:
             x = self.time_conv(jnp.concatenate([cache, x], 1))
         return x, last
+
+
+def residual_blocks(channels_in: int, channels_out: int, count: int, *, dtype, rngs) -> nnx.List:
+    """`count` residual blocks, of which the first changes the number of channels."""
+    widths = [channels_in] + [channels_out] * count
+    return nnx.List(
+        [ResidualBlock(a, b, dtype=dtype, rngs=rngs) for a, b in itertools.pairwise(widths)]
+    )
+
+
+def run_layers(layers: Sequence[Any], x: jax.Array, cache: Sequence[Any] | None):
+    """Calls one layer after the other, each with its own part of the cache."""
+    new = []
+    for layer, part in zip(layers, cache or (None,) * len(layers), strict=True):
+        x, part = layer(x, part)
+        new.append(part)
+    return x, tuple(new)

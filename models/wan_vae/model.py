@@ -1,7 +1,7 @@
 """WanVAE: latents to video and back, with memory for one latent frame's activations."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from .decoder import Decoder
 from .encoder import Encoder
 from .folding import patchify, unpatchify
 from .layers import PointConv
+from .scan import scan_clip
 from .tiling import Tiling, blend_tiles, map_tiles
 from .weights import KEYS
 
@@ -191,12 +192,17 @@ def _decode(model: WanVAE, z: jax.Array, *, tile: Tiling | None, remat: bool) ->
         def chunk(i):
             return jax.lax.dynamic_slice_in_dim(z, i, 1, 2)
 
-        return _scan_clip(step, chunk, z.shape[2], remat=remat)
+        return scan_clip(step, chunk, z.shape[2], remat=remat)
 
     if tile is None:
         return clip(z, functools.partial(_decode_step, model))
     boxes = tile.boxes(*z.shape[-2:])
-    tiles = map_tiles(lambda *box: clip(_crop(z, *box), model._raw_decode), boxes)
+    tiles = map_tiles(
+        lambda top, left, height, width: clip(
+            _crop(z, top, left, height, width), model._raw_decode
+        ),
+        boxes,
+    )
     return model._finish_tiles(tiles, tile)
 
 
@@ -212,7 +218,7 @@ def _encode(model: WanVAE, video: jax.Array, *, tile: Tiling | None, remat: bool
             part = jax.lax.dynamic_slice_in_dim(video, first, length, 2)
             return _crop(part, top * ratio, left * ratio, height * ratio, width * ratio)
 
-        return _scan_clip(model._raw_encode, chunk, count, remat=remat)
+        return scan_clip(model._raw_encode, chunk, count, remat=remat)
 
     height, width = (n // ratio for n in video.shape[-2:])
     if tile is None:
@@ -237,34 +243,6 @@ def _decode_tile_step(model: WanVAE, z: jax.Array, cache: tuple | None):
 @functools.partial(jax.jit, static_argnames="tile")
 def _finish_tiles(model: WanVAE, tiles: list[list[jax.Array]], *, tile: Tiling) -> jax.Array:
     return model._finish_tiles(tiles, tile)
-
-
-def _scan_clip(step: Callable, chunk: Callable, count: int, *, remat: bool) -> jax.Array:
-    """`step(chunk(i), cache) -> (result, cache)` for i in range(count), results joined along axis 2.
-
-    Results are written into one array which the scan carries, so none of them exists twice. `chunk` gets
-    the int 0 for the first chunk and a traced index for the others.
-    """
-    if remat:
-        step = jax.checkpoint(step)
-    first, cache = step(chunk(0), None)
-    if count == 1:
-        return first
-    rest, _ = jax.eval_shape(lambda i, cache: step(chunk(i), cache), jnp.int32(1), cache)
-    frames, each = first.shape[2], rest.shape[2]
-    shape = (*first.shape[:2], frames + (count - 1) * each, *first.shape[3:])
-    out = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(shape, first.dtype), first, 0, 2)
-
-    def body(carry, i):
-        cache, out = carry
-        part, cache = step(chunk(i), cache)
-        return (
-            cache,
-            jax.lax.dynamic_update_slice_in_dim(out, part, frames + (i - 1) * each, 2),
-        ), None
-
-    (_, out), _ = jax.lax.scan(body, (cache, out), jnp.arange(1, count, dtype=jnp.int32))
-    return out
 
 
 def _crop(x: jax.Array, top, left, height: int, width: int) -> jax.Array:
