@@ -48,9 +48,7 @@ class CausalConv(nnx.Module):
 class ResnetBlock(nnx.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1x1 convolution of x where channels change."""
 
-    def __init__(
-        self, channels_in: int, channels_out: int, *, groups: int, dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels_in: int, channels_out: int, *, groups: int, dtype, rngs: nnx.Rngs):
         options = {"dtype": dtype, "rngs": rngs}
         self.norm1 = GroupNorm(groups, channels_in, eps=EPS, dtype=dtype)
         self.conv1 = CausalConv(channels_in, channels_out, 3, **options)
@@ -92,7 +90,8 @@ class FrameCausalAttention(nnx.Module):
             blocks = jnp.pad(linear(y), ((0, 0), (0, 0), (0, padded - tokens), (0, 0)))
             return blocks.reshape(b, frames * padded, 1, channels)
 
-        out, _ = block_sparse_attention(*map(rows, (self.to_q, self.to_k, self.to_v)), mask)
+        q, k, v = rows(self.to_q), rows(self.to_k), rows(self.to_v)
+        out, _ = block_sparse_attention(q, k, v, mask)
         out = out.reshape(b, frames, padded, channels)[:, :, :tokens]
         return x + self.to_out[0](out).reshape(x.shape)
 
@@ -118,9 +117,7 @@ class MidBlock(nnx.Module):
 class Upsample(nnx.Module):
     """Repeats pixels and frames, then convolves; the first frame is not repeated: 1 + n to 1 + factor * n."""
 
-    def __init__(
-        self, channels: int, *, factors: tuple[int, int, int], dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels: int, *, factors: tuple[int, int, int], dtype, rngs: nnx.Rngs):
         self.factors = factors
         self.conv = CausalConv(channels, channels, 3, dtype=dtype, rngs=rngs)
 

@@ -72,9 +72,10 @@ def test_convolution_repeats_edges_and_looks_back_only():
 def test_upsample_repeats_all_but_the_first_frame():
     module = layers.Upsample(1, factors=(2, 2, 2), dtype=jnp.float32, rngs=nnx.Rngs(0))
     module.conv.conv.kernel[...] = jnp.zeros((3, 3, 3, 1, 1)).at[2, 1, 1].set(1.0)  # identity
-    video = jnp.arange(3.0)[None, :, None, None, None] + jnp.asarray([0.0, 0.5])[
-        None, None, None, :, None
-    ]
+    video = (
+        jnp.arange(3.0)[None, :, None, None, None]
+        + jnp.asarray([0.0, 0.5])[None, None, None, :, None]
+    )
     out = module(video)
     assert out.shape == (1, 5, 2, 4, 1)
     np.testing.assert_array_equal(out[0, :, 0, 0, 0], [0, 1, 1, 2, 2])
