@@ -1,5 +1,7 @@
 """The decoder: latents to video."""
 
+import itertools
+
 import jax
 from flax import nnx
 
@@ -25,7 +27,7 @@ class UpBlock(nnx.Module):
         channels = [channels_in] + [channels_out] * num_layers
         self.resnets = nnx.List(
             ResnetBlock(before, after, groups=groups, dtype=dtype, rngs=rngs)
-            for before, after in zip(channels, channels[1:], strict=False)
+            for before, after in itertools.pairwise(channels)
         )
         self.upsamplers = nnx.List(
             Upsample(channels_out, factors=factors, dtype=dtype, rngs=rngs)

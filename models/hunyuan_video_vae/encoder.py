@@ -1,5 +1,7 @@
 """The encoder: video to the moments of a normal distribution of latents."""
 
+import itertools
+
 import jax
 from flax import nnx
 
@@ -36,7 +38,7 @@ class DownBlock(nnx.Module):
         channels = [channels_in] + [channels_out] * num_layers
         self.resnets = nnx.List(
             ResnetBlock(before, after, groups=groups, dtype=dtype, rngs=rngs)
-            for before, after in zip(channels, channels[1:], strict=False)
+            for before, after in itertools.pairwise(channels)
         )
         self.downsamplers = nnx.List(
             Downsample(channels_out, strides=strides, dtype=dtype, rngs=rngs)

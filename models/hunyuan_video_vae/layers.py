@@ -90,7 +90,8 @@ class FrameCausalAttention(nnx.Module):
             blocks = jnp.pad(linear(y), ((0, 0), (0, 0), (0, padded - tokens), (0, 0)))
             return blocks.reshape(b, frames * padded, 1, channels)
 
-        out, _ = block_sparse_attention(*map(rows, (self.to_q, self.to_k, self.to_v)), mask)
+        q, k, v = rows(self.to_q), rows(self.to_k), rows(self.to_v)
+        out, _ = block_sparse_attention(q, k, v, mask)
         out = out.reshape(b, frames, padded, channels)[:, :, :tokens]
         return x + self.to_out[0](out).reshape(x.shape)
 

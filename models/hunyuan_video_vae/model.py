@@ -10,7 +10,7 @@ from ..nn import Conv
 from .config import HunyuanVideoVAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
-from .tiling import Tile, in_chunks
+from .tiling import DEFAULT_TILE, Tile, in_chunks
 from .weights import KEYS as _KEYS
 
 
@@ -47,7 +47,8 @@ class HunyuanVideoVAE(nnx.Module):
         Args:
           z: [B, 16, T, h, w]; cast to the weights' dtype.
           tile: decode in tiles of this size and blend them; None decodes all at once. Memory is a tile's
-            and the video's; each shape of tile is compiled once, and there are at most eight.
+            and the video's. Each shape of tile is compiled once: those inside share one, those at the far
+            end of an axis have others.
 
         Returns:
           [B, 3, 1 + 4(T - 1), 8h, 8w] in the weights' dtype. With tiles it differs from the whole, since
@@ -61,7 +62,7 @@ class HunyuanVideoVAE(nnx.Module):
             return self._decode_whole(z)
         return jnp.concatenate(list(self.decode_chunks(z, tile=tile)), 2)
 
-    def decode_chunks(self, z: jax.Array, *, tile: Tile = Tile()) -> Iterator[jax.Array]:
+    def decode_chunks(self, z: jax.Array, *, tile: Tile = DEFAULT_TILE) -> Iterator[jax.Array]:
         """`decode` in tiles, as an iterator over chunks [B, 3, frames, 8h, 8w] in order of time.
 
         A chunk is decoded when it is asked for, so a clip of any length can be written with the memory of

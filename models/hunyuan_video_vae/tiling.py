@@ -88,6 +88,9 @@ class Tile:
         return frames, height, width
 
 
+DEFAULT_TILE = Tile()
+
+
 def in_chunks(
     run: Callable[[jax.Array], jax.Array], x: jax.Array, cuts: tuple[Cut, Cut, Cut]
 ) -> Iterator[jax.Array]:
