@@ -84,7 +84,9 @@ def sinusoidal_embedding(t: jax.Array, dim: int, *, max_period: float = 10_000.0
     """float32 [B, dim] of the times t [B] (DDPM's units, 0 to 1000): cosines, then sines."""
     half = dim // 2
     # On the host: times near 1000 (or a guidance of 6000) make a last-bit difference between exp functions visible.
-    exponent = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    exponent = (
+        np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    )
     frequency = np.exp(exponent.astype(np.float64)).astype(np.float32)
     angle = t.astype(jnp.float32)[:, None] * frequency[None]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)

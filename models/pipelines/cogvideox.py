@@ -30,6 +30,16 @@ class CogVideoX(Family):
     channel_axis = 2
 
     @property
+    def defaults(self):
+        """1.5 was made for longer and larger clips."""
+        is_new = self.transformer.patch_size_t is not None
+        return (
+            Defaults(clip=Clip(81, 768, 1360), steps=50, guidance=6.0, fps=16)
+            if is_new
+            else self.DEFAULTS
+        )
+
+    @property
     def compression(self):
         """See `Family.compression`."""
         return int(self.vae.temporal_compression_ratio), *(self.vae.spatial_ratio,) * 2

@@ -88,6 +88,27 @@ class Family(abc.ABC):
         )
 
     @property
+    def defaults(self) -> Defaults:
+        """What people use with this checkpoint where they say nothing."""
+        return self.DEFAULTS
+
+    def with_shift(self, shift: float) -> "Family":
+        """The same with another flow shift in its scheduler.
+
+        Raises:
+          ValueError: its scheduler has none.
+        """
+        config = self.scheduler.config
+        names = {field.name for field in dataclasses.fields(config)} & {"shift", "flow_shift"}
+        if not names:
+            raise ValueError(
+                f"{type(self.scheduler).__name__} has no flow shift; leave shift={shift} out"
+            )
+        changed = dataclasses.replace(config, **dict.fromkeys(names, shift))
+        scheduler = dataclasses.replace(self.scheduler, config=changed)
+        return type(self)(self.folder, self.transformer, self.vae, scheduler)
+
+    @property
     @abc.abstractmethod
     def compression(self) -> tuple[int, int, int]:
         """Frames, rows and columns of pixels that one latent stands for."""

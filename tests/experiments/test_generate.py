@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 from PIL import Image
 
 from experiments import generate
-from experiments.generate import Config, Generation
+from experiments.generation import generation
+from experiments.generation.generation import Generation
 from experiments.generation.memory import NotEnoughMemory
+from experiments.generation.settings import Config
+from models.pipelines import Memory
 from models.text_embeddings import TextEmbeddings, save_embeddings
 
 from .clips import decode
@@ -51,11 +56,8 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("attention", ["dense", "adaspa"])
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(
-    wan, tmp_path, monkeypatch, attention
-):
-    config = Config(model=wan, attention=attention, save_every=1, out=tmp_path / "a.mp4", **SMALL)
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(wan, tmp_path, monkeypatch):
+    config = Config(model=wan, save_every=1, out=tmp_path / "a.mp4", **SMALL)
     latents = []
     monkeypatch.setattr(
         Generation,
@@ -64,7 +66,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(
     )
     Generation(config).run()
 
-    saved = generate.save_progress
+    saved = generation.save_progress
 
     def interrupt(path, progress, settings):
         saved(path, progress, settings)
@@ -72,14 +74,14 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(
             raise Interrupted
 
     broken = dataclasses.replace(config, out=tmp_path / "b.mp4")
-    monkeypatch.setattr(generate, "save_progress", interrupt)
+    monkeypatch.setattr(generation, "save_progress", interrupt)
     with pytest.raises(Interrupted):
         Generation(broken).run()
     assert (tmp_path / "b.run.safetensors").is_file()
     assert not (tmp_path / "b.mp4").exists()
     with pytest.raises(ValueError, match="seed: 3 there, 4 here"):
         Generation(dataclasses.replace(broken, seed=4)).run()
-    monkeypatch.setattr(generate, "save_progress", saved)
+    monkeypatch.setattr(generation, "save_progress", saved)
     Generation(broken).run()
     np.testing.assert_array_equal(latents[0], latents[1])
     assert not (tmp_path / "b.run.safetensors").exists()
@@ -93,7 +95,7 @@ def test_the_noise_depends_on_seed_and_size_only(wan, tmp_path, monkeypatch):
         raise Interrupted
 
     monkeypatch.setattr("models.pipelines.Denoiser.start", stop)
-    monkeypatch.setattr("models.pipelines.Denoiser.compile", lambda *a: {None: generate_memory()})
+    monkeypatch.setattr("models.pipelines.Denoiser.compile", lambda *a: {None: Memory(1, 1, 1)})
     for attention in ("dense", "sta"):
         with pytest.raises(Interrupted):
             Generation(
@@ -103,12 +105,6 @@ def test_the_noise_depends_on_seed_and_size_only(wan, tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         noises[0], jax.random.normal(jax.random.key(3), (1, 16, 3, 8, 12))
     )
-
-
-def generate_memory():
-    from models.pipelines import Memory
-
-    return Memory(1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -129,28 +125,22 @@ def generate_memory():
 def test_mistakes_are_refused_before_anything_runs(
     wan, tmp_path, change, error, message, monkeypatch
 ):
-    monkeypatch.setattr("models.pipelines.Denoiser.compile", lambda *a: {None: big_memory()})
+    monkeypatch.setattr(
+        "models.pipelines.Denoiser.compile", lambda *a: {None: Memory(2**20, 2**20, 0)}
+    )
     paths = {"image", "out", "model"}
     change = {k: tmp_path / v if k in paths and v != "nowhere" else v for k, v in change.items()}
     if "lora" in change:
-        change["lora"] = tuple(map(generate.Path, change["lora"]))
+        change["lora"] = tuple(map(Path, change["lora"]))
     if "model" in change:
-        change["model"] = generate.Path(change["model"])
+        change["model"] = Path(change["model"])
     config = Config(**{"model": wan, "out": tmp_path / "x.mp4", **SMALL, **change})
     with pytest.raises(error, match=message):
         Generation(config)
     assert not list(tmp_path.iterdir())
 
 
-def big_memory():
-    from models.pipelines import Memory
-
-    return Memory(2**20, 2**20, 0)
-
-
 def test_missing_parts_are_named(wan, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(wan, copy)
     shutil.rmtree(copy / "text_encoder")

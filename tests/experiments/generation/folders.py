@@ -3,9 +3,6 @@
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
-from flax import nnx
-
 from models import save_text_encoder, save_transformer, save_vae
 from models.cogvideox import CogVideoXConfig, CogVideoXTransformer
 from models.cogvideox_vae import CogVideoXVAE, CogVideoXVAEConfig
@@ -25,6 +22,8 @@ from models.tokenizer import train_tokenizer
 from models.wan import WanConfig, WanTransformer
 from models.wan_vae import WanVAE, WanVAEConfig
 
+from ...models.random_weights import random_model
+
 SENTENCES = ("a cat rides a skateboard", "two dogs watch the rain", "the camera moves slowly")
 TEXT_DIM = 24
 
@@ -42,9 +41,9 @@ def wan(folder: Path, *, image: bool = False) -> Path:
         image_dim=20 if image else None,
         added_kv_proj_dim=32 if image else None,
     )
-    save_transformer(WanTransformer(config, rngs=nnx.Rngs(1)), folder / "transformer")
+    save_transformer(random_model(WanTransformer, config, seed=1), folder / "transformer")
     vae = WanVAEConfig(base_dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1)
-    save_vae(WanVAE(vae, rngs=nnx.Rngs(2)), folder / "vae")
+    save_vae(random_model(WanVAE, vae, seed=2), folder / "vae")
     flow = UniPCMultistepConfig(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
@@ -67,11 +66,11 @@ def hunyuan_video(folder: Path) -> Path:
         pooled_projection_dim=12,
         rope_axes_dim=(4, 6, 6),
     )
-    save_transformer(HunyuanVideoTransformer(config, rngs=nnx.Rngs(1)), folder / "transformer")
+    save_transformer(random_model(HunyuanVideoTransformer, config, seed=1), folder / "transformer")
     vae = HunyuanVideoVAEConfig(
         block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2
     )
-    save_vae(HunyuanVideoVAE(vae, rngs=nnx.Rngs(2)), folder / "vae")
+    save_vae(random_model(HunyuanVideoVAE, vae, seed=2), folder / "vae")
     flow = FlowMatchEulerDiscreteConfig(shift=7.0)
     save_scheduler(FlowMatchEulerDiscreteScheduler(flow), folder / "scheduler")
     index(
@@ -103,9 +102,9 @@ def cogvideox(folder: Path, *, version: str = "1.0", image: bool = False) -> Pat
         use_rotary_positional_embeddings=True,
         ofs_embed_dim=16 if image and is_new else None,
     )
-    save_transformer(CogVideoXTransformer(config, rngs=nnx.Rngs(1)), folder / "transformer")
+    save_transformer(random_model(CogVideoXTransformer, config, seed=1), folder / "transformer")
     vae = CogVideoXVAEConfig(block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2)
-    save_vae(CogVideoXVAE(vae, rngs=nnx.Rngs(2)), folder / "vae")
+    save_vae(random_model(CogVideoXVAE, vae, seed=2), folder / "vae")
     noise = CogVideoXSchedulerConfig(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
@@ -128,9 +127,7 @@ def text_parts(folder: Path, model_type: str) -> None:
         num_layers=1,
         num_heads=2,
     )
-    save_text_encoder(
-        T5Encoder(config, dtype=jnp.float32, rngs=nnx.Rngs(3)), folder / "text_encoder"
-    )
+    save_text_encoder(random_model(T5Encoder, config, seed=3), folder / "text_encoder")
 
 
 def index(folder: Path, pipeline: str, transformer: str, vae: str, encoder: str) -> None:

@@ -1,0 +1,281 @@
+"""One call of `experiments.generate`: planned, then run."""
+
+import dataclasses
+import gc
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments.generation.choose import choose_attention
+from experiments.generation.memory import GIB, check_memory, device_memory
+from experiments.generation.report import compare, timing, write_report
+from experiments.generation.settings import Config, check_flags, clip_of, dense_path
+from experiments.generation.store import load_progress, save_progress
+from experiments.media import write_mp4
+from experiments.progress import progress_bar
+from models import load_transformer, load_vae, merge_lora
+from models.pipelines import Denoiser, read_family
+from models.pretrained import TRANSFORMERS, VAES
+from models.text_embeddings import TextEmbeddings, load_embeddings
+from sparsevdit_jax import Phase, SparseAttention
+
+
+def abstract(registry: dict[str, Any], name: str, config: Any, dtype: str):
+    """A model without weights."""
+    return nnx.eval_shape(lambda: registry[name](config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+
+
+def read_image(path: Path, height: int, width: int) -> np.ndarray:
+    """uint8 [height, width, 3]: scaled to cover the size, cropped to its middle."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        return np.asarray(
+            ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+        )
+
+
+class Generation:
+    """One call of the command: plans, then runs."""
+
+    def __init__(self, config: Config):
+        self.family = read_family(config.model)
+        if config.shift is not None:
+            self.family = self.family.with_shift(config.shift)
+        self.config = config = config.filled(self.family)
+        check_flags(config, self.family)
+        self.clip = clip_of(config)
+        self.shape = self.family.latent_shape(self.clip)
+        self.seconds: dict[str, float] = {}
+        self.text = None if config.embeddings is None else load_embeddings(config.embeddings)
+        self.transformer = abstract(
+            TRANSFORMERS, self.family.TRANSFORMER, self.family.transformer, config.dtype
+        )
+        self.vae = abstract(VAES, self.family.VAE, self.family.vae, config.dtype)
+        conditions = self._planned_conditions()
+        text = conditions.inputs["encoder_hidden_states"]
+        self.rows = text.shape[0]
+        self.grid = self.family.grid(self.transformer, self.clip, text.shape[1])
+        self.attention = choose_attention(
+            config.attention,
+            self.grid,
+            num_layers=self.transformer.num_attention_layers,
+            num_heads=self.family.transformer.num_heads,
+            num_steps=config.steps,
+        )
+        choices = {"dense": None} if config.compare else {}
+        choices[config.attention] = self.attention
+        self.denoisers = {name: self._denoiser(choice) for name, choice in choices.items()}
+        self._plan(conditions)
+
+    def _denoiser(self, attention: SparseAttention | None) -> Denoiser:
+        return Denoiser(
+            self.family,
+            self.shape,
+            num_steps=self.config.steps,
+            grid=self.grid,
+            num_heads=self.family.transformer.num_heads,
+            head_dim=self.family.transformer.head_dim,
+            attention=attention,
+            key=jax.random.key(self.config.seed + 1),
+            implementation=self.config.implementation,
+        )
+
+    def _planned_conditions(self):
+        """The shapes of what the transformer is called with."""
+        text = self.text
+        if text is None:
+            shape = (1, *self.family.text_shape)
+            blank = jax.ShapeDtypeStruct(shape, jnp.dtype(self.config.dtype))
+            guided = self.config.guidance != 1
+            text = TextEmbeddings(
+                prompt_embeds=blank, negative_prompt_embeds=blank if guided else None
+            )
+        image = None
+        if self.family.takes_image:
+            channels = self.family.transformer.in_channels - self.shape[self.family.channel_axis]
+            shape = list(self.shape)
+            shape[self.family.channel_axis] = channels
+            image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+        arrays = text.arrays()
+        return jax.eval_shape(
+            lambda arrays, image: self.family.conditions(
+                TextEmbeddings(**arrays), self.clip, self.config.guidance, image
+            ),
+            arrays,
+            image,
+        )
+
+    def _plan(self, conditions) -> None:
+        """Compiles, and refuses what does not fit."""
+        began = time.perf_counter()
+        steps = {}
+        for name, denoiser in self.denoisers.items():
+            for phase, memory in denoiser.compile(self.transformer, conditions).items():
+                steps[name, phase] = memory
+        self.seconds["compile"] = time.perf_counter() - began
+        limit = (
+            device_memory() if self.config.memory_gib is None else int(self.config.memory_gib * GIB)
+        )
+        self.tile = self.family.tiling() if self.config.tile == "on" else None
+        decoding = self._decoding(self.tile)
+        if self.config.tile == "auto" and limit is not None and decoding > 0.9 * limit:
+            self.tile = self.family.tiling()
+            decoding = self._decoding(self.tile)
+        says = check_memory(
+            self.family,
+            self.clip,
+            steps,
+            decoding,
+            dtype=self.config.dtype,
+            tiled=self.tile is not None,
+            limit=limit,
+        )
+        print(says + (", decoding in tiles" if self.tile is not None else ""))
+
+    def _decoding(self, tile) -> int:
+        """Bytes that decoding takes beside the video."""
+        z = self.family.probe(self.clip, tile)
+        z = jax.ShapeDtypeStruct(z, jnp.dtype(self.config.dtype))
+        plan = jax.jit(lambda vae, z: vae.decode(z)).lower(self.vae, z).compile().memory_analysis()
+        return plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
+
+    def run(self) -> dict[str, Any]:
+        """Makes the videos; returns the report."""
+        config = self.config
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        text = self._timed("text", self._encode_text)
+        image = self._timed("image", self._encode_image) if config.image is not None else None
+        conditions = self.family.conditions(text, self.clip, config.guidance, image)
+        model = self._timed("load transformer", self._load_transformer)
+        latents, phases = {}, {}
+        for name, denoiser in self.denoisers.items():
+            latents[name], phases[name] = self._denoise(name, denoiser, model, conditions)
+        del model
+        gc.collect()
+        vae = self._timed("load vae", lambda: load_vae(config.model, dtype=jnp.dtype(config.dtype)))
+        videos = {
+            name: self._timed("decode", lambda x=x: self._decode(vae, x))
+            for name, x in latents.items()
+        }
+        for name, video in videos.items():
+            dense = config.compare and name == "dense"
+            write_mp4(
+                dense_path(config.out) if dense else config.out, video, fps=config.fps, scale=1
+            )
+        report = {
+            "attention": config.attention,
+            "pattern": self._describe(),
+            "seconds": self.seconds,
+            "phases": {name: timing(steps) for name, steps in phases.items()},
+        }
+        if config.compare:
+            report["comparison"] = compare(
+                videos[config.attention], videos["dense"], phases, config.attention
+            )
+        write_report(config.out.with_suffix(".json"), dataclasses.asdict(config), report)
+        for name in self.denoisers:
+            self._store(name).unlink(missing_ok=True)
+        return report
+
+    def _timed(self, name, call):
+        began = time.perf_counter()
+        result = call()
+        jax.block_until_ready(result)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        return result
+
+    def _encode_text(self):
+        if self.text is not None:
+            return self.text
+        config = self.config
+        negative = config.negative_prompt if config.guidance != 1 else None
+        text = self.family.encode_prompts(config.prompt, negative, dtype=jnp.dtype(config.dtype))
+        gc.collect()  # the encoder is larger than some of the transformers
+        return text
+
+    def _encode_image(self):
+        image = read_image(self.config.image, self.clip.height, self.clip.width)
+        vae = load_vae(self.config.model, dtype=jnp.dtype(self.config.dtype))
+        return self.family.image_latents(vae, image, self.clip)
+
+    def _load_transformer(self):
+        model = load_transformer(self.config.model, dtype=jnp.dtype(self.config.dtype))
+        for path in self.config.lora:
+            merge_lora(model, path, scale=self.config.lora_scale)
+        return model
+
+    def _store(self, name: str) -> Path:
+        part = "-dense" if name == "dense" and self.config.compare else ""
+        return self.config.out.with_name(f"{self.config.out.stem}{part}.run.safetensors")
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        """What must be the same for an interrupted run to go on."""
+        fields = (
+            "prompt",
+            "negative_prompt",
+            "frames",
+            "height",
+            "width",
+            "steps",
+            "guidance",
+            "shift",
+            "seed",
+            "dtype",
+            "lora_scale",
+        )
+        settings = {f: getattr(self.config, f) for f in fields}
+        for field in ("model", "image", "embeddings"):
+            path = getattr(self.config, field)
+            settings[field] = None if path is None else str(path)
+        settings["lora"] = [str(path) for path in self.config.lora]
+        attention = self.denoisers[name].attention
+        settings["attention"] = name if attention is None else attention.to_json()
+        return settings
+
+    def _denoise(self, name, denoiser, model, conditions):
+        noise = jax.random.normal(jax.random.key(self.config.seed), self.shape, jnp.float32)
+        store, settings = self._store(name), self._settings(name)
+        progress = load_progress(store, denoiser.start(noise, self.rows), settings)
+        if progress.step:
+            print(
+                f"{name}: goes on after step {progress.step} of {self.config.steps}, from {store}"
+            )
+        steps: list[tuple[Phase | None, float]] = []
+        label = f"{name}, {self.config.steps} steps"
+        with progress_bar(label, total=self.config.steps, done=progress.step) as advance:
+            clock = [time.perf_counter()]
+
+            def on_step(phase, now):
+                jax.block_until_ready(now.x)
+                steps.append((phase, time.perf_counter() - clock[0]))
+                if (
+                    self.config.save_every
+                    and now.step % self.config.save_every == 0
+                    and now.step < self.config.steps
+                ):
+                    save_progress(store, now, settings)
+                advance("" if phase is None else phase.value)
+                clock[0] = time.perf_counter()
+
+            x = denoiser.run(model, conditions, progress, on_step)
+        return x, steps
+
+    def _decode(self, vae, x):
+        frames = list(self.family.frames(vae, x, self.clip, tile=self.tile))
+        return np.concatenate(frames)[: self.clip.frames]
+
+    def _describe(self) -> str | None:
+        if self.attention is None:
+            return None
+        distinct = list(dict.fromkeys(self.attention.patterns))
+        return (
+            f"{distinct[0]}"
+            if len(distinct) == 1
+            else f"{len(distinct)} patterns for {len(self.attention.patterns)} layers"
+        )

@@ -1,0 +1,139 @@
+"""What families share."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.cogvideox import PRESETS as COGVIDEOX
+from models.cogvideox_vae import PRESETS as COGVIDEOX_VAES
+from models.hunyuan_video import PRESETS as HUNYUAN
+from models.hunyuan_video_vae import PRESETS as HUNYUAN_VAES
+from models.pipelines import Clip, CogVideoX, Conditions, HunyuanVideo, Wan
+from models.pipelines.family import check_text, text_rows
+from models.schedulers import scheduler_from_json
+from models.text_embeddings import TextEmbeddings
+from models.wan import PRESETS
+from models.wan_vae import PRESETS as VAES
+
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 7.0}
+DDIM = {
+    "_class_name": "CogVideoXDDIMScheduler", "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
+}  # fmt: skip
+
+
+@pytest.fixture
+def wan():
+    return Wan(Path("w"), PRESETS["wan2.1-t2v-14b"], VAES["wan2.1-vae"], scheduler_from_json(FLOW))
+
+
+@pytest.fixture
+def hunyuan():
+    return HunyuanVideo(
+        Path("h"),
+        HUNYUAN["hunyuanvideo"],
+        HUNYUAN_VAES["hunyuanvideo-vae"],
+        scheduler_from_json(FLOW),
+    )
+
+
+def cogvideox(version):
+    vae = COGVIDEOX_VAES["cogvideox-5b-vae" if version == "cogvideox-5b" else "cogvideox1.5-5b-vae"]
+    return CogVideoX(Path("c"), COGVIDEOX[version], vae, scheduler_from_json(DDIM))
+
+
+def test_usual_clips_have_the_published_latents(wan, hunyuan):
+    assert wan.latent_shape(Clip(81, 720, 1280)) == (1, 16, 21, 90, 160)
+    assert hunyuan.latent_shape(Clip(129, 720, 1280)) == (1, 16, 33, 90, 160)
+    assert cogvideox("cogvideox-5b").latent_shape(Clip(49, 480, 720)) == (1, 13, 16, 60, 90)
+    # 1.5 pads 21 latent frames to 22, for its patches are two frames long
+    assert cogvideox("cogvideox1.5-5b").latent_shape(Clip(81, 768, 1360)) == (1, 22, 16, 96, 170)
+    for family in (wan, hunyuan, cogvideox("cogvideox-5b"), cogvideox("cogvideox1.5-5b")):
+        family.check_clip(family.defaults.clip)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (Clip(80, 480, 832), r"frames=80: Wan makes 1 \+ 4 k frames; ask for 77 or 81"),
+        (Clip(0, 480, 832), "frames=0"),
+        (Clip(81, 481, 832), r"height=481 must be a multiple of 16 .* ask for 480 or 496"),
+        (Clip(81, 480, 8), "width=8 must be a multiple of 16 .* ask for 16 or 32"),
+    ],
+)
+def test_impossible_clips_are_refused_with_their_neighbours(wan, clip, message):
+    with pytest.raises(ValueError, match=message):
+        wan.check_clip(clip)
+
+
+def test_cogvideox_takes_odd_latent_counts(wan):
+    with pytest.raises(
+        ValueError, match=r"frames=13: CogVideoX makes 1 \+ 8 k frames; ask for 9 or 17"
+    ):
+        cogvideox("cogvideox-5b").check_clip(Clip(13, 480, 720))
+    wan.check_clip(Clip(13, 480, 720))
+
+
+def test_a_shift_changes_the_scheduler_only(wan):
+    other = wan.with_shift(3.0)
+    assert other.scheduler.config.shift == 3.0
+    assert wan.scheduler.config.shift == 7.0
+    assert other.transformer is wan.transformer
+    with pytest.raises(ValueError, match=r"has no flow shift; leave shift=3\.0 out"):
+        cogvideox("cogvideox-5b").with_shift(3.0)
+
+
+def test_rows_are_the_prompt_above_the_negative_prompt():
+    a, b = jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 3))
+    text = TextEmbeddings(prompt_embeds=a, negative_prompt_embeds=b)
+    np.testing.assert_array_equal(text_rows(text, "prompt_embeds", True), jnp.concatenate([a, b]))
+    np.testing.assert_array_equal(text_rows(text, "prompt_embeds", False), a)
+    with pytest.raises(
+        ValueError, match="lack negative_prompt_embeds; guidance needs a negative prompt"
+    ):
+        text_rows(TextEmbeddings(prompt_embeds=a), "prompt_embeds", True)
+    with pytest.raises(
+        ValueError, match="2 tokens of width 3, but this transformer takes 5 tokens of width 4"
+    ):
+        check_text(a, 5, 4)
+
+
+def test_guidance_mixes_the_rows(wan):
+    class Model:
+        dtype = jnp.float32
+
+        def __call__(
+            self, *, hidden_states, timestep, encoder_hidden_states, attention, states, ctx
+        ):
+            assert hidden_states.shape[0] == timestep.shape[0] == encoder_hidden_states.shape[0]
+            return hidden_states * encoder_hidden_states.reshape(-1, 1, 1, 1, 1)
+
+    x = jnp.ones((1, 1, 1, 1, 2))
+    inputs = {"encoder_hidden_states": jnp.asarray([2.0, 0.5]).reshape(2, 1, 1)}
+    rows = Conditions(inputs=inputs, guidance=jnp.float32(3.0))
+    out, states = wan.predict(Model(), x, jnp.float32(7), rows, None, (), None)
+    np.testing.assert_allclose(out, 0.5 + 3.0 * 1.5 * x)
+    assert states == ()
+    one = Conditions(inputs={"encoder_hidden_states": jnp.asarray([2.0]).reshape(1, 1, 1)})
+    np.testing.assert_allclose(
+        wan.predict(Model(), x, jnp.float32(7), one, None, (), None)[0], 2 * x
+    )
+
+
+def test_frames_that_are_not_finite_are_refused(wan):
+    class Vae:
+        dtype = jnp.float32
+
+        def denormalize(self, z):
+            return z
+
+        def decode_chunks(self, z):
+            yield z
+
+    good = list(wan.frames(Vae(), jnp.full((1, 3, 1, 2, 2), 0.5), Clip(1, 2, 2)))
+    assert good[0].dtype == np.uint8
+    assert (good[0] == 191).all()
+    with pytest.raises(FloatingPointError, match="NaN or infinity; try --dtype float32"):
+        list(wan.frames(Vae(), jnp.full((1, 3, 1, 2, 2), jnp.nan), Clip(1, 2, 2)))

@@ -1,0 +1,24 @@
+"""Models with random weights, made without compiling an initialiser for every shape."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+
+def random_model(cls, config, *, dtype=jnp.float32, seed=0):
+    """A `cls(config)` whose matrices are normal over sqrt(fan in), scales about 1 and biases small."""
+    rng = np.random.default_rng(seed)
+    model = nnx.eval_shape(lambda: cls(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        shape = leaf.shape
+        value = rng.standard_normal(shape, np.float32)
+        if path[-1] in ("scale", "gamma"):
+            value = 1 + 0.2 * value
+        elif len(shape) < 2:
+            value = 0.05 * value
+        else:
+            value /= np.sqrt(np.prod(shape[:-1]))
+        leaf.set_value(jnp.asarray(value, leaf.dtype))
+    assert not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(nnx.state(model)))
+    return model
