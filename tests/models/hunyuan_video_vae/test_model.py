@@ -33,7 +33,7 @@ encode = jax.jit(lambda vae, video: vae.encode(video))
 def test_decode_agrees_with_diffusers_and_leaves_the_module_alone():
     vae, case = make(), parity.arrays("vae_hunyuan", "a")
     before = jax.tree.map(np.asarray, nnx.state(vae))
-    parity.assert_close(decode(vae, case["z"]), case["decoded"], 1e-5, "decoded")
+    parity.assert_close(decode(vae, case["z"]), case["decoded"], 1.5e-5, "decoded")
     jax.tree.map(np.testing.assert_array_equal, before, nnx.state(vae))
 
 

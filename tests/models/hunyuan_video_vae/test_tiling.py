@@ -153,7 +153,7 @@ def test_tiled_decode_agrees_with_diffusers_in_one_piece_and_in_chunks(monkeypat
     whole = vae.decode(case["z"], tile=tile)
     assert len(traces) == 4  # found compiled
     np.testing.assert_array_equal(whole, np.concatenate(chunks, 2))
-    parity.assert_close(whole, case["decoded"], 1e-5, "tiled decode")
+    parity.assert_close(whole, case["decoded"], 1.5e-5, "tiled decode")
 
 
 def test_tiled_encode_agrees_with_diffusers():
