@@ -10,12 +10,7 @@ from models.cogvideox_vae import PRESETS, CogVideoXVAE, Tile
 from models.keys import checkpoint_slots
 from tests.models.parity import FOLDER, arrays, assert_close
 
-from .tiny import DECODE, FULL, SMALL, config, vae
-
-
-@pytest.fixture(scope="module")
-def chunked():
-    return arrays(FULL, "chunked")
+from .tiny import DECODE, FULL, SMALL, build, vae
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -31,11 +26,12 @@ def test_names_and_shapes_at_full_size(preset):
     assert all(slot.parameter.dtype == jnp.bfloat16 for slot in slots.values())
 
 
-def test_chunks_match_diffusers_and_are_bit_equal_to_the_whole(chunked):
-    model, z = vae(FULL), jnp.asarray(chunked["z"])
-    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model)))
+def test_chunks_match_diffusers_and_are_bit_equal_to_the_whole():
+    case = arrays(FULL, "chunked")
+    model, z = vae(FULL), jnp.asarray(case["z"])
+    before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model)))
     video = model.decode(z)
-    assert_close(video, chunked["decoded"], DECODE, "17 frames in 9 + 8")
+    assert_close(video, case["decoded"], DECODE, "17 frames in 9 + 8")
     parts = [np.asarray(part) for part in model.decode_chunks(z)]
     assert [part.shape for part in parts] == [(1, 3, 9, 32, 16), (1, 3, 8, 32, 16)]
     np.testing.assert_array_equal(np.concatenate(parts, 2), video)
@@ -57,16 +53,17 @@ def test_value_and_gradient_under_jit_match_diffusers():
     assert_close(gradient, case["grad_z"], 1e-5, "gradient with respect to the latents")
 
 
-def test_bfloat16_errs_at_most_twice_as_much_as_torch(chunked):
-    # torch in bfloat16 against float64: decoding 0.120 at most, 0.0100 rms; encoding 0.021, 0.0062.
+def test_bfloat16_errs_at_most_twice_as_much_as_torch():
+    # torch in bfloat16 against float64: decoding 0.108 at most, 0.0104 rms; encoding 0.0197, 0.0057.
+    # Ours: 0.130, 0.0113; 0.0240, 0.0062.
     model = vae(FULL, jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {np.dtype(jnp.bfloat16)}
-    video = model.decode(jnp.asarray(chunked["z"]))
-    case = arrays(FULL, "enc")
-    mean, _ = model.encode(jnp.asarray(case["video"]).astype(jnp.bfloat16))
+    latents, clip = arrays(FULL, "a"), arrays(FULL, "enc")
+    video = model.decode(jnp.asarray(latents["z"]))
+    mean, _ = model.encode(jnp.asarray(clip["video"]).astype(jnp.bfloat16))
     for got, want, most, rms in (
-        (video, chunked["decoded"], 0.24, 0.020),
-        (mean, case["mean"], 0.042, 0.0124),
+        (video, latents["decoded"], 0.216, 0.0208),
+        (mean, clip["mean"], 0.0394, 0.0114),
     ):
         assert got.dtype == jnp.bfloat16
         error = np.asarray(got, np.float32) - want
@@ -85,7 +82,7 @@ def test_latents_are_scaled_as_the_pipelines_do():
 
 
 def test_log_variance_is_clipped():
-    model = CogVideoXVAE(config(SMALL), rngs=nnx.Rngs(0))
+    model = build(SMALL)
     bias = model.encoder.conv_out.conv.bias
     bias[...] = jnp.asarray([0.0, 0, 0, 0, 1e3, -1e3, 0, 0])
     _, logvar = model.encode(jnp.zeros((1, 3, 1, 4, 4)))
