@@ -53,6 +53,14 @@ FULL_SIZE_COLUMNS = {
 }
 
 
+PARITY_ERRORS = {
+    "output_error": "output",
+    "recorded_time_error": "with the recorded time embedding",
+    "gradient_error": "gradient",
+    "bfloat16_error": "output in bfloat16",
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Flags.
@@ -132,9 +140,22 @@ def full_size_table(folder: Path = record.RESULTS) -> str:
     )
 
 
+def parity_table(folder: Path = record.RESULTS) -> str:
+    """Largest differences from diffusers on the recorded tiny models."""
+    rows = newest(record.read("parity", folder=folder), ("model", "case"))
+    for row in rows:
+        for column in PARITY_ERRORS:
+            error = row["measured"].get(column)
+            row["measured"][column] = "–" if error is None else f"{error:.1e}"
+    columns = {"model": "{measured[model]}", "case": "{measured[case]}"}
+    columns |= {title: f"{{measured[{key}]}}" for key, title in PARITY_ERRORS.items()}
+    made = " ".join(sorted({provenance(row) for row in rows}))
+    return f"{record.markdown_table(rows, columns)}\n\n{made}."
+
+
 TABLES = {
     README: {"demo": demo_table, "bench": bench_table},
-    MODELS_README: {"full-size": full_size_table},
+    MODELS_README: {"parity": parity_table, "full-size": full_size_table},
 }
 
 
