@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pallas_kernels import dense_attention
 from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid
 
 from . import checkpoint, layers
 from .rope import apply_rope, rope_table
+from .stack import layer_patterns, run_blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,14 @@ class Block(nnx.Module):
         self.modulation = nnx.Param(jnp.zeros((6, dim), jnp.float32))
         self.dtype = dtype
 
-    def __call__(
-        self, x, modulation, rope, *, pattern: AttentionPattern | None = None, state=(), ctx=None
-    ):
+    def __call__(self, x, modulation, rope, *, pattern: AttentionPattern, state, ctx: StepContext):
         """One block.
 
         Args:
           x: [B, L, dim], video tokens in raster order, then condition tokens.
           modulation: [B, 6, dim], shared by all blocks; this block adds its own table.
           rope: cosines and sines of the video tokens (`rope_table`).
-          pattern: any pattern of `sparsevdit_jax`, with its state and the step's context; None is dense.
+          pattern: any pattern of `sparsevdit_jax`, with its state and the step's context.
 
         Returns:
           x of the same shape and the pattern's new state.
@@ -85,14 +83,7 @@ class Block(nnx.Module):
         q = apply_rope(layers.rms_norm(q, self.q_scale[...]), rope).astype(self.dtype)
         k = apply_rope(layers.rms_norm(k, self.k_scale[...]), rope).astype(self.dtype)
         v = v.astype(self.dtype)
-        if pattern is None:
-            h, _ = dense_attention(q, k, v)
-        elif ctx is None:
-            raise ValueError(
-                f"{pattern} needs ctx, the step's StepContext; pass ctx= with attention="
-            )
-        else:
-            h, state = pattern.attend(q, k, v, state, ctx)
+        h, state = pattern.attend(q, k, v, state, ctx)
         x = x + gate * self.out(h.reshape(x.shape))
         h = layers.layer_norm(x) * (1 + mlp_scale) + mlp_shift
         return x + mlp_gate * self.down(jax.nn.gelu(self.up(h), approximate=True)), state
@@ -173,20 +164,20 @@ class TinyVideoDiT(nnx.Module):
         vector = self.time_out(jax.nn.silu(time)) + self.label_vector[...][label]
         modulation = self.modulation(jax.nn.silu(vector)).reshape(x.shape[0], 6, -1)
         rope = rope_table(grid.shape, self.config.head_dim)
-        if attention is None:
-            patterns, states = (None,) * len(self.blocks), ((),) * len(self.blocks)
-        else:
-            patterns = attention.patterns
-        new_states = []
-        for i, (block, pattern, state) in enumerate(
-            zip(self.blocks, patterns, states, strict=True)
-        ):
-            with jax.named_scope(f"block_{i}"):
-                h, state = block(h, modulation, rope, pattern=pattern, state=state, ctx=ctx)
-            new_states.append(state)
+        patterns, states, ctx = layer_patterns(
+            attention,
+            states,
+            ctx,
+            grid=grid,
+            num_layers=self.config.num_layers,
+            num_heads=self.config.num_heads,
+        )
+        h, states = run_blocks(
+            self.blocks, h, modulation, rope, patterns=patterns, states=states, ctx=ctx
+        )
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
         h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift
-        return layers.unpatchify(self.patch_out(h), grid.shape, patch), tuple(new_states)
+        return layers.unpatchify(self.patch_out(h), grid.shape, patch), states
 
 
 def load_tiny(path: str | Path, *, dtype=jnp.float32) -> TinyVideoDiT:
