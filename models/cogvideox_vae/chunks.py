@@ -1,9 +1,12 @@
-"""Chunks of frames or latents one after another, each with the caches of the one before."""
+"""Chunks of frames or latents one after another, each with the cache of the one before."""
 
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+
+from ..video_vae import channels_last, channels_second, scan_clip
 
 Coder = Callable[[jax.Array, tuple | None], tuple[jax.Array, tuple]]
 
@@ -14,14 +17,14 @@ def chunk_lengths(length: int, size: int) -> list[int]:
     return [length - (count - 1) * size] + [size] * (count - 1)
 
 
-def _run(coder: Coder, x: jax.Array, caches: tuple | None) -> tuple[jax.Array, tuple]:
-    y, caches = coder(jnp.moveaxis(x, 1, -1), caches)
-    return jnp.moveaxis(y, -1, 1), caches
+def _run(coder: Coder, x: jax.Array, cache: tuple | None) -> tuple[jax.Array, tuple]:
+    y, cache = coder(channels_last(x), cache)
+    return channels_second(y), cache
 
 
 # Compiled once per coder's structure and chunk's shape, for the whole process.
 _chunk = jax.jit(_run)
-# Nobody else holds the caches, so the new ones may take the old ones' memory; a gradient would still need them.
+# Nobody else holds the cache, so the new one may take the old one's memory; a gradient would still need it.
 _chunk_in_place = jax.jit(_run, donate_argnums=(2,))
 
 
@@ -33,9 +36,9 @@ def is_traced(*trees) -> bool:
 def each_chunk(coder: Coder, x: jax.Array, size: int) -> Iterator[jax.Array]:
     """What `coder` makes of every chunk of x [B, C, T, H, W], in order."""
     step = _chunk if is_traced(coder, x) else _chunk_in_place
-    start, caches = 0, None
+    start, cache = 0, None
     for length in chunk_lengths(x.shape[2], size):
-        y, caches = step(coder, x[:, :, start : start + length], caches)
+        y, cache = step(coder, x[:, :, start : start + length], cache)
         start += length
         yield y
 
@@ -48,16 +51,9 @@ def all_chunks(coder: Coder, x: jax.Array, size: int) -> jax.Array:
     if not is_traced(coder, x):
         return jnp.concatenate(list(each_chunk(coder, x, size)), 2)
     first, *others = chunk_lengths(x.shape[2], size)
-    y, caches = _chunk(coder, x[:, :, :first], None)
-    if not others:
-        return y
 
-    def body(caches, x):
-        y, caches = _run(coder, x, caches)
-        return caches, y
+    def chunk(i):
+        start, length = (0, first) if isinstance(i, int) else (first + (i - 1) * size, size)
+        return jax.lax.dynamic_slice_in_dim(x, start, length, 2)
 
-    rest = x[:, :, first:]
-    rest = rest.reshape(*rest.shape[:2], len(others), size, *rest.shape[3:])
-    _, ys = jax.lax.scan(body, caches, jnp.moveaxis(rest, 2, 0))
-    ys = jnp.moveaxis(ys, 0, 2)
-    return jnp.concatenate([y, ys.reshape(*ys.shape[:2], -1, *ys.shape[4:])], 2)
+    return scan_clip(functools.partial(_chunk, coder), chunk, 1 + len(others))

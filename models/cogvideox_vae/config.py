@@ -3,7 +3,7 @@
 import dataclasses
 
 from ..config import require
-from .tiling import Tile
+from ..tiling import Tile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,14 +64,20 @@ class CogVideoXVAEConfig:
             )
 
     @property
-    def spatial_ratio(self) -> int:
-        """Pixels of a frame per latent, along height and along width."""
-        return 2 ** (len(self.block_out_channels) - 1)
+    def video_channels(self) -> int:
+        """Channels of the video that is encoded."""
+        return self.in_channels
 
     @property
-    def tile(self) -> Tile:
-        """The tile diffusers takes when tiling is switched on: half of the sample size."""
-        return Tile(height=self.sample_height // 2, width=self.sample_width // 2)
+    def compression(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels that a latent covers; the first one may cover one frame."""
+        side = 2 ** (len(self.block_out_channels) - 1)
+        return int(self.temporal_compression_ratio), side, side
+
+    @property
+    def default_tile(self) -> Tile:
+        """What diffusers' `enable_tiling()` takes: half of the sample size, overlapping by 1/6 and 1/5."""
+        return Tile.overlapping(self.sample_height // 2, self.sample_width // 2, 1 / 6, 1 / 5)
 
 
 PRESETS = {

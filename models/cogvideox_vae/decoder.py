@@ -3,6 +3,7 @@
 import jax
 from flax import nnx
 
+from ..video_vae import run_layers
 from .config import CogVideoXVAEConfig
 from .layers import CausalConv, Level, SpatialNorm, UpLevel
 
@@ -32,21 +33,13 @@ class Decoder(nnx.Module):
         self.norm_out = SpatialNorm(widths[-1], latent, groups=groups, dtype=dtype, rngs=rngs)
         self.conv_out = CausalConv(widths[-1], config.out_channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, z: jax.Array, caches: tuple | None) -> tuple[jax.Array, tuple]:
-        """One chunk.
+    def __call__(self, z: jax.Array, cache: tuple | None) -> tuple[jax.Array, tuple]:
+        """A chunk of latents [B, t, h, w, latent_channels] to frames, and the new cache.
 
-        Args:
-          z: [B, t, h, w, latent_channels]; it also conditions every norm.
-          caches: of the chunk before; None for the first.
-
-        Returns:
-          Frames [B, F, H, W, out_channels], F = 4t, or 4t - 3 for odd t; and the new caches.
+        The frames are [B, F, H, W, out_channels] with F = 4t, or 4t - 3 for odd t; the latents condition every norm.
         """
-        first, *inner, last = caches or (None,) * (len(self.up_blocks) + 3)
-        x, first = self.conv_in(z, first)
-        new = []
-        for block, cache in zip([self.mid_block, *self.up_blocks], inner, strict=True):
-            x, cache = block(x, z, cache)
-            new.append(cache)
-        x, last = self.conv_out(jax.nn.silu(self.norm_out(x, z)), last)
-        return x, (first, *new, last)
+        into, *blocks, out = cache or (None,) * (len(self.up_blocks) + 3)
+        x, into = self.conv_in(z, into)
+        x, blocks = run_layers([self.mid_block, *self.up_blocks], x, blocks, z)
+        x, out = self.conv_out(jax.nn.silu(self.norm_out(x, z)), out)
+        return x, (into, *blocks, out)

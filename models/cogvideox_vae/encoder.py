@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 
 from .. import nn
+from ..video_vae import run_layers
 from .config import CogVideoXVAEConfig
 from .layers import CausalConv, DownLevel, Level
 
@@ -37,21 +38,10 @@ class Encoder(nnx.Module):
         self.norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], eps=1e-6, dtype=dtype)
         self.conv_out = CausalConv(widths[-1], 2 * config.latent_channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, caches: tuple | None) -> tuple[jax.Array, tuple]:
-        """One chunk.
-
-        Args:
-          x: [B, F, H, W, in_channels]; H and W multiples of the spatial ratio.
-          caches: of the chunk before; None for the first.
-
-        Returns:
-          [B, t, h, w, 2 * latent_channels], means before log variances, and the new caches.
-        """
-        first, *inner, last = caches or (None,) * (len(self.down_blocks) + 3)
-        x, first = self.conv_in(x, first)
-        new = []
-        for block, cache in zip([*self.down_blocks, self.mid_block], inner, strict=True):
-            x, cache = block(x, None, cache)
-            new.append(cache)
-        x, last = self.conv_out(jax.nn.silu(self.norm_out(x)), last)
-        return x, (first, *new, last)
+    def __call__(self, x: jax.Array, cache: tuple | None) -> tuple[jax.Array, tuple]:
+        """A chunk of frames [B, F, H, W, in_channels] to [B, t, h, w, 2 latent_channels], and the new cache."""
+        into, *blocks, out = cache or (None,) * (len(self.down_blocks) + 3)
+        x, into = self.conv_in(x, into)
+        x, blocks = run_layers([*self.down_blocks, self.mid_block], x, blocks)
+        x, out = self.conv_out(jax.nn.silu(self.norm_out(x)), out)
+        return x, (into, *blocks, out)

@@ -1,8 +1,9 @@
-"""Parts of the encoder and the decoder; arrays are channels-last [B, T, H, W, C].
+"""Layers of CogVideoX's autoencoder, on channels-last chunks of a clip [B, T, H, W, C].
 
-A causal convolution returns, beside its output, the end of its padded input: its cache, to be given to it
-with the next chunk of frames. Blocks return the caches of their convolutions as tuples of the same
-structure, whatever the chunk's length, so that they can be the carry of a scan.
+Every layer that looks back in time is called as `layer(x, cache) -> (y, cache)`, in the decoder with the chunk's
+latents `z` as third argument. The cache is what it has to remember of the frames before: `None` stands for "there
+are none, this is the first chunk". Caches have one structure whatever the chunk's length, so that they can be the
+carry of a scan.
 """
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .. import nn
+from ..video_vae import run_layers
 
 
 class CausalConv(nnx.Module):
@@ -104,15 +106,13 @@ class ResnetBlock(nnx.Module):
             else nn.Conv(channels_in, channels_out, (1, 1, 1), dtype=dtype, rngs=rngs)
         )
 
-    def __call__(self, x: jax.Array, z: jax.Array | None, caches: tuple | None):
-        """x [B, T, H, W, C] to the same with the block's channels, and the new caches."""
-        condition = () if z is None else (z,)
-        first, second = caches or (None, None)
-        h, first = self.conv1(jax.nn.silu(self.norm1(x, *condition)), first)
-        h, second = self.conv2(jax.nn.silu(self.norm2(h, *condition)), second)
-        if self.conv_shortcut is not None:
-            x = self.conv_shortcut(x)
-        return h + x, (first, second)
+    def __call__(self, x: jax.Array, cache: tuple | None, *z: jax.Array):
+        """[B, T, H, W, C] to [B, T, H, W, channels_out], and the new cache."""
+        cache1, cache2 = cache or (None, None)
+        shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        x, cache1 = self.conv1(jax.nn.silu(self.norm1(x, *z)), cache1)
+        x, cache2 = self.conv2(jax.nn.silu(self.norm2(x, *z)), cache2)
+        return x + shortcut, (cache1, cache2)
 
 
 class Downsample(nnx.Module):
@@ -175,13 +175,9 @@ class Level(nnx.Module):
             ]
         )
 
-    def __call__(self, x: jax.Array, z: jax.Array | None, caches: tuple | None):
+    def __call__(self, x: jax.Array, cache: tuple | None, *z: jax.Array):
         """As `ResnetBlock`."""
-        new = []
-        for block, cache in zip(self.resnets, caches or (None,) * len(self.resnets), strict=True):
-            x, cache = block(x, z, cache)
-            new.append(cache)
-        return x, tuple(new)
+        return run_layers(self.resnets, x, cache, *z)
 
 
 class DownLevel(Level):
@@ -194,12 +190,12 @@ class DownLevel(Level):
         make = [] if last else [Downsample(sizes[1], halve_time=halve_time, dtype=dtype, rngs=rngs)]
         self.downsamplers = nnx.List(make)
 
-    def __call__(self, x: jax.Array, z: jax.Array | None, caches: tuple | None):
+    def __call__(self, x: jax.Array, cache: tuple | None, *z: jax.Array):
         """As `ResnetBlock`, at half the size."""
-        x, caches = super().__call__(x, z, caches)
+        x, cache = super().__call__(x, cache, *z)
         for downsample in self.downsamplers:
             x = downsample(x)
-        return x, caches
+        return x, cache
 
 
 class UpLevel(Level):
@@ -212,9 +208,9 @@ class UpLevel(Level):
         make = [] if last else [Upsample(sizes[1], double_time=double_time, dtype=dtype, rngs=rngs)]
         self.upsamplers = nnx.List(make)
 
-    def __call__(self, x: jax.Array, z: jax.Array | None, caches: tuple | None):
+    def __call__(self, x: jax.Array, cache: tuple | None, *z: jax.Array):
         """As `ResnetBlock`, at twice the size."""
-        x, caches = super().__call__(x, z, caches)
+        x, cache = super().__call__(x, cache, *z)
         for upsample in self.upsamplers:
             x = upsample(x)
-        return x, caches
+        return x, cache

@@ -3,6 +3,7 @@
 import dataclasses
 
 from ..config import require
+from ..tiling import Tile
 
 _DOWN, _UP = "HunyuanVideoDownBlock3D", "HunyuanVideoUpBlock3D"
 
@@ -67,6 +68,21 @@ class HunyuanVideoVAEConfig:
                 f"norm_num_groups={self.norm_num_groups} must divide every entry of "
                 f"block_out_channels={self.block_out_channels}; change one or the other"
             )
+
+    @property
+    def video_channels(self) -> int:
+        """Channels of the video that is encoded."""
+        return self.in_channels
+
+    @property
+    def compression(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels that a latent covers; the first one covers one frame."""
+        return self.temporal_compression_ratio, *(self.spatial_compression_ratio,) * 2
+
+    @property
+    def default_tile(self) -> Tile:
+        """What diffusers' `enable_tiling()` takes: 16 frames every 12, 256 x 256 pixels every 192."""
+        return Tile(frames=16, stride_frames=12)
 
     @property
     def scale_factors(self) -> tuple[tuple[int, int, int], ...]:

@@ -28,6 +28,7 @@ class CogVideoX(Family):
     VAE = "AutoencoderKLCogVideoX"
     DEFAULTS = Defaults(clip=Clip(49, 480, 720), steps=50, guidance=6.0, fps=8)
     channel_axis = 2
+    latents_at_a_time = 5  # in chunks: the longest (3) and a usual one (2)
 
     @property
     def defaults(self):
@@ -40,11 +41,6 @@ class CogVideoX(Family):
         )
 
     @property
-    def compression(self):
-        """See `Family.compression`."""
-        return int(self.vae.temporal_compression_ratio), *(self.vae.spatial_ratio,) * 2
-
-    @property
     def frame_step(self):
         """Latent counts are odd, so 8 frames for the VAE's 4."""
         return 2 * self.compression[0]
@@ -53,23 +49,6 @@ class CogVideoX(Family):
     def takes_image(self):
         """Image-to-video transformers have channels for the image's latents."""
         return self.transformer.in_channels != self.vae.latent_channels
-
-    @property
-    def latent_channels(self):
-        """See `Family.latent_channels`."""
-        return self.vae.latent_channels
-
-    def tiling(self):
-        """See `Family.tiling`."""
-        return self.vae.tile
-
-    def probe(self, clip, tile):
-        """Chunk by chunk: five latents are the longest chunk (3) and a usual one (2)."""
-        frames, *size = self.latent_size(clip)
-        if tile is not None:
-            sizes, ratio = (tile.height, tile.width), self.vae.spatial_ratio
-            size = [min(n, s // ratio) for n, s in zip(size, sizes, strict=True)]
-        return 1, self.latent_channels, min(frames, 5), *size
 
     def padding(self, clip) -> int:
         """Latent frames at the start that are made and dropped, so that patches in time divide (1.5)."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from models.schedulers import Scheduler
 from models.text_embeddings import TextEmbeddings
+from models.tiling import Tile
 from pallas_kernels._pytree import pytree
 from sparsevdit_jax import VideoGrid
 
@@ -78,14 +79,12 @@ class Family(abc.ABC):
     DEFAULTS: ClassVar[Defaults]
     ENCODES_TEXT: ClassVar[bool] = True
     channel_axis: ClassVar[int] = 1
+    latents_at_a_time: ClassVar[int | None] = None
+    """Latents with which a VAE that streams in time has used all it needs; None: it is cut in time by its tiles."""
 
     def __init__(self, folder: Path, transformer: Any, vae: Any, scheduler: Scheduler):
-        self.folder, self.transformer, self.vae, self.scheduler = (
-            folder,
-            transformer,
-            vae,
-            scheduler,
-        )
+        self.folder, self.transformer = folder, transformer
+        self.vae, self.scheduler = vae, scheduler
 
     @property
     def defaults(self) -> Defaults:
@@ -109,9 +108,9 @@ class Family(abc.ABC):
         return type(self)(self.folder, self.transformer, self.vae, scheduler)
 
     @property
-    @abc.abstractmethod
     def compression(self) -> tuple[int, int, int]:
         """Frames, rows and columns of pixels that one latent stands for."""
+        return self.vae.compression
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -236,18 +235,27 @@ class Family(abc.ABC):
         with_prompt, without = jnp.split(out, 2)
         return without + conditions.guidance * (with_prompt - without), states
 
-    @abc.abstractmethod
-    def tiling(self) -> Any:
-        """The VAE's default tiles, for ``frames(..., tile=)``."""
-
-    @abc.abstractmethod
-    def probe(self, clip: Clip, tile: Any) -> tuple[int, ...]:
-        """Shape of latents [1, C, T, h, w] whose decoding without tiles takes what decoding `clip` holds at a time."""
-
     @property
-    @abc.abstractmethod
     def latent_channels(self) -> int:
         """Channels of the VAE's latents."""
+        return self.vae.latent_channels
+
+    def tiling(self) -> Tile:
+        """The VAE's default tile, for ``frames(..., tile=)``."""
+        return self.vae.default_tile
+
+    def probe(self, clip: Clip, tile: Tile | None) -> tuple[int, ...]:
+        """Shape of latents [1, C, T, h, w] whose decoding without tiles takes what decoding `clip` holds at a time."""
+        frames, *size = self.latent_size(clip)
+        unit, *ratios = self.compression
+        if tile is not None:
+            sides = zip(size, (tile.height, tile.width), ratios, strict=True)
+            size = [n if side is None else min(n, side // ratio) for n, side, ratio in sides]
+        if self.latents_at_a_time is not None:
+            frames = min(frames, self.latents_at_a_time)
+        elif tile is not None and tile.frames is not None:
+            frames = min(frames, tile.frames // unit + 1)  # the cut tiles have one frame more
+        return 1, self.latent_channels, frames, *size
 
     def to_vae(self, x: jax.Array, clip: Clip) -> jax.Array:
         """Denoised latents as the VAE takes them, [1, C, T, h, w], not yet denormalised."""
@@ -257,9 +265,7 @@ class Family(abc.ABC):
     def frames(self, vae, x: jax.Array, clip: Clip, *, tile=None) -> Iterator[np.ndarray]:
         """Decodes denoised latents: uint8 [n, height, width, 3], a few frames at a time."""
         z = vae.denormalize(self.to_vae(x, clip))
-        for chunk in vae.decode_chunks(
-            z.astype(vae.dtype), **({} if tile is None else {"tile": tile})
-        ):
+        for chunk in vae.decode_chunks(z.astype(vae.dtype), tile=tile):
             video = np.asarray(chunk[0].transpose(1, 2, 3, 0), np.float32)
             if not np.isfinite(video).all():
                 raise FloatingPointError(

@@ -3,8 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 
-from models.hunyuan_video_vae import Tile
-
 from .family import Clip, Conditions, Defaults, Family, check_text, text_rows
 
 
@@ -22,30 +20,13 @@ class HunyuanVideo(Family):
     DEFAULTS = Defaults(clip=Clip(129, 720, 1280), steps=50, guidance=6.0, fps=15)
     ENCODES_TEXT = False
 
-    @property
-    def compression(self):
-        """See `Family.compression`."""
-        return self.vae.temporal_compression_ratio, *(self.vae.spatial_compression_ratio,) * 2
-
-    @property
-    def latent_channels(self):
-        """See `Family.latent_channels`."""
-        return self.vae.latent_channels
-
     def latent_shape(self, clip):
         """[1, C, T, h, w]."""
         return 1, self.transformer.in_channels, *self.latent_size(clip)
 
-    def tiling(self):
-        """What decoding in chunks takes anyway: this VAE has no caches, so a clip is cut in time too."""
-        return Tile()
-
     def probe(self, clip, tile):
-        """One tile, which has a frame more than the tile's size says."""
-        tile = tile or self.tiling()
-        sizes = tile.frames, tile.height, tile.width
-        units = zip(self.latent_size(clip), sizes, self.compression, (1, 0, 0), strict=True)
-        return 1, self.latent_channels, *(min(n, s // r + more) for n, s, r, more in units)
+        """One tile: without `tile` the VAE's default one, for it decodes in chunks with no other."""
+        return super().probe(clip, tile or self.tiling())
 
     @property
     def text_shape(self):

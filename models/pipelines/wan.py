@@ -7,7 +7,6 @@ import numpy as np
 from models.pretrained import load_text_encoder
 from models.t5 import encode_wan_prompts
 from models.tokenizer import load_tokenizer
-from models.wan_vae import Tiling
 
 from .family import Clip, Conditions, Defaults, Family, check_text, text_rows
 
@@ -22,11 +21,7 @@ class Wan(Family):
     TRANSFORMER = "WanTransformer3DModel"
     VAE = "AutoencoderKLWan"
     DEFAULTS = Defaults(clip=Clip(81, 480, 832), steps=50, guidance=5.0, fps=16)
-
-    @property
-    def compression(self):
-        """See `Family.compression`."""
-        return self.vae.scale_factor_temporal, *(self.vae.scale_factor_spatial,) * 2
+    latents_at_a_time = 3  # one by one: the third is the first with all caches
 
     @property
     def patch(self):
@@ -38,11 +33,6 @@ class Wan(Family):
         """Image-to-video transformers have channels for the mask and the image's latents."""
         return self.transformer.in_channels != self.vae.z_dim
 
-    @property
-    def latent_channels(self):
-        """See `Family.latent_channels`."""
-        return self.vae.z_dim
-
     def latent_shape(self, clip):
         """[1, C, T, h, w]."""
         return 1, self.vae.z_dim, *self.latent_size(clip)
@@ -51,18 +41,6 @@ class Wan(Family):
         """Video alone: text has a cross-attention of its own."""
         del text_len
         return model.grid((1, self.transformer.in_channels, *self.latent_size(clip)))
-
-    def tiling(self):
-        """See `Family.tiling`."""
-        return Tiling()
-
-    def probe(self, clip, tile):
-        """Frame by frame: three latents have all caches and a step that fills them anew."""
-        frames, *size = self.latent_size(clip)
-        if tile is not None:
-            ratios = self.compression[1:]
-            size = [min(n, s // r) for n, s, r in zip(size, tile.size, ratios, strict=True)]
-        return 1, self.latent_channels, min(frames, 3), *size
 
     @property
     def text_shape(self):

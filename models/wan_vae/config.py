@@ -3,6 +3,7 @@
 import dataclasses
 
 from .. import config as configs
+from ..tiling import Tile
 
 # Statistics of the latents of each model over its training clips, channel by channel.
 _MEAN_21 = (
@@ -68,8 +69,8 @@ class WanVAEConfig:
                 "each halving between two levels"
             )
         for name, value, actual in (
-            ("scale_factor_temporal", self.scale_factor_temporal, self.frames_per_latent),
-            ("scale_factor_spatial", self.scale_factor_spatial, 2 ** (levels - 1) * self.patch),
+            ("scale_factor_temporal", self.scale_factor_temporal, self.compression[0]),
+            ("scale_factor_spatial", self.scale_factor_spatial, self.compression[1]),
         ):
             if value != actual:
                 raise ValueError(
@@ -94,14 +95,25 @@ class WanVAEConfig:
         return self.patch_size or 1
 
     @property
-    def frames_per_latent(self) -> int:
-        """Frames of video of every latent frame but the first, which holds one."""
-        return 2 ** sum(self.temperal_downsample)
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return self.z_dim
 
     @property
-    def pixels_per_latent(self) -> int:
-        """Pixels along the side of what one latent covers."""
-        return 2 ** (len(self.dim_mult) - 1) * self.patch
+    def video_channels(self) -> int:
+        """Channels of the video that is encoded."""
+        return self.in_channels // self.patch**2
+
+    @property
+    def compression(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels that a latent covers; the first one covers one frame."""
+        side = 2 ** (len(self.dim_mult) - 1) * self.patch
+        return 2 ** sum(self.temperal_downsample), side, side
+
+    @property
+    def default_tile(self) -> Tile:
+        """What diffusers' `enable_tiling()` takes: 256 x 256 pixels every 192."""
+        return Tile()
 
     @property
     def decoder_dim(self) -> int:

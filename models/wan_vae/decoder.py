@@ -5,9 +5,10 @@ import itertools
 import jax
 from flax import nnx
 
+from ..video_vae import run_layers
 from .config import WanVAEConfig
 from .folding import duplicate_up
-from .layers import CausalConv, MidBlock, RMSNorm, Upsample, residual_blocks, run_layers
+from .layers import CausalConv, MidBlock, RMSNorm, Upsample, residual_blocks
 
 
 class UpBlock(nnx.Module):

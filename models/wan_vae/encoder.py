@@ -5,6 +5,7 @@ import itertools
 import jax
 from flax import nnx
 
+from ..video_vae import run_layers
 from .config import WanVAEConfig
 from .folding import average_down
 from .layers import (
@@ -14,7 +15,6 @@ from .layers import (
     ResidualBlock,
     RMSNorm,
     residual_blocks,
-    run_layers,
 )
 
 

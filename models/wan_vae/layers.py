@@ -8,8 +8,6 @@ From the second chunk on the shapes of caches are constant, so that they can be 
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -214,12 +212,3 @@ def residual_blocks(channels_in: int, channels_out: int, count: int, *, dtype, r
     return nnx.List(
         [ResidualBlock(a, b, dtype=dtype, rngs=rngs) for a, b in itertools.pairwise(widths)]
     )
-
-
-def run_layers(layers: Sequence[Any], x: jax.Array, cache: Sequence[Any] | None):
-    """Calls one layer after the other, each with its own part of the cache."""
-    new = []
-    for layer, part in zip(layers, cache or (None,) * len(layers), strict=True):
-        x, part = layer(x, part)
-        new.append(part)
-    return x, tuple(new)

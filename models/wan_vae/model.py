@@ -7,29 +7,34 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..tiling import Cut, Tile, boxes, crop, join, plane_cuts
+from ..video_vae import VideoVAE, channels_last, channels_second, scan_clip, split_moments
 from .config import WanVAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
 from .folding import patchify, unpatchify
 from .layers import PointConv
-from .scan import scan_clip
-from .tiling import Tiling, blend_tiles, map_tiles
+from .tiling import map_tiles
 from .weights import KEYS
 
+Cuts = tuple[Cut, Cut] | None
 
-class WanVAE(nnx.Module):
-    """Wan's causal video autoencoder; diffusers' AutoencoderKLWan of Wan 2.1 and 2.2.
+
+class WanVAE(VideoVAE):
+    """Wan's causal video autoencoder, of Wan 2.1 and 2.2.
 
     Latents are [B, z_dim, T, h, w] and videos [B, 3, 1 + 4 (T - 1), 8 h, 8 w] in [-1, 1] (16 h, 16 w for
     Wan 2.2's). The first latent frame holds one frame of video, every other one four. A clip goes through
     latent frame by latent frame in a scan: memory is the arguments, the result, and the activations and
     caches of one latent frame; compile time does not depend on the length.
 
-    Args:
-      dtype: of weights, activations and results. Norms divide in float32, attention sums in float32.
+    Source: diffusers' AutoencoderKLWan. Differs: `encode` refuses frames and pixels that diffusers drops in
+    silence, and `decode_chunks` is new.
 
-    Differences from diffusers: encode refuses frames and pixels that diffusers drops in silence, and
-    `decode_chunks` is new.
+    Args:
+      config: sizes.
+      dtype: of weights, activations and results. Norms divide in float32, attention sums in float32.
+      rngs: for initial weights.
     """
 
     CLASS_NAME = "AutoencoderKLWan"
@@ -37,37 +42,37 @@ class WanVAE(nnx.Module):
     config_class = WanVAEConfig
 
     def __init__(self, config: WanVAEConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
-        self.config, self.dtype = config, dtype
+        super().__init__(config, dtype)
         z = config.z_dim
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.quant_conv = PointConv(2 * z, 2 * z, dtype=dtype, rngs=rngs)
         self.post_quant_conv = PointConv(z, z, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
 
-    def decode(self, z: jax.Array, *, tile: Tiling | None = None, remat: bool = False) -> jax.Array:
+    def decode(self, z: jax.Array, *, tile: Tile | None = None, remat: bool = False) -> jax.Array:
         """Latents, not normalised (see `denormalize`), to video.
 
         Args:
-          z: [B, z_dim, T, h, w] of any float dtype.
-          tile: decode a picture larger than a tile in overlapping tiles and blend them. What a pixel
-            sees ends at its tile's border, so the result differs from that without tiles, as in diffusers.
+          z: [B, z_dim, T, h, w], floating.
+          tile: decode a picture larger than a tile in overlapping tiles and blend them; None does not cut. What
+            a pixel sees ends at its tile's border, so the result differs from that without tiles, as in diffusers.
           remat: in the backward pass compute each latent frame's activations again instead of keeping
             those of all frames.
 
         Returns:
-          [B, 3, 1 + 4 (T - 1), 8 h, 8 w] in [-1, 1], in the dtype of the model.
+          [B, 3, 1 + 4 (T - 1), 8 h, 8 w] in the model's dtype, clipped to [-1, 1].
 
         Raises:
-          ValueError: z has another rank or channel count, no frames, or tiles are no whole latents.
+          ValueError: z has another rank or channel count, is empty or not floating, or tiles are no whole latents.
         """
         self._check_latents(z)
-        return _decode(self, z, tile=self._decode_tiling(z, tile), remat=remat)
+        return _decode(self, z, cuts=self._decode_cuts(z, tile), remat=remat)
 
-    def decode_chunks(self, z: jax.Array, *, tile: Tiling | None = None) -> Iterator[jax.Array]:
+    def decode_chunks(self, z: jax.Array, *, tile: Tile | None = None) -> Iterator[jax.Array]:
         """The frames of `decode(z, tile=tile)` as they become ready: the first one, then four at a time.
 
-        For writing a long clip to disk: the whole video is never in memory. With tiles, the caches of all
-        tiles are, and the activations of one. Not for use inside jit.
+        For writing a long clip to disk: the whole video is never in memory. Without `tile` it does not tile; with
+        one, the caches of all tiles are in memory, and the activations of one. Not for use inside jit.
 
         Yields:
           [B, 3, 1, 8 h, 8 w], then T - 1 times [B, 3, 4, 8 h, 8 w].
@@ -76,157 +81,127 @@ class WanVAE(nnx.Module):
           ValueError: as `decode`, at the call and not when the first chunk is asked for.
         """
         self._check_latents(z)
-        return self._decode_chunks(z, self._decode_tiling(z, tile))
+        return self._decode_chunks(z, self._decode_cuts(z, tile))
 
     def encode(
-        self, video: jax.Array, *, tile: Tiling | None = None, remat: bool = False
+        self, video: jax.Array, *, tile: Tile | None = None, remat: bool = False
     ) -> tuple[jax.Array, jax.Array]:
         """Video to the mean and log variance of its latents, not normalised (see `normalize`).
 
         Args:
-          video: [B, 3, 1 + 4 k, H, W] in [-1, 1], H and W multiples of 8 (16 for Wan 2.2's).
-          tile, remat: as in `decode`.
+          video: [B, 3, 1 + 4 k, H, W] in [-1, 1], floating; H and W multiples of 8 (16 for Wan 2.2's).
+          tile: as in `decode`; a model with patches (Wan 2.2's) takes tiles `patch_size` times as large, as in
+            diffusers.
+          remat: as in `decode`.
 
         Returns:
-          Mean and log variance (clamped to [-30, 20]), each [B, z_dim, 1 + k, H / 8, W / 8].
+          Mean and log variance [B, z_dim, 1 + k, H / 8, W / 8] in the model's dtype, the latter clamped to [-30, 20].
 
         Raises:
-          ValueError: another rank, channel count, frame count or size.
+          ValueError: the video has another rank, other channels or sizes, is not floating, or tiles are no whole
+            latents.
         """
-        config = self.config
-        _check_axes("video", video, config.out_channels // config.patch**2)
-        frames, ratio = config.frames_per_latent, config.pixels_per_latent
-        length, *size = video.shape[2:]
-        if extra := (length - 1) % frames:
-            raise ValueError(
-                f"a video of {length} frames: the count must be 1 + {frames} k, such as "
-                f"{length - extra} or {length - extra + frames}; leave frames out or repeat the last"
-            )
-        if any(n % ratio for n in size):
-            raise ValueError(
-                f"a video of {size[0]} x {size[1]} pixels: both must be multiples of {ratio}; crop or "
-                "pad it"
-            )
-        if tile is not None:
-            larger = tile.exceeded_by(*size)
-            tile = tile.in_latents(ratio // config.patch)
-            tile = tile if larger else None
-        return _encode(self, video, tile=tile, remat=remat)
+        self._check_video(video)
+        # The tile's numbers count patches, not pixels, but are compared with the picture's pixels: as in diffusers.
+        cuts = plane_cuts(tile, video.shape[-2:], 1, self._patches_per_latent)
+        return _encode(self, video, cuts=cuts, remat=remat)
 
     def normalize(self, z: jax.Array) -> jax.Array:
-        """Latents as `encode` returns them to what the transformers work on: (z - mean) / std per channel."""
+        """Latents of `encode` to those the transformer works on: (z - mean) / std per channel, in float32."""
         mean, inverse = self._statistics(z)
         return ((z.astype(jnp.float32) - mean) * inverse).astype(z.dtype)
 
     def denormalize(self, z: jax.Array) -> jax.Array:
-        """Latents of the transformers to what `decode` takes: z * std + mean per channel, in float32."""
+        """Latents of the transformer to those `decode` takes: z * std + mean per channel, in float32."""
         mean, inverse = self._statistics(z)
         return (z.astype(jnp.float32) / inverse + mean).astype(z.dtype)
 
     def _statistics(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and 1 / std (the pipelines' rounding) for latents z of any rank, channels on axis 1."""
-        _check_channels("latents", z, self.config.z_dim)
-        shape = (1, -1, *(1,) * (z.ndim - 2))
+        """Mean and 1 / std (the pipelines' rounding) that broadcast with z."""
+        self._check_latents(z)
         mean, std = (
-            jnp.asarray(v, jnp.float32).reshape(shape)
+            jnp.asarray(v, jnp.float32).reshape(1, -1, 1, 1, 1)
             for v in (self.config.latents_mean, self.config.latents_std)
         )
         return mean, 1.0 / std
 
-    def _check_latents(self, z: jax.Array) -> None:
-        _check_axes("latents", z, self.config.z_dim)
+    @property
+    def _patches_per_latent(self) -> int:
+        return self.config.compression[1] // self.config.patch
 
-    def _decode_tiling(self, z: jax.Array, tile: Tiling | None) -> Tiling | None:
-        """Tiles in latents, None where one tile holds the picture."""
-        if tile is None:
-            return None
-        tile = tile.in_latents(self.config.pixels_per_latent)
-        return tile if tile.exceeded_by(*z.shape[-2:]) else None
+    def _decode_cuts(self, z: jax.Array, tile: Tile | None) -> Cuts:
+        """From latents to patches of pixels, where tiles are joined."""
+        return plane_cuts(tile, z.shape[-2:], self.config.compression[1], self.config.patch)
 
-    def _decode_chunks(self, z: jax.Array, tile: Tiling | None) -> Iterator[jax.Array]:
-        if tile is None:
+    def _decode_chunks(self, z: jax.Array, cuts: Cuts) -> Iterator[jax.Array]:
+        if cuts is None:
             cache = None
             for i in range(z.shape[2]):
                 chunk, cache = _decode_step(self, z[:, :, i : i + 1], cache)
                 yield chunk
             return
-        boxes = tile.boxes(*z.shape[-2:])
-        caches = [[None] * len(row) for row in boxes]
+        rows = boxes(z.shape[-2:], cuts)
+        caches = {box: None for row in rows for box in row}
         for i in range(z.shape[2]):
-            tiles = [[None] * len(row) for row in boxes]
-            for row, column in ((r, c) for r, line in enumerate(boxes) for c in range(len(line))):
-                top, left, height, width = boxes[row][column]
-                part = z[:, :, i : i + 1, top : top + height, left : left + width]
-                tiles[row][column], caches[row][column] = _decode_tile_step(
-                    self, part, caches[row][column]
-                )
-            yield _finish_tiles(self, tiles, tile=tile)
+            frame = z[:, :, i : i + 1]
+            tiles = {}
+            for box in caches:
+                tiles[box], caches[box] = _decode_tile_step(self, crop(frame, box), caches[box])
+            yield _finish_tiles(self, [[tiles[box] for box in row] for row in rows], cuts=cuts)
 
     def _raw_decode(self, z: jax.Array, cache: tuple | None):
         """Latent frame [B, C, 1, h, w] to [B, out_channels, t, H, W] before patches, and the new cache."""
-        z = self.post_quant_conv(_channels_last(z.astype(self.dtype)))
+        z = self.post_quant_conv(channels_last(z.astype(self.dtype)))
         video, cache = self.decoder(z, cache)
-        return _channels_second(video), cache
+        return channels_second(video), cache
 
     def _finish(self, video: jax.Array) -> jax.Array:
         """Patches to pixels, and values to [-1, 1]."""
         if self.config.patch > 1:
-            video = _channels_second(unpatchify(_channels_last(video), self.config.patch))
+            video = channels_second(unpatchify(channels_last(video), self.config.patch))
         return jnp.clip(video, -1.0, 1.0)
-
-    def _finish_tiles(self, tiles: list[list[jax.Array]], tile: Tiling) -> jax.Array:
-        side = self.config.pixels_per_latent // self.config.patch
-        overlap, stride = _overlap(tile, side)
-        return self._finish(blend_tiles(tiles, overlap, stride))
 
     def _raw_encode(self, video: jax.Array, cache: tuple | None):
         """Frames of one latent [B, 3, t, H, W] to its moments [B, 2 z_dim, 1, h, w], and the new cache."""
-        x = patchify(_channels_last(video.astype(self.dtype)), self.config.patch)
+        x = patchify(channels_last(video.astype(self.dtype)), self.config.patch)
         x, cache = self.encoder(x, cache)
-        return _channels_second(self.quant_conv(x)), cache
+        return channels_second(self.quant_conv(x)), cache
 
 
-@functools.partial(jax.jit, static_argnames=("tile", "remat"))
-def _decode(model: WanVAE, z: jax.Array, *, tile: Tiling | None, remat: bool) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("cuts", "remat"))
+def _decode(model: WanVAE, z: jax.Array, *, cuts: Cuts, remat: bool) -> jax.Array:
     def clip(z, step):
         def chunk(i):
             return jax.lax.dynamic_slice_in_dim(z, i, 1, 2)
 
         return scan_clip(step, chunk, z.shape[2], remat=remat)
 
-    if tile is None:
+    if cuts is None:
         return clip(z, functools.partial(_decode_step, model))
-    boxes = tile.boxes(*z.shape[-2:])
-    tiles = map_tiles(
-        lambda top, left, height, width: clip(
-            _crop(z, top, left, height, width), model._raw_decode
-        ),
-        boxes,
-    )
-    return model._finish_tiles(tiles, tile)
+
+    def tile(top, left, height, width):
+        return clip(_crop_at(z, top, left, height, width), model._raw_decode)
+
+    return model._finish(join(map_tiles(tile, boxes(z.shape[-2:], cuts)), cuts))
 
 
-@functools.partial(jax.jit, static_argnames=("tile", "remat"))
-def _encode(model: WanVAE, video: jax.Array, *, tile: Tiling | None, remat: bool):
-    frames = model.config.frames_per_latent
+@functools.partial(jax.jit, static_argnames=("cuts", "remat"))
+def _encode(model: WanVAE, video: jax.Array, *, cuts: Cuts, remat: bool):
+    (frames, *_), patch = model.config.compression, model.config.patch
     count = 1 + (video.shape[2] - 1) // frames
-    ratio = model.config.pixels_per_latent
 
     def moments(top, left, height, width):
         def chunk(i):
             first, length = (0, 1) if isinstance(i, int) else (1 + frames * (i - 1), frames)
             part = jax.lax.dynamic_slice_in_dim(video, first, length, 2)
-            return _crop(part, top * ratio, left * ratio, height * ratio, width * ratio)
+            return _crop_at(part, top * patch, left * patch, height * patch, width * patch)
 
         return scan_clip(model._raw_encode, chunk, count, remat=remat)
 
-    height, width = (n // ratio for n in video.shape[-2:])
-    if tile is None:
-        out = moments(0, 0, height, width)
-    else:
-        out = blend_tiles(map_tiles(moments, tile.boxes(height, width)), *_overlap(tile, 1))
-    mean, log_variance = jnp.split(out, 2, 1)
-    return mean, jnp.clip(log_variance, -30.0, 20.0)
+    height, width = (n // patch for n in video.shape[-2:])
+    if cuts is None:
+        return split_moments(moments(0, 0, height, width))
+    return split_moments(join(map_tiles(moments, boxes((height, width), cuts)), cuts))
 
 
 @functools.partial(jax.jit, donate_argnames="cache")
@@ -240,43 +215,12 @@ def _decode_tile_step(model: WanVAE, z: jax.Array, cache: tuple | None):
     return model._raw_decode(z, cache)
 
 
-@functools.partial(jax.jit, static_argnames="tile")
-def _finish_tiles(model: WanVAE, tiles: list[list[jax.Array]], *, tile: Tiling) -> jax.Array:
-    return model._finish_tiles(tiles, tile)
+@functools.partial(jax.jit, static_argnames="cuts")
+def _finish_tiles(model: WanVAE, tiles: list[list[jax.Array]], *, cuts: tuple[Cut, Cut]):
+    return model._finish(join(tiles, cuts))
 
 
-def _crop(x: jax.Array, top, left, height: int, width: int) -> jax.Array:
-    """A window of [..., H, W]; the corner may be traced."""
+def _crop_at(x: jax.Array, top, left, height: int, width: int) -> jax.Array:
+    """`crop` with a corner that may be traced."""
     x = jax.lax.dynamic_slice_in_dim(x, top, height, x.ndim - 2)
     return jax.lax.dynamic_slice_in_dim(x, left, width, x.ndim - 1)
-
-
-def _overlap(tile: Tiling, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Overlap and stride of tiles whose latents have become `side` pixels."""
-    stride = (tile.stride[0] * side, tile.stride[1] * side)
-    return (tile.size[0] * side - stride[0], tile.size[1] * side - stride[1]), stride
-
-
-def _channels_last(x: jax.Array) -> jax.Array:
-    return x.transpose(0, 2, 3, 4, 1)
-
-
-def _channels_second(x: jax.Array) -> jax.Array:
-    return x.transpose(0, 4, 1, 2, 3)
-
-
-def _check_axes(what: str, x: jax.Array, channels: int) -> None:
-    if x.ndim != 5 or x.size == 0:
-        raise ValueError(
-            f"{what} of shape {x.shape} must be [batch, {channels}, frames, height, width] and not "
-            "empty; give a single picture an axis of one frame"
-        )
-    _check_channels(what, x, channels)
-
-
-def _check_channels(what: str, x: jax.Array, channels: int) -> None:
-    if x.ndim < 2 or x.shape[1] != channels:
-        raise ValueError(
-            f"{what} of shape {x.shape} must have {channels} channels on axis 1 (torch's order); "
-            "transpose them"
-        )

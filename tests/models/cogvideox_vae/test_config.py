@@ -36,8 +36,9 @@ def test_presets_differ_in_scaling_alone():
 
 def test_ratio_and_tile_follow_from_the_sizes():
     config = PRESETS["cogvideox-vae"]
-    assert config.spatial_ratio == 8
-    assert config.tile == Tile(height=240, width=360, overlap_height=1 / 6, overlap_width=1 / 5)
+    assert config.compression == (4, 8, 8)
+    assert (config.latent_channels, config.video_channels) == (16, 3)
+    assert config.default_tile == Tile(height=240, width=360, stride_height=200, stride_width=288)
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,11 @@ def test_resnet_block_adds_a_shortcut_where_channels_change():
     assert same.conv_shortcut is None
     block = ResnetBlock(4, 6, **PLAIN, rngs=nnx.Rngs(0))
     x = normal(0, 1, 2, 3, 3, 4)
-    y, caches = block(x, None, None)
+    y, caches = block(x, None)
     assert y.shape == (1, 2, 3, 3, 6)
     assert [cache.shape for cache in caches] == [(1, 2, 3, 3, 4), (1, 2, 3, 3, 6)]
     block.conv2.conv.kernel[...] = jnp.zeros_like(block.conv2.conv.kernel[...])
-    np.testing.assert_array_equal(block(x, None, None)[0], block.conv_shortcut(x))
+    np.testing.assert_array_equal(block(x, None)[0], block.conv_shortcut(x))
 
 
 @pytest.mark.parametrize("kind", [Level, DownLevel, UpLevel])
@@ -125,7 +125,7 @@ def test_caches_keep_structure_and_shape_from_chunk_to_chunk(kind):
     x, caches = normal(1, 1, 3, 2, 2, 4), None
     shapes = []
     for _ in range(2):
-        y, caches = level(x, z, caches)
+        y, caches = level(x, caches, *(() if z is None else (z,)))
         shapes.append(jax.tree.map(jnp.shape, caches))
         x, z = x[:, :2], None if z is None else z[:, :2]
     assert shapes[0] == shapes[1]

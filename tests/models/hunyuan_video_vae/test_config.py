@@ -4,6 +4,7 @@ import pytest
 
 from models.config import config_from_json, config_to_json
 from models.hunyuan_video_vae import PRESETS, HunyuanVideoVAE, HunyuanVideoVAEConfig
+from models.tiling import Tile
 from tests.models import parity
 
 
@@ -24,6 +25,13 @@ def test_preset_is_the_original():
     assert config.scaling_factor == 0.476986
     # Pixels are halved in the first three levels, frames in the second and the third.
     assert config.scale_factors == ((1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 1, 1))
+
+
+def test_what_follows_from_the_fields():
+    config = HunyuanVideoVAEConfig()
+    assert config.compression == (4, 8, 8)
+    assert (config.latent_channels, config.video_channels) == (16, 3)
+    assert config.default_tile == Tile(frames=16, stride_frames=12)
 
 
 def test_space_and_time_shrink_in_levels_of_their_own():

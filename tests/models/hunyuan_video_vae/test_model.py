@@ -6,7 +6,6 @@ times that, as two float32 results stand apart by both their errors.
 """
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,9 @@ import pytest
 from flax import nnx
 
 from models.hunyuan_video_vae import PRESETS, HunyuanVideoVAE, HunyuanVideoVAEConfig, Tile
+from models.hunyuan_video_vae import model as model_module
 from models.keys import checkpoint_slots
+from models.tiling import Cut
 from tests.models import parity
 
 from . import tiny
@@ -52,15 +53,22 @@ def test_gradient_agrees_with_diffusers():
 
 
 def test_default_tile_is_that_of_diffusers():
-    fields = {name: p.default for name, p in inspect.signature(Tile).parameters.items()}
-    assert fields == {
-        "frames": 16,
-        "height": 256,
-        "width": 256,
-        "stride_frames": 12,
-        "stride_height": 192,
-        "stride_width": 192,
-    }
+    assert make().default_tile == Tile(
+        frames=16,
+        height=256,
+        width=256,
+        stride_frames=12,
+        stride_height=192,
+        stride_width=192,
+    )
+
+
+def test_chunks_without_a_tile_are_those_of_the_default_one(monkeypatch):
+    monkeypatch.setattr(model_module, "in_chunks", lambda run, z, cuts: cuts)
+    z = np.zeros((1, 16, 9, 2, 2), np.float32)
+    frames, *_ = make().decode_chunks(z)
+    assert frames == Cut(size=4, stride=3, overlap=4, kept=12)
+    assert make().decode_chunks(z) == make().decode_chunks(z, tile=make().default_tile)
 
 
 def test_bfloat16_errs_as_much_as_torch_in_bfloat16():
@@ -108,8 +116,8 @@ def test_names_and_shapes_at_full_size_are_those_of_diffusers():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((16, 3, 4, 6), r"z has shape \(16, 3, 4, 6\); .*\[B, 16, T, h, w\]; give .* batch axis"),
-        ((1, 3, 16, 4, 6), r"z has 3 channels .*\[B, 16, T, h, w\]: channels come second"),
+        ((16, 3, 4, 6), r"z of shape \(16, 3, 4, 6\) must be \[B, 16, T, h, w\]; add an axis"),
+        ((1, 3, 16, 4, 6), r"\[B, 16, T, h, w\]; it has 3 channels"),
         ((1, 16, 0, 4, 6), "every axis must hold at least one entry"),
     ],
 )
@@ -123,15 +131,15 @@ def test_latents_that_do_not_fit_are_refused_at_the_call(shape, message):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((3, 9, 32, 24), r"\[B, 3, 1 \+ 4k, 8h, 8w\]; give a single one a batch axis"),
-        ((1, 16, 9, 32, 24), "video has 16 channels"),
+        ((3, 9, 32, 24), r"\[B, 3, frames, H, W\]; add an axis of one"),
+        ((1, 16, 9, 32, 24), "it has 16 channels"),
         ((1, 3, 0, 32, 24), "every axis must hold at least one entry"),
         (
             (1, 3, 16, 32, 24),
-            r"16 frames.*1 \+ 4 k \(1, 5, 9, ...\); cut it to 13 or extend it to 17",
+            r"16 frames, and whole latents take 4 k \+ 1; cut it to 13 or extend it to 17",
         ),
         ((1, 3, 2, 32, 24), "cut it to 1 or extend it to 5"),
-        ((1, 3, 9, 30, 24), "30 x 24 pixels, which do not divide by 8; crop"),
+        ((1, 3, 9, 30, 24), "30 x 24 pixels, and both must be multiples of 8; crop"),
     ],
 )
 def test_videos_that_do_not_fit_are_refused(shape, message):
@@ -140,7 +148,9 @@ def test_videos_that_do_not_fit_are_refused(shape, message):
 
 
 def test_tiles_that_cut_a_latent_are_refused_at_the_call():
-    with pytest.raises(ValueError, match="height=100 and stride_height=96 must be multiples of 8"):
+    with pytest.raises(
+        ValueError, match="height=100 and stride_height=96 of a tile must be multiples of 8"
+    ):
         make().decode_chunks(
             np.zeros((1, 16, 1, 2, 2), np.float32), tile=Tile(height=100, stride_height=96)
         )

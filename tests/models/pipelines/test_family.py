@@ -14,6 +14,7 @@ from models.pipelines import Clip, CogVideoX, Conditions, HunyuanVideo, Wan
 from models.pipelines.family import check_text, text_rows
 from models.schedulers import scheduler_from_json
 from models.text_embeddings import TextEmbeddings
+from models.tiling import Tile
 from models.wan import PRESETS
 from models.wan_vae import PRESETS as VAES
 
@@ -129,7 +130,7 @@ def test_frames_that_are_not_finite_are_refused(wan):
         def denormalize(self, z):
             return z
 
-        def decode_chunks(self, z):
+        def decode_chunks(self, z, *, tile):
             yield z
 
     good = list(wan.frames(Vae(), jnp.full((1, 3, 1, 2, 2), 0.5), Clip(1, 2, 2)))
@@ -137,3 +138,16 @@ def test_frames_that_are_not_finite_are_refused(wan):
     assert (good[0] == 191).all()
     with pytest.raises(FloatingPointError, match="NaN or infinity; try --dtype float32"):
         list(wan.frames(Vae(), jnp.full((1, 3, 1, 2, 2), jnp.nan), Clip(1, 2, 2)))
+
+
+def test_decoding_is_planned_with_the_latents_that_are_held_at_a_time(wan, hunyuan):
+    cogvideo, clip = cogvideox("cogvideox-5b"), Clip(129, 720, 1280)
+    assert wan.probe(clip, None) == (1, 16, 3, 90, 160)
+    assert wan.probe(clip, wan.tiling()) == (1, 16, 3, 32, 32)
+    assert cogvideo.probe(Clip(49, 480, 720), None) == (1, 16, 5, 60, 90)
+    assert cogvideo.probe(Clip(49, 480, 720), cogvideo.tiling()) == (1, 16, 5, 30, 45)
+    # cut in time too, and without a tile by the default one
+    assert hunyuan.probe(clip, hunyuan.tiling()) == (1, 16, 5, 32, 32)
+    assert hunyuan.probe(clip, None) == (1, 16, 5, 32, 32)
+    assert hunyuan.probe(Clip(5, 128, 720), None) == (1, 16, 2, 16, 32)
+    assert wan.probe(Clip(5, 128, 720), Tile(height=None)) == (1, 16, 2, 16, 32)

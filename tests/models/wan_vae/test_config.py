@@ -6,6 +6,7 @@ from flax import nnx
 
 from models.config import config_from_json, config_to_json
 from models.keys import checkpoint_slots
+from models.tiling import Tile
 from models.wan_vae import PRESETS, WanVAE, WanVAEConfig
 from tests.models import parity
 from tests.models.wan_vae.tiny import RESIDUAL
@@ -30,10 +31,12 @@ def test_presets_have_every_tensor_of_the_original(name):
 
 
 def test_what_follows_from_the_fields():
-    assert WanVAEConfig().frames_per_latent == 4
-    assert WanVAEConfig().pixels_per_latent == 8
-    assert WanVAEConfig().decoder_dim == 96
-    assert (RESIDUAL.patch, RESIDUAL.pixels_per_latent, RESIDUAL.decoder_dim) == (2, 16, 8)
+    config = WanVAEConfig()
+    assert config.compression == (4, 8, 8)
+    assert (config.latent_channels, config.video_channels, config.decoder_dim) == (16, 3, 96)
+    assert config.default_tile == Tile(height=256, width=256, stride_height=192, stride_width=192)
+    assert (RESIDUAL.patch, RESIDUAL.compression, RESIDUAL.decoder_dim) == (2, (4, 16, 16), 8)
+    assert (RESIDUAL.latent_channels, RESIDUAL.video_channels) == (6, 3)
 
 
 @pytest.mark.parametrize(

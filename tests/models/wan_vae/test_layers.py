@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from models.video_vae import run_layers
 from models.wan_vae import layers
 from tests.models.wan_vae.tiny import wave
 
@@ -110,10 +111,10 @@ def test_attention_is_softmax_within_each_frame():
     np.testing.assert_allclose(out[1, 2].reshape(-1, 8), want, atol=2e-6)
 
 
-def test_run_layers_gives_each_its_own_cache():
+def test_residual_blocks_and_the_mid_block_run_as_layers():
     blocks = layers.residual_blocks(8, 4, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
     assert [block.conv1.kernel.shape[-2:] for block in blocks] == [(8, 4), (4, 4)]
-    run = jax.jit(layers.run_layers)
+    run = jax.jit(run_layers)
     y, cache = run(blocks, X, None)
     z, part = call(blocks[0], X, None)
     z, other = call(blocks[1], z, None)

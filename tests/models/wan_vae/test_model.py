@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.wan_vae import Tiling
+from models.wan_vae import Tile
 from models.wan_vae import model as model_module
 from tests.models.wan_vae.tiny import TWO_LEVELS, filled, numbered, wave
 
-SMALL_TILING = Tiling(size=(8, 4), stride=(8, 2))
+SMALL_TILE = Tile(height=8, width=4, stride_height=8, stride_width=2)
 
 
 def latents(frames=3, size=(3, 4), batch=1):
     return wave((batch, 4, frames, *size), 1.3, 2.0)
 
 
-@pytest.mark.parametrize("tile", [None, SMALL_TILING], ids=["whole", "tiles"])
+@pytest.mark.parametrize("tile", [None, SMALL_TILE], ids=["whole", "tiles"])
 def test_chunks_are_the_video_bit_by_bit(tile):
     vae, z = numbered(TWO_LEVELS), latents(batch=2)
     video = np.asarray(vae.decode(z, tile=tile))
@@ -38,9 +38,9 @@ def test_jit_and_batches():
 
 def test_a_picture_that_fits_a_tile_is_not_tiled():
     vae, z = numbered(TWO_LEVELS), latents()
-    large = Tiling(size=(6, 8), stride=(4, 4))
+    large = Tile(height=6, width=8, stride_height=4, stride_width=4)
     np.testing.assert_array_equal(vae.decode(z, tile=large), vae.decode(z))
-    assert float(jnp.abs(vae.decode(z, tile=SMALL_TILING) - vae.decode(z)).max()) > 1e-3
+    assert float(jnp.abs(vae.decode(z, tile=SMALL_TILE) - vae.decode(z)).max()) > 1e-3
 
 
 def test_calls_leave_the_module_as_it_was():
@@ -86,7 +86,7 @@ def test_memory_and_program_do_not_grow_with_the_length():
     temporary, lines = {}, {}
     for frames in (5, 41):
         z = latents(frames=frames, size=(8, 8))
-        lowered = model_module._decode.lower(vae, z, tile=None, remat=False)
+        lowered = model_module._decode.lower(vae, z, cuts=None, remat=False)
         lines[frames] = len(lowered.as_text().splitlines())
         temporary[frames] = lowered.compile().memory_analysis().temp_size_in_bytes
     video_bytes = 3 * 16 * 16 * 4 * (1 + 2 * 40)
@@ -104,30 +104,32 @@ def test_weights_of_another_dtype_than_the_model():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda v: v.decode(jnp.zeros((1, 5, 2, 4, 4))), r"\(1, 5, 2, 4, 4\) must have 4 channels"),
-        (lambda v: v.decode(jnp.zeros((1, 2, 4, 4, 4))), "must have 4 channels on axis 1"),
+        (lambda v: v.decode(jnp.zeros((1, 5, 2, 4, 4))), r"\(1, 5, 2, 4, 4\) .* it has 5 channels"),
+        (lambda v: v.decode(jnp.zeros((1, 2, 4, 4, 4))), "it has 2 channels"),
         (
             lambda v: v.decode(jnp.zeros((4, 2, 4, 4))),
-            r"must be \[batch, 4, frames, height, width\]",
+            r"must be \[B, 4, T, h, w\]; add an axis",
         ),
-        (lambda v: v.decode(jnp.zeros((1, 4, 0, 4, 4))), "not empty"),
-        (lambda v: v.decode_chunks(jnp.zeros((1, 4, 0, 4, 4))), "not empty"),
-        (lambda v: v.encode(jnp.zeros((1, 4, 3, 4, 4))), "must have 3 channels"),
-        (lambda v: v.encode(jnp.zeros((3, 3, 4, 4))), "axis of one frame"),
-        (lambda v: v.encode(jnp.zeros((1, 3, 0, 4, 4))), "not empty"),
+        (lambda v: v.decode(jnp.zeros((1, 4, 0, 4, 4))), "at least one entry"),
+        (lambda v: v.decode_chunks(jnp.zeros((1, 4, 0, 4, 4))), "at least one entry"),
+        (lambda v: v.encode(jnp.zeros((1, 4, 3, 4, 4))), "it has 4 channels"),
+        (lambda v: v.encode(jnp.zeros((3, 3, 4, 4))), "add an axis of one"),
+        (lambda v: v.encode(jnp.zeros((1, 3, 0, 4, 4))), "at least one entry"),
         (
             lambda v: v.encode(jnp.zeros((1, 3, 6, 4, 4))),
-            r"6 frames: the count must be 1 \+ 2 k, such as 5 or 7; leave frames out or repeat",
+            r"6 frames, and whole latents take 2 k \+ 1; cut it to 5 or extend it to 7",
         ),
         (
             lambda v: v.encode(jnp.zeros((1, 3, 3, 4, 5))),
-            "4 x 5 pixels: both must be multiples of 2",
+            "4 x 5 pixels, and both must be multiples of 2",
         ),
         (
-            lambda v: v.decode(latents(), tile=Tiling(size=(5, 5), stride=(4, 4))),
-            "must be multiples of 2, the side of one latent",
+            lambda v: v.decode(
+                latents(), tile=Tile(height=5, width=5, stride_height=4, stride_width=4)
+            ),
+            "height=5 .* must be multiples of 2, which a latent covers",
         ),
-        (lambda v: v.normalize(jnp.zeros((1, 5, 2, 4, 4))), "must have 4 channels"),
+        (lambda v: v.normalize(jnp.zeros((1, 5, 2, 4, 4))), "it has 5 channels"),
     ],
 )
 def test_refuses(call, message):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from models.wan_vae import Tiling
+from models.wan_vae import Tile
 from tests.models import parity
 from tests.models.wan_vae.tiny import RESIDUAL, more, numbered, reference, wave
 
@@ -21,10 +21,10 @@ def test_gradient_is_that_of_diffusers():
 
 
 def test_tiles_as_diffusers():
-    vae, tiling = reference(), Tiling(size=(32, 32), stride=(24, 16))
+    vae, tile = reference(), Tile(height=32, width=32, stride_height=24, stride_width=16)
     z, video = wave((1, 16, 2, 5, 6), 1.3, 2.0), wave((1, 3, 1, 40, 48), 0.71)
-    parity.assert_close(vae.decode(z, tile=tiling), more("tiled/decoded"), ATOL, "decoded")
-    moments = jnp.concatenate(vae.encode(video, tile=tiling), 1)
+    parity.assert_close(vae.decode(z, tile=tile), more("tiled/decoded"), ATOL, "decoded")
+    moments = jnp.concatenate(vae.encode(video, tile=tile), 1)
     parity.assert_close(moments, more("tiled/moments"), ATOL, "moments")
 
 
@@ -38,9 +38,9 @@ def test_residual_model_is_that_of_diffusers():
 
 @pytest.mark.slow
 def test_residual_model_tiles_as_diffusers():
-    vae, tiling = numbered(RESIDUAL), Tiling(size=(32, 32), stride=(16, 16))
+    vae, tile = numbered(RESIDUAL), Tile(height=32, width=32, stride_height=16, stride_width=16)
     z, video = wave((1, 6, 2, 3, 3), 0.9, 2.0), wave((1, 3, 1, 48, 64), 0.71)
-    out = vae.decode(z, tile=tiling)[:, :, ::4]
+    out = vae.decode(z, tile=tile)[:, :, ::4]
     parity.assert_close(out, more("residual/tiled_decoded"), ATOL, "decoded")
-    moments = jnp.concatenate(vae.encode(video, tile=tiling), 1)
+    moments = jnp.concatenate(vae.encode(video, tile=tile), 1)
     parity.assert_close(moments, more("residual/tiled_moments"), ATOL, "moments")

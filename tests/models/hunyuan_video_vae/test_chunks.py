@@ -3,48 +3,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.hunyuan_video_vae.chunks import in_chunks
 from models.hunyuan_video_vae.decoder import Decoder
-from models.hunyuan_video_vae.tiling import Cut, Tile, blend, in_chunks
+from models.tiling import Tile
 from tests.models import parity
 
 from . import tiny
 
-UNITS = (4, 8, 8)
+DEFAULT = Tile(frames=16)
 
 
-def test_cuts_are_in_latents_on_one_side_and_pixels_on_the_other():
-    frames, height, width = Tile().cuts(UNITS, of_input=True)
-    assert frames == Cut(size=4, stride=3, overlap=4, kept=12)
-    assert height == width == Cut(size=32, stride=24, overlap=64, kept=192)
-    frames, height, _ = Tile().cuts(UNITS, of_input=False)
-    assert frames == Cut(size=16, stride=12, overlap=1, kept=3)
-    assert height == Cut(size=256, stride=192, overlap=8, kept=24)
-
-
-@pytest.mark.parametrize("axis", ["frames", "height", "width"])
-def test_strides_and_sizes_are_checked(axis):
-    with pytest.raises(ValueError, match=rf"stride_{axis}=512 must be in 1\.\.{axis}=\d+"):
-        Tile(**{f"stride_{axis}": 512})
-    with pytest.raises(ValueError, match=f"stride_{axis}=0 must be in"):
-        Tile(**{f"stride_{axis}": 0})
-    with pytest.raises(ValueError, match=f"{axis}=.* must be multiples of [48].*round them"):
-        Tile(**{axis: 1026}).cuts(UNITS, of_input=True)
-    with pytest.raises(ValueError, match=f"stride_{axis}=2 must be multiples of [48]"):
-        Tile(**{f"stride_{axis}": 2}).cuts(UNITS, of_input=False)
-
-
-def test_blend_fades_over_what_both_have():
-    before, after = jnp.full((1, 5), 4.0), jnp.zeros((1, 6))
-    np.testing.assert_array_equal(
-        blend(before, after, extent=4, axis=1), [[4.0, 3.0, 2.0, 1.0, 0.0, 0.0]]
-    )
-    np.testing.assert_array_equal(
-        blend(before[:, :2], after, extent=4, axis=1), [[4.0, 2.0, 0.0, 0.0, 0.0, 0.0]]
-    )
-    np.testing.assert_array_equal(blend(before, after, extent=0, axis=1), after)
-    np.testing.assert_array_equal(blend(before, after[:, :0], extent=4, axis=1), after[:, :0])
-    low = blend(before.astype(jnp.bfloat16), after.astype(jnp.bfloat16), extent=4, axis=1)
-    assert low.dtype == jnp.bfloat16
+def cuts_of(tile):
+    return tile.cut("frames", 4, 1), *tile.plane(8, 1)
 
 
 def enlarge(z):
@@ -60,24 +30,24 @@ SMALL = Tile(frames=8, height=32, width=40, stride_frames=4, stride_height=16, s
     ("shape", "tile", "chunks"),
     [
         ((1, 2, 6, 6, 7), SMALL, [5, 4, 4, 4, 4]),
-        ((1, 2, 8, 33, 1), Tile(), [13, 12, 4]),
-        ((1, 2, 7, 2, 2), Tile(), [13, 12]),  # a third tile would have its context only
-        ((1, 2, 4, 40, 33), Tile(), [13]),
-        ((2, 2, 6, 40, 33), Tile(frames=None), [21]),
-        ((2, 2, 6, 40, 33), Tile(height=None, width=None), [13, 8]),
-        ((1, 2, 1, 1, 1), Tile(), [1]),
+        ((1, 2, 8, 33, 1), DEFAULT, [13, 12, 4]),
+        ((1, 2, 7, 2, 2), DEFAULT, [13, 12]),  # a third tile would have its context only
+        ((1, 2, 4, 40, 33), DEFAULT, [13]),
+        ((2, 2, 6, 40, 33), Tile(), [21]),
+        ((2, 2, 6, 40, 33), Tile(frames=16, height=None, width=None), [13, 8]),
+        ((1, 2, 1, 1, 1), DEFAULT, [1]),
         ((1, 2, 7, 9, 3), Tile(frames=8, stride_frames=8), [9, 8, 8]),
     ],
 )
 def test_tiles_of_a_local_map_give_the_whole(shape, tile, chunks):
     z = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    got = list(in_chunks(enlarge, z, tile.cuts(UNITS, of_input=True)))
+    got = list(in_chunks(enlarge, z, cuts_of(tile)))
     assert [part.shape[2] for part in got] == chunks
     np.testing.assert_allclose(np.concatenate(got, 2), enlarge(z), atol=1e-6)
 
 
 def test_gradients_go_through_tiles():
-    cuts = SMALL.cuts(UNITS, of_input=True)
+    cuts = cuts_of(SMALL)
 
     @jax.jit
     @jax.grad
@@ -93,7 +63,7 @@ def test_blending_is_that_of_tiles_blended_in_place():
     # A map that adds the tile's number, so that every tile differs where it overlaps another.
     counter = iter(range(100))
     z = np.zeros((1, 1, 3, 6, 7), np.float32)
-    cuts = SMALL.cuts(UNITS, of_input=True)
+    cuts = cuts_of(SMALL)
     (got,) = in_chunks(
         lambda part: enlarge(part) + float(next(counter) ** 2),
         z,
@@ -127,9 +97,7 @@ def test_chunks_are_made_when_they_are_asked_for():
         seen.append(part.shape)
         return enlarge(part)
 
-    chunks = in_chunks(
-        run, np.zeros((1, 2, 9, 2, 2), np.float32), Tile().cuts(UNITS, of_input=True)
-    )
+    chunks = in_chunks(run, np.zeros((1, 2, 9, 2, 2), np.float32), cuts_of(DEFAULT))
     assert seen == []
     next(chunks)
     assert seen == [(1, 2, 5, 2, 2)]
