@@ -1,6 +1,7 @@
 """LoRA files (diffusers / PEFT format) merged into a model's weights."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def merge_lora(model: Any, path: str | Path, *, scale: float = 1.0) -> list[str]
             down, up = (np.asarray(file.get_tensor(parts[p]), np.float32) for p in ("down", "up"))
             rank = down.shape[0]
             alpha = float(settings.get("lora_alpha", rank))
-            alpha = float((settings.get("alpha_pattern") or {}).get(module, alpha))
+            alpha = float(_of_pattern(settings.get("alpha_pattern"), module, alpha))
             if "alpha" in parts:
                 alpha = float(file.get_tensor(parts["alpha"]).reshape(()))
             factor = scale * alpha / (rank**0.5 if settings.get("use_rslora") else rank)
@@ -76,6 +77,14 @@ def merge_lora(model: Any, path: str | Path, *, scale: float = 1.0) -> list[str]
                 bias = np.asarray(file.get_tensor(parts["bias"]), np.float32)
                 _add(slots[f"{module}.bias"].parameter, factor * bias)
     return sorted(modules)
+
+
+def _of_pattern(pattern, module, default):
+    """PEFT's rule: the first key that is the module's name or a regular expression for its end, from a dot on."""
+    for key, value in (pattern or {}).items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
 
 
 def _modules(path, names) -> dict[str, dict[str, str]]:

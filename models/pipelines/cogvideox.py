@@ -95,15 +95,16 @@ class CogVideoX(Family):
         return Conditions(inputs=inputs, image=image, guidance=scale, rotary=rotary)
 
     def image_latents(self, vae, image, clip):
-        """Latents of the image as first frame, zeros after it; 1.5 repeats the first for its padding."""
+        """Latents of the image as first frame, zeros after it. The padding of 1.5 shifts nothing: the image is in the
+        first of the latents that are made, which is dropped at the end, and not in the first of those that are kept.
+        """
         if not self.takes_image:
             return super().image_latents(vae, image, clip)
         first = jnp.asarray(image, jnp.float32).transpose(2, 0, 1)[None, :, None] / 127.5 - 1
         mean, _ = jax.jit(lambda vae, video: vae.encode(video))(vae, first.astype(vae.dtype))
         latents = vae.normalize(mean.astype(jnp.float32)).transpose(0, 2, 1, 3, 4)
-        size, extra = self.latent_size(clip), self.padding(clip)
-        rest = jnp.zeros((1, size[0] - 1, *latents.shape[2:]), latents.dtype)
-        return jnp.concatenate([latents] * (1 + extra) + [rest], 1)
+        rest = self.latent_shape(clip)[1] - 1
+        return jnp.pad(latents, [(0, 0), (0, rest), (0, 0), (0, 0), (0, 0)])
 
     def to_vae(self, x, clip):
         """Without the padding, channels before frames."""

@@ -2,15 +2,19 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+from models.config import config_from_json
 from models.keys import checkpoint_slots
 from models.lora import merge_lora
+from models.pretrained import TRANSFORMERS
 
+from . import parity
 from .toy import ToyConfig, ToyTransformer
 
 UP = "blocks.0.net.0.proj"  # [12, 6] in the checkpoint
@@ -22,7 +26,7 @@ def model():
 
 
 def weights(model):
-    slots = checkpoint_slots(model, ToyTransformer.KEYS)
+    slots = checkpoint_slots(model, type(model).KEYS)
     return {n: slot.to_checkpoint(np.asarray(slot.parameter[...])) for n, slot in slots.items()}
 
 
@@ -49,6 +53,12 @@ def write(tmp_path, tensors, **metadata):
             (f"{UP}.lora_A.weight", f"{UP}.lora_B.weight"),
             None,
             {"transformer.lora_alpha": 6, "transformer.alpha_pattern": {UP: 1}},
+            0.5,
+        ),
+        (
+            (f"{UP}.lora_A.weight", f"{UP}.lora_B.weight"),
+            None,
+            {"lora_alpha": 6, "alpha_pattern": {"t.0.proj": 2, r"net\.\d\.proj": 1, UP: 8}},
             0.5,
         ),
         (
@@ -131,3 +141,47 @@ def test_missing_and_damaged_files_are_named(model, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"bad\.safetensors is not a whole safetensors file"):
         merge_lora(model, tmp_path / "bad.safetensors")
+
+
+def tiny(name):
+    document = parity.config(name)
+    cls = TRANSFORMERS[document["_class_name"]]
+    config = config_from_json(cls.config_class, document)
+    model = nnx.eval_shape(lambda: cls(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    model = jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), model)
+    parity.load(model, cls.KEYS, name)
+    return model
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox_5b_i2v"])
+def test_an_adapter_of_diffusers_gives_its_output(name):
+    # Wan: save_lora_weights, rank and alpha by pattern (names' ends, a regular expression), a convolution. CogVideoX:
+    # save_lora_adapter, rank-stabilised, with biases. As in the models' own tests, the recorded time embedding is
+    # put in.
+    model, recorded = tiny(name), parity.arrays("lora", name)
+    case = parity.arrays(name, "a")
+    given = {k: v[:1] if "rotary" not in k else v for k, v in parity.inputs(case).items()}
+    if name != "wan":
+        parts = given.pop("image_rotary_emb.0"), given.pop("image_rotary_emb.1")
+        given["image_rotary_emb"] = parts
+        replace = {"time_embedding": jnp.asarray(recorded["tap/time_embedding"])}
+    else:
+        tap = "condition_embedder"
+        parts = [jnp.asarray(recorded[f"tap/{tap}.out{i}"]) for i in range(2)]
+        replace = {tap: (*parts, jnp.asarray(case[f"tap/{tap}.out2"][:1]), None)}
+    path = parity.FOLDER / f"lora_{name}.safetensors"
+
+    @jax.jit
+    def run(model):
+        with parity.Recorder(model, model.KEYS, replace).recording():
+            return model(**given)
+
+    before = weights(model)
+    changed = merge_lora(model, path)
+    assert len(changed) == sum(".lora_A." in key for key in load_file(path))
+    out = run(model)
+    assert np.abs(out - case["out"][:1]).max() > 1  # the adapter does something
+    parity.assert_close(out, recorded["out"], 1e-5, "output with the adapter")
+    merge_lora(model, path, scale=-1.0)
+    for key, array in weights(model).items():
+        np.testing.assert_allclose(array, before[key], atol=2e-6, err_msg=key)

@@ -13,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from models import pretrained
 from models.keys import checkpoint_slots
+from models.t5 import T5Encoder
 
+from . import parity
 from .toy import ToyConfig, ToyTransformer
 
 FILE = "diffusion_pytorch_model.safetensors"
@@ -64,6 +66,80 @@ def test_what_was_loaded_is_written_back_bit_for_bit(folder, tmp_path, stored, l
     if limit == 10**9:
         same_files(folder / "transformer", first)
     assert (len(list(first.glob("*.safetensors"))) > 1) == (limit == 500)
+
+
+PARITY = sorted(p.name.removesuffix("_config.json") for p in parity.FOLDER.glob("*_config.json"))
+
+
+def part_of(document):
+    """(part of a pipeline, stem of its weights) that a config.json is of."""
+    if "architectures" in document:
+        return "text_encoder", "model"
+    name = document["_class_name"]
+    return ("vae" if name in pretrained.VAES else "transformer"), "diffusion_pytorch_model"
+
+
+def parity_folder(path, name, dtype=None):
+    """A tiny model of diffusers or transformers in a folder, as its `save_pretrained` writes it."""
+    document = parity.config(name)
+    if "_class" in document:  # an encoder, whose configuration is not as transformers writes it
+        document = {"architectures": [document.pop("_class")], **document}
+    _, stem = part_of(document)
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(document))
+    tensors = load_file(parity.FOLDER / f"{name}.safetensors")
+    for alias, stored in T5Encoder.ALIASES.items():  # one tensor under two names is written once
+        if stored in tensors:
+            tensors.pop(alias, None)
+    if dtype is not None:
+        tensors = {name: array.astype(dtype) for name, array in tensors.items()}
+    save_file(tensors, str(path / f"{stem}.safetensors"), metadata={"format": "pt"})
+    return document
+
+
+def test_what_diffusers_wrote_has_the_bytes_that_are_compared_below(tmp_path):
+    # parity_folder writes anew, because some of the files lack the metadata that save_pretrained gives them.
+    for name in ("wan", "hunyuan", "cogvideox_5b", "vae_wan", "vae_hunyuan", "vae_cogvideox"):
+        parity_folder(tmp_path / name, name)
+        stored = (parity.FOLDER / f"{name}.safetensors").read_bytes()
+        assert (tmp_path / name / FILE).read_bytes() == stored, name
+
+
+@pytest.mark.parametrize("name", PARITY)
+def test_a_tiny_model_is_written_back_as_it_was(name, tmp_path):
+    # Dropped from config.json: `_diffusers_version`, `transformers_version`, and of an encoder everything about a
+    # decoder and training. Added: what it left to the defaults.
+    document = parity_folder(tmp_path / "read", name)
+    part, stem = part_of(document)
+    model = getattr(pretrained, f"load_{part}")(tmp_path / "read")
+    getattr(pretrained, f"save_{part}")(model, tmp_path / "written")
+    file = f"{stem}.safetensors"
+    assert (tmp_path / "written" / file).read_bytes() == (tmp_path / "read" / file).read_bytes()
+    written = json.loads((tmp_path / "written" / "config.json").read_text())
+    dropped = {"transformers"} if part == "text_encoder" else {"_diffusers_version"}
+    added = {"umt5": {"model_type"}, "t5v11": {"model_type"}, "hunyuan_variant": {"qk_norm"}}
+    assert document.keys() - written.keys() == dropped
+    assert written.keys() - document.keys() == added.get(name, set())
+    assert {k: written[k] for k in document.keys() - dropped} == {
+        k: v for k, v in document.items() if k not in dropped
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_tiny_model_in_shards_is_written_back_as_it_was(dtype, tmp_path):
+    parity_folder(tmp_path / "read", "cogvideox_5b_i2v", dtype)
+    model = pretrained.load_transformer(tmp_path / "read")
+    pretrained.save_transformer(model, tmp_path / "shards", max_shard_bytes=20_000)
+    index = json.loads((tmp_path / "shards" / f"{FILE}.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 2
+    assert index["metadata"]["total_size"] == sum(
+        array.nbytes for array in load_file(tmp_path / "read" / FILE).values()
+    )
+    model = pretrained.load_transformer(tmp_path / "shards")
+    pretrained.save_transformer(model, tmp_path / "written")
+    assert (tmp_path / "written" / FILE).read_bytes() == (tmp_path / "read" / FILE).read_bytes()
+    pretrained.save_transformer(model, tmp_path / "again", max_shard_bytes=20_000)
+    same_files(tmp_path / "shards", tmp_path / "again")
 
 
 def test_the_part_s_own_folder_will_do(folder):
