@@ -12,14 +12,14 @@ from sparsevdit_jax.patterns import Dense
 
 def layer_patterns(
     attention: SparseAttention | None,
-    states: Sequence[Any],
+    states: tuple[Any, ...],
     ctx: StepContext | None,
     *,
     grid: VideoGrid,
     num_layers: int,
     num_heads: int,
     text_lengths: jax.Array | None = None,
-) -> tuple[Sequence[AttentionPattern], Sequence[Any], StepContext]:
+) -> tuple[tuple[AttentionPattern, ...], tuple[Any, ...], StepContext]:
     """Pattern and state of each layer and the step's context, from what a model was called with.
 
     Args:

@@ -164,7 +164,7 @@ class TinyVideoDiT(nnx.Module):
         vector = self.time_out(jax.nn.silu(time)) + self.label_vector[...][label]
         modulation = self.modulation(jax.nn.silu(vector)).reshape(x.shape[0], 6, -1)
         rope = rope_table(grid.shape, self.config.head_dim)
-        patterns, states, ctx = layer_patterns(
+        patterns, layer_states, step = layer_patterns(
             attention,
             states,
             ctx,
@@ -172,12 +172,12 @@ class TinyVideoDiT(nnx.Module):
             num_layers=self.config.num_layers,
             num_heads=self.config.num_heads,
         )
-        h, states = run_blocks(
-            self.blocks, h, modulation, rope, patterns=patterns, states=states, ctx=ctx
+        h, new_states = run_blocks(
+            self.blocks, h, modulation, rope, patterns=patterns, states=layer_states, ctx=step
         )
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
         h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift
-        return layers.unpatchify(self.patch_out(h), grid.shape, patch), states
+        return layers.unpatchify(self.patch_out(h), grid.shape, patch), new_states
 
 
 def load_tiny(path: str | Path, *, dtype=jnp.float32) -> TinyVideoDiT:
