@@ -62,7 +62,9 @@ def test_shipped_kernels_are_sound_and_their_table_is_up_to_date(module):
 @pytest.mark.parametrize("module", cases.modules())
 def test_every_configuration_that_a_mask_can_choose_is_sound(module):
     names = [name for name, *_ in cases.of_module(module, everything=True)]
-    compiled = compile_for_h200("experiments.kernel_resources.cases:everything", *names)
+    compiled = compile_for_h200(
+        "experiments.kernel_resources.cases:everything", *names, timeout_s=3600
+    )
     assert [case.name for case in compiled] == names
     faults = [f"{case.name}: {fault}" for case in compiled for fault in case.faults()]
     assert not faults, "\n".join(faults)
