@@ -6,7 +6,7 @@ original keeps float32, its module is built with float32. Initial values are Fla
 only to tests, for weights come from `models.load_transformer` and its siblings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,46 @@ class Conv(nnx.Conv):
             param_dtype=dtype,
             rngs=rngs,
         )
+
+
+class MLP(nnx.Module):
+    """Linear, activation, linear (diffusers' TimestepEmbedding, PixArtAlphaTextProjection and FeedForward).
+
+    Args:
+      activation: a named function: a `partial` made twice would compile every call twice.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        inner: int,
+        dim_out: int,
+        activation: Callable[[jax.Array], jax.Array],
+        *,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.linear_1 = Linear(dim_in, inner, dtype=dtype, rngs=rngs)
+        self.linear_2 = Linear(inner, dim_out, dtype=dtype, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., dim_in] to [..., dim_out]."""
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+class PatchEmbed(nnx.Module):
+    """Patches of a latent video to tokens, by a convolution with the patch's stride."""
+
+    def __init__(
+        self, channels: int, dim: int, patch: tuple[int, int, int], *, dtype, rngs: nnx.Rngs
+    ):
+        self.proj = Conv(channels, dim, patch, strides=patch, dtype=dtype, rngs=rngs)
+
+    def __call__(self, video: jax.Array) -> jax.Array:
+        """[B, C, T, H, W] to [B, L, dim] in raster order."""
+        tokens = self.proj(video.transpose(0, 2, 3, 4, 1))
+        return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
 
 
 class Embedding(nnx.Module):

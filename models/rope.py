@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Rope = tuple[jax.Array, jax.Array]  # cosines and sines of tokens (`rope_table`)
+
 
 def axis_dims(head_dim: int) -> tuple[int, int, int]:
     """Channels of a head that rotate with (frame, row, column): Wan's split, D - 4*(D//6), 2*(D//6) twice."""
@@ -48,7 +50,7 @@ def rope_table(
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
-def apply_rope(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+def apply_rope(x: jax.Array, table: Rope) -> jax.Array:
     """Rotates interleaved channel pairs of the first tokens of `x`; tokens beyond the table (text) stay.
 
     Args:

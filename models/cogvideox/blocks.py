@@ -4,6 +4,8 @@ Text stands first. Text and video differ only in their modulations and in that p
 The sequence stays one array [B, text + video, channels]; diffusers cuts and joins it in every block.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,32 +13,33 @@ from flax import nnx
 from sparsevdit_jax import AttentionPattern, StepContext
 
 from .. import nn
-from ..rope import apply_rope
+from ..layers import modulate, split_heads
+from ..rope import Rope, apply_rope
 from .config import CogVideoXConfig
-
-Rotary = tuple[jax.Array, jax.Array]
 
 
 class ModulatedNorm(nnx.Module):
     """Layer norm with a shift, scale and gate from the time, apart for video and text (CogVideoXLayerNormZero)."""
 
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
-        dim = config.inner_dim
+        dim = config.dim
         self.linear = nn.Linear(config.time_embed_dim, 6 * dim, dtype=dtype, rngs=rngs)
         self.norm = nn.LayerNorm(
             dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
         )
 
-    def __call__(self, x: jax.Array, temb: jax.Array, text_len: int) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, vector: jax.Array, text_len: int
+    ) -> tuple[jax.Array, jax.Array]:
         """The modulated [B, L, dim] and the gate of what comes of it, of the same shape."""
         is_text = (jnp.arange(x.shape[1]) < text_len)[None, :, None]
-        parts = jnp.split(self.linear(jax.nn.silu(temb))[:, None], 6, -1)  # 3 of video, 3 of text
+        parts = jnp.split(self.linear(jax.nn.silu(vector))[:, None], 6, -1)  # 3 of video, 3 of text
         # A choice per row, which XLA fuses into its use: neither a cut nor a copy of the sequence.
         shift, scale, gate = (
             jnp.where(is_text, text, video)
             for video, text in zip(parts[:3], parts[3:], strict=True)
         )
-        return self.norm(x) * (1 + scale) + shift, gate
+        return modulate(self.norm(x), shift, scale), gate
 
 
 class Attention(nnx.Module):
@@ -44,7 +47,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
         self.num_heads = config.num_heads
-        dim, bias = config.inner_dim, config.attention_bias
+        dim, bias = config.dim, config.attention_bias
         self.to_q = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
         self.to_k = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
         self.to_v = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
@@ -55,33 +58,20 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        rotary: Rotary | None,
+        rope: Rope | None,
         *,
         pattern: AttentionPattern,
-        state,
+        state: Any,
         ctx: StepContext,
-    ):
+    ) -> tuple[jax.Array, Any]:
         """[B, L, dim] to the same, and the pattern's new state."""
-        heads = (*x.shape[:2], self.num_heads, -1)
-        q = self.norm_q(self.to_q(x).reshape(heads))
-        k = self.norm_k(self.to_k(x).reshape(heads))
-        v = self.to_v(x).reshape(heads)
-        if rotary is not None:
-            q, k = apply_rope(q, rotary), apply_rope(k, rotary)
+        q = self.norm_q(split_heads(self.to_q(x), self.num_heads))
+        k = self.norm_k(split_heads(self.to_k(x), self.num_heads))
+        v = split_heads(self.to_v(x), self.num_heads)
+        if rope is not None:
+            q, k = apply_rope(q, rope), apply_rope(k, rope)
         out, state = pattern.attend(q, k, v, state, ctx)
         return self.to_out(out.reshape(x.shape)), state
-
-
-class FeedForward(nnx.Module):
-    """Two linears, four times as wide between them, with the tanh GELU."""
-
-    def __init__(self, dim: int, *, dtype, rngs: nnx.Rngs):
-        self.up = nn.Linear(dim, 4 * dim, dtype=dtype, rngs=rngs)
-        self.down = nn.Linear(4 * dim, dim, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, L, dim] to the same."""
-        return self.down(jax.nn.gelu(self.up(x), approximate=True))
 
 
 class Block(nnx.Module):
@@ -91,24 +81,26 @@ class Block(nnx.Module):
         self.norm1 = ModulatedNorm(config, dtype=dtype, rngs=rngs)
         self.attn1 = Attention(config, dtype=dtype, rngs=rngs)
         self.norm2 = ModulatedNorm(config, dtype=dtype, rngs=rngs)
-        self.ff = FeedForward(config.inner_dim, dtype=dtype, rngs=rngs)
+        dim = config.dim
+        # jax.nn.gelu is the tanh form, here and jax.nn.silu in the dtype that comes in, not in float32.
+        self.ff = nn.MLP(dim, 4 * dim, dim, jax.nn.gelu, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
         x: jax.Array,
-        temb: jax.Array,
-        rotary: Rotary | None,
+        vector: jax.Array,
+        rope: Rope | None,
         *,
         pattern: AttentionPattern,
-        state,
+        state: Any,
         ctx: StepContext,
-    ):
+    ) -> tuple[jax.Array, Any]:
         """[B, L, dim], text first, to the same; and the pattern's new state."""
         text_len = ctx.grid.text_len
-        h, gate = self.norm1(x, temb, text_len)
-        h, state = self.attn1(h, rotary, pattern=pattern, state=state, ctx=ctx)
+        h, gate = self.norm1(x, vector, text_len)
+        h, state = self.attn1(h, rope, pattern=pattern, state=state, ctx=ctx)
         x = x + gate * h
-        h, gate = self.norm2(x, temb, text_len)
+        h, gate = self.norm2(x, vector, text_len)
         return x + gate * self.ff(h), state
 
 
@@ -116,13 +108,13 @@ class OutputNorm(nnx.Module):
     """Layer norm with a shift and a scale from the time (diffusers' AdaLayerNorm, in this order)."""
 
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
-        dim = config.inner_dim
+        dim = config.dim
         self.linear = nn.Linear(config.time_embed_dim, 2 * dim, dtype=dtype, rngs=rngs)
         self.norm = nn.LayerNorm(
             dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
         )
 
-    def __call__(self, x: jax.Array, temb: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
         """[B, L, dim] to the same."""
-        shift, scale = jnp.split(self.linear(jax.nn.silu(temb))[:, None], 2, -1)
-        return self.norm(x) * (1 + scale) + shift
+        shift, scale = jnp.split(self.linear(jax.nn.silu(vector))[:, None], 2, -1)
+        return modulate(self.norm(x), shift, scale)

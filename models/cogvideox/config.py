@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from .. import layers
 from ..config import require
 
 
@@ -90,9 +91,9 @@ class CogVideoXConfig:
                 f"attention_head_dim={self.head_dim} must be a multiple of 16: rotary positions take 2, 3 "
                 "and 3 eighths of it, in pairs"
             )
-        if self.adds_positions and self.inner_dim % 16:
+        if self.adds_positions and self.dim % 16:
             raise ValueError(
-                f"num_attention_heads * attention_head_dim = {self.inner_dim} must be a multiple of 16: "
+                f"num_attention_heads * attention_head_dim = {self.dim} must be a multiple of 16: "
                 "sin-cos positions take 2, 3 and 3 eighths of it, in pairs"
             )
 
@@ -107,7 +108,7 @@ class CogVideoXConfig:
         return self.attention_head_dim
 
     @property
-    def inner_dim(self) -> int:
+    def dim(self) -> int:
         """Channels of a token."""
         return self.num_attention_heads * self.attention_head_dim
 
@@ -117,15 +118,11 @@ class CogVideoXConfig:
         return self.patch_size_t or 1, self.patch_size, self.patch_size
 
     def token_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Video tokens (frames, height, width) of latents; ValueError where they do not divide into patches."""
-        size = (frames, height, width)
-        if any(n % p or not n for n, p in zip(size, self.patch, strict=True)):
-            raise ValueError(
-                f"latents of {frames} frames, {height} x {width} do not divide into patches of {self.patch}; "
-                "pad them (diffusers makes more latent frames and drops the first ones of the result)"
-            )
-        frames, height, width = (n // p for n, p in zip(size, self.patch, strict=True))
-        return frames, height, width
+        """Video tokens (frames, height, width) of latents; ValueError where they do not divide into patches.
+
+        diffusers pads such latents with frames in front, and drops the first ones of the result.
+        """
+        return layers.token_shape((frames, height, width), self.patch)
 
     @property
     def adds_positions(self) -> bool:

@@ -1,10 +1,10 @@
-"""What enters the blocks of CogVideoX: tokens of latents and text, and the time embedding."""
+"""What enters the blocks of CogVideoX: tokens of text and latents, with positions."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .. import nn
+from .. import layers, nn
 from .config import CogVideoXConfig
 from .positions import sincos_embedding
 
@@ -14,7 +14,7 @@ class PatchEmbed(nnx.Module):
 
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
         self.config, self.dtype = config, dtype
-        dim, patch = config.inner_dim, config.patch
+        dim, patch = config.dim, config.patch
         if config.patch_size_t is None:
             self.proj = nn.Conv(
                 config.in_channels,
@@ -37,21 +37,15 @@ class PatchEmbed(nnx.Module):
             self.pos_embedding = None
 
     def __call__(self, text: jax.Array, video: jax.Array) -> jax.Array:
-        """[B, text, text_embed_dim] and [B, T, C, H, W] to [B, text + video, inner_dim]."""
+        """[B, text, text_embed_dim] and [B, T, C, H, W] to [B, text + video, dim]."""
         config = self.config
-        batch, frames, channels, height, width = video.shape
-        shape = config.token_shape(frames, height, width)
+        video = video.transpose(0, 1, 3, 4, 2)
+        shape = config.token_shape(*video.shape[1:4])
         if config.patch_size_t is None:
-            images = video.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
-            tokens = self.proj(images)
+            tokens = self.proj(video)
         else:
-            pt, ph, pw = config.patch
-            t, h, w = shape
-            tokens = video.reshape(batch, t, pt, channels, h, ph, w, pw)
-            tokens = self.proj(
-                tokens.transpose(0, 1, 4, 6, 3, 2, 5, 7).reshape(batch, t * h * w, -1)
-            )
-        tokens = tokens.reshape(batch, -1, config.inner_dim)
+            tokens = self.proj(layers.patchify(video, config.patch, channels_first=True))
+        tokens = tokens.reshape(video.shape[0], -1, config.dim)
         text = self.text_proj(text)
         if self.pos_embedding is not None:
             self._check_canvas(shape, text.shape[1])
@@ -72,15 +66,3 @@ class PatchEmbed(nnx.Module):
                 f"{config.sample_shape[1]} x {config.sample_shape[2]}; use latents of {config.sample_height} "
                 f"x {config.sample_width} and pad the text"
             )
-
-
-class TimestepEmbedding(nnx.Module):
-    """Two linears with a SiLU between them."""
-
-    def __init__(self, dim_in: int, dim: int, *, dtype, rngs: nnx.Rngs):
-        self.linear_1 = nn.Linear(dim_in, dim, dtype=dtype, rngs=rngs)
-        self.linear_2 = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-
-    def __call__(self, sinusoid: jax.Array) -> jax.Array:
-        """[B, dim_in] to [B, dim]."""
-        return self.linear_2(jax.nn.silu(self.linear_1(sinusoid)))

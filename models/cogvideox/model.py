@@ -1,5 +1,6 @@
 """CogVideoXTransformer: a stack of joint attention over [text, video] tokens (arXiv 2408.06072)."""
 
+import math
 from typing import Any
 
 import jax
@@ -9,11 +10,12 @@ from flax import nnx
 from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 
 from .. import nn
-from ..layers import sinusoidal_embedding
+from ..layers import check_shape, sinusoidal_embedding, unpatchify
+from ..rope import Rope
 from ..stack import layer_patterns, run_blocks
 from .blocks import Block, OutputNorm
 from .config import CogVideoXConfig
-from .embeddings import PatchEmbed, TimestepEmbedding
+from .embeddings import PatchEmbed
 from .positions import rotary_embedding
 from .weights import KEYS
 
@@ -32,13 +34,14 @@ class CogVideoXTransformer(nnx.Module):
     config_class = CogVideoXConfig
 
     def __init__(self, config: CogVideoXConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
-        self.config, self.dtype = config, dtype
-        dim = config.inner_dim
+        self.config, self.dtype = config, jnp.dtype(dtype)
+        dtype, dim, time_dim = self.dtype, config.dim, config.time_embed_dim
         self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
-        self.time_embedding = TimestepEmbedding(dim, config.time_embed_dim, dtype=dtype, rngs=rngs)
-        ofs_dim = config.ofs_embed_dim
+        self.time_embedding = nn.MLP(dim, time_dim, time_dim, jax.nn.silu, dtype=dtype, rngs=rngs)
         self.ofs_embedding = (
-            TimestepEmbedding(ofs_dim, ofs_dim, dtype=dtype, rngs=rngs) if ofs_dim else None
+            nn.MLP(time_dim, time_dim, time_dim, jax.nn.silu, dtype=dtype, rngs=rngs)
+            if config.ofs_embed_dim
+            else None
         )
         self.transformer_blocks = nnx.List(
             [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
@@ -47,23 +50,32 @@ class CogVideoXTransformer(nnx.Module):
             dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
         )
         self.norm_out = OutputNorm(config, dtype=dtype, rngs=rngs)
-        pt, ph, pw = config.patch
-        self.proj_out = nn.Linear(dim, config.out_channels * pt * ph * pw, dtype=dtype, rngs=rngs)
+        channels = config.out_channels * math.prod(config.patch)
+        self.proj_out = nn.Linear(dim, channels, dtype=dtype, rngs=rngs)
 
     @property
     def num_attention_layers(self) -> int:
-        """Layers that take a pattern."""
+        """Layers that take a pattern: every block's joint attention."""
         return self.config.num_layers
 
     def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
-        """The token sequence of `hidden_states` [B, T, C, H, W] of this shape, text first.
+        """The token sequence of latents of a shape, text first.
 
-        `text_len` is the length of `encoder_hidden_states`; None is the config's max_text_seq_length.
+        Args:
+          shape: of `hidden_states`, [B, T, C, H, W]: CogVideoX has frames before channels.
+          text_len: tokens of `encoder_hidden_states`; None is the config's max_text_seq_length.
+
+        Raises:
+          ValueError: not such a shape, other channels, or an axis that does not divide into patches.
         """
-        frames, _, height, width = shape[-4:]
-        text_len = self.config.max_text_seq_length if text_len is None else text_len
+        config = self.config
+        check_shape(
+            "hidden_states", shape, ("batch", "frames", config.in_channels, "rows", "columns")
+        )
+        frames, _, height, width = shape[1:]
+        text_len = config.max_text_seq_length if text_len is None else text_len
         return VideoGrid(
-            *self.config.token_shape(frames, height, width), text_len=text_len, text_first=True
+            *config.token_shape(frames, height, width), text_len=text_len, text_first=True
         )
 
     def __call__(
@@ -80,7 +92,7 @@ class CogVideoXTransformer(nnx.Module):
         ctx: StepContext | None = None,
         remat: bool = False,
     ) -> Any:
-        """Predicts the velocity of latents.
+        """Velocity of noisy latents.
 
         Text is not masked: the pipeline pads it and the model attends to all of it. Text lengths in `ctx` mask it,
         which is another function than the original's.
@@ -95,67 +107,54 @@ class CogVideoXTransformer(nnx.Module):
           image_rotary_emb: cosines and sines [video tokens, head_dim] for models with rotary positions
             (`rotary_embedding` of the canvas). diffusers runs without rotation where it is absent; here it is
             an error.
-          attention: a pattern for every layer with `states` from its `init` and the step's `ctx`; None is dense.
+          attention: a pattern for each of `num_attention_layers` layers, with `states` from its `init` and the
+            step's `ctx`; None is dense attention.
           remat: recompute each block in the backward pass.
 
         Returns:
-          The velocity [B, T, out_channels, H, W] in the model's dtype; with `attention` also the new states.
+          The velocity [B, T, out_channels, H, W] in the model's dtype; with `attention`, the pair of it and the
+          layers' new states.
 
         Raises:
-          ValueError: shapes that do not fit the config, or an argument that this model must or cannot have.
+          ValueError: shapes that do not fit the config or each other, an argument that this model must or cannot
+            have, or `attention` for another grid or number of layers.
         """
-        config = self.config
-        self._check(hidden_states, encoder_hidden_states, timestep, timestep_cond, ofs)
+        config, batch = self.config, hidden_states.shape[0]
+        self._check(batch, timestep, encoder_hidden_states, timestep_cond, ofs)
         text_len = encoder_hidden_states.shape[1]
         grid = self.grid(hidden_states.shape, text_len)
-        patterns, layer_states, ctx = layer_patterns(
+        rope = self._rope(image_rotary_emb, grid)
+        patterns, states, ctx = layer_patterns(
             attention,
             states,
             ctx,
             grid=grid,
-            num_layers=config.num_layers,
+            num_layers=self.num_attention_layers,
             num_heads=config.num_heads,
             text_lengths=None if ctx is None else ctx.text_lengths,
         )
-        rotary = self._rotary(image_rotary_emb, grid)
-        temb = self.time_embedding(sinusoidal_embedding(timestep, config.inner_dim))
+        vector = self.time_embedding(sinusoidal_embedding(timestep, config.dim))
         if self.ofs_embedding is not None and ofs is not None:
-            temb += self.ofs_embedding(sinusoidal_embedding(ofs, config.time_embed_dim))
-        x = self.patch_embed(
-            encoder_hidden_states.astype(self.dtype), hidden_states.astype(self.dtype)
-        )
-        x, new_states = run_blocks(
+            vector += self.ofs_embedding(sinusoidal_embedding(ofs, config.time_embed_dim))
+        x, states = run_blocks(
             self.transformer_blocks,
-            x,
-            temb,
-            rotary,
+            self.patch_embed(encoder_hidden_states, hidden_states),
+            vector,
+            rope,
             patterns=patterns,
-            states=layer_states,
+            states=states,
             ctx=ctx,
             remat=remat,
         )
-        video = self.norm_out(self.norm_final(x[:, text_len:]), temb)
-        sample = self._to_latents(self.proj_out(video), grid)
-        return sample if attention is None else (sample, tuple(new_states))
+        x = self.proj_out(self.norm_out(self.norm_final(x[:, text_len:]), vector))
+        video = unpatchify(x, grid.shape, config.patch, channels_first=True)
+        sample = video.transpose(0, 1, 4, 2, 3)
+        return sample if attention is None else (sample, states)
 
-    def _check(self, hidden_states, encoder_hidden_states, timestep, timestep_cond, ofs):
+    def _check(self, batch, timestep, text, timestep_cond, ofs):
         config = self.config
-        if hidden_states.ndim != 5 or hidden_states.shape[2] != config.in_channels:
-            raise ValueError(
-                f"hidden_states has shape {hidden_states.shape}; it must be [batch, frames, "
-                f"in_channels={config.in_channels}, height, width] (CogVideoX has frames before channels)"
-            )
-        batch = hidden_states.shape[0]
-        text = encoder_hidden_states.shape
-        if len(text) != 3 or text[0] != batch or text[2] != config.text_embed_dim:
-            raise ValueError(
-                f"encoder_hidden_states has shape {text}; it must be [{batch=}, text tokens, "
-                f"text_embed_dim={config.text_embed_dim}], one text for each video"
-            )
-        if timestep.shape != (batch,):
-            raise ValueError(
-                f"timestep has shape {timestep.shape}; it must be [{batch=}]: repeat it for every video"
-            )
+        check_shape("timestep", timestep.shape, (batch,))
+        check_shape("encoder_hidden_states", text.shape, (batch, "tokens", config.text_embed_dim))
         if timestep_cond is not None:
             raise ValueError(
                 "timestep_cond must be None: no CogVideoX has weights for it; leave it out"
@@ -166,10 +165,10 @@ class CogVideoXTransformer(nnx.Module):
             raise ValueError(
                 f"ofs is {given}, but this model has ofs_embed_dim={config.ofs_embed_dim}; {remedy}"
             )
-        if ofs is not None and ofs.shape not in ((1,), (batch,)):
-            raise ValueError(f"ofs has shape {ofs.shape}; it must be [1] or [{batch=}]")
+        if ofs is not None:
+            check_shape("ofs", ofs.shape, (1,), (batch,))
 
-    def _rotary(self, image_rotary_emb, grid: VideoGrid) -> tuple[jax.Array, jax.Array] | None:
+    def _rope(self, image_rotary_emb, grid: VideoGrid) -> Rope | None:
         """Cosines and sines [tokens, head_dim / 2] of all tokens, float32; those of text rotate by nothing."""
         config = self.config
         if (image_rotary_emb is not None) != config.use_rotary_positional_embeddings:
@@ -195,10 +194,3 @@ class CogVideoXTransformer(nnx.Module):
         cos, sin = (jnp.asarray(part, jnp.float32)[:, ::2] for part in image_rotary_emb)
         text = ((grid.text_len, 0), (0, 0))
         return jnp.pad(cos, text, constant_values=1), jnp.pad(sin, text)
-
-    def _to_latents(self, tokens: jax.Array, grid: VideoGrid) -> jax.Array:
-        """Video tokens [B, L, C * pt * ph * pw], channel first, to latents [B, T, C, H, W]."""
-        (t, h, w), (pt, ph, pw) = grid.shape, self.config.patch
-        tokens = tokens.reshape(-1, t, h, w, self.config.out_channels, pt, ph, pw)
-        tokens = tokens.transpose(0, 1, 5, 4, 2, 6, 3, 7)
-        return tokens.reshape(-1, t * pt, self.config.out_channels, h * ph, w * pw)

@@ -23,10 +23,10 @@ def sincos_embedding(config: CogVideoXConfig, shape: tuple[int, int, int]) -> ja
       shape: video tokens (frames, height, width).
 
     Returns:
-      float32 [tokens, inner_dim] in raster order. Angles are float64; the axes are put together by XLA, so
+      float32 [tokens, dim] in raster order. Angles are float64; the axes are put together by XLA, so
       that a compiled model holds three small tables and not this one (135 MB for a clip of the 2B model).
     """
-    dim = config.inner_dim
+    dim = config.dim
     spatial, temporal = config.spatial_interpolation_scale, config.temporal_interpolation_scale
     tables = []
     for axis, scale, part in zip(

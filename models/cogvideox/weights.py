@@ -5,7 +5,7 @@ from ..keys import KeyTable
 KEYS = KeyTable(
     {
         "transformer_blocks.*.attn1.to_out": "transformer_blocks.*.attn1.to_out.0",
-        "transformer_blocks.*.ff.up": "transformer_blocks.*.ff.net.0.proj",
-        "transformer_blocks.*.ff.down": "transformer_blocks.*.ff.net.2",
+        "transformer_blocks.*.ff.linear_1": "transformer_blocks.*.ff.net.0.proj",
+        "transformer_blocks.*.ff.linear_2": "transformer_blocks.*.ff.net.2",
     }
 )

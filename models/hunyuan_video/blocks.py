@@ -4,7 +4,6 @@ In a dual-stream block the video and the text have weights of their own and shar
 single-stream block they are one sequence, and attention and feed-forward run side by side.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,32 +13,11 @@ from flax import nnx
 from sparsevdit_jax import AttentionPattern, StepContext
 
 from .. import layers, nn
-from ..rope import apply_rope
-from .conditioning import silu
+from ..layers import gelu_tanh, split_heads
+from ..rope import Rope, apply_rope
 from .config import HunyuanVideoConfig
 
 EPS = 1e-6  # of every norm of this model
-Rope = tuple[jax.Array, jax.Array]
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """GELU in its tanh form, computed in float32 and returned in the dtype of `x`."""
-    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
-
-
-class FeedForward(nnx.Module):
-    """linear, activation, linear (diffusers' FeedForward without gating)."""
-
-    def __init__(
-        self, dim: int, hidden: int, activation: Callable[..., Any], *, dtype, rngs: nnx.Rngs
-    ):
-        self.activation = activation
-        self.up = nn.Linear(dim, hidden, dtype=dtype, rngs=rngs)
-        self.down = nn.Linear(hidden, dim, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., dim] to the same."""
-        return self.down(self.activation(self.up(x)))
 
 
 class Modulation(nnx.Module):
@@ -55,19 +33,16 @@ class Modulation(nnx.Module):
 
     def __call__(self, vector: jax.Array) -> list[jax.Array]:
         """[B, dim] to `parts` arrays [B, 1, dim]."""
-        return jnp.split(self.linear(silu(vector))[:, None], self.parts, -1)
+        return jnp.split(self.linear(layers.silu(vector))[:, None], self.parts, -1)
 
 
-def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+def modulated_norm(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """layer_norm(x) * (1 + scale) + shift; the norm is float32, the rest has the dtype of `x`."""
-    return layers.layer_norm(x, eps=EPS).astype(x.dtype) * (1 + scale) + shift
+    return layers.modulate(layers.layer_norm(x, eps=EPS).astype(x.dtype), shift, scale)
 
 
-class SingleAttention(nnx.Module):
-    """Attention of one sequence [video, text] through a pattern; q and k are RMS-normed in each head.
-
-    Source: diffusers' Attention with HunyuanVideoAttnProcessor2_0 and pre_only (no projection after).
-    """
+class _Attention(nnx.Module):
+    """The parameters that both kinds of attention have in common; q and k are RMS-normed in each head."""
 
     def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
         dim, head_dim = config.dim, config.head_dim
@@ -80,23 +55,28 @@ class SingleAttention(nnx.Module):
 
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """q, k and v [B, L, H, D] of x [B, L, dim], normed."""
-        q, k, v = (
-            y.reshape(*x.shape[:2], self.num_heads, -1)
-            for y in (self.to_q(x), self.to_k(x), self.to_v(x))
-        )
-        return self.norm_q(q), self.norm_k(k), v
+        q = self.norm_q(split_heads(self.to_q(x), self.num_heads))
+        k = self.norm_k(split_heads(self.to_k(x), self.num_heads))
+        return q, k, split_heads(self.to_v(x), self.num_heads)
+
+
+class SingleAttention(_Attention):
+    """Attention of one sequence [video, text] through a pattern.
+
+    Source: diffusers' Attention with HunyuanVideoAttnProcessor2_0 and pre_only (no projection after).
+    """
 
     def __call__(
         self, x: jax.Array, rope: Rope, *, pattern: AttentionPattern, state: Any, ctx: StepContext
     ) -> tuple[jax.Array, Any]:
-        """[B, L, dim] to the same and the new state; `rope` has the video's rows only."""
+        """[B, L, dim] to the same, and the pattern's new state; `rope` has the video's rows only."""
         q, k, v = self.project(x)
         out, state = pattern.attend(apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
         return out.reshape(x.shape), state
 
 
-class DualAttention(SingleAttention):
-    """`SingleAttention` whose text has projections and norms of its own, and both one after.
+class DualAttention(_Attention):
+    """Attention of [video, text] whose text has projections and norms of its own, and both one after.
 
     Source: diffusers' Attention with HunyuanVideoAttnProcessor2_0 and added projections.
     """
@@ -114,13 +94,11 @@ class DualAttention(SingleAttention):
 
     def project_text(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """`project` with the text's weights."""
-        q, k, v = (
-            y.reshape(*x.shape[:2], self.num_heads, -1)
-            for y in (self.add_q_proj(x), self.add_k_proj(x), self.add_v_proj(x))
-        )
-        return self.norm_added_q(q), self.norm_added_k(k), v
+        q = self.norm_added_q(split_heads(self.add_q_proj(x), self.num_heads))
+        k = self.norm_added_k(split_heads(self.add_k_proj(x), self.num_heads))
+        return q, k, split_heads(self.add_v_proj(x), self.num_heads)
 
-    def __call__(  # pyrefly: ignore[bad-override]
+    def __call__(
         self,
         video: jax.Array,
         text: jax.Array,
@@ -130,7 +108,7 @@ class DualAttention(SingleAttention):
         state: Any,
         ctx: StepContext,
     ) -> tuple[jax.Array, jax.Array, Any]:
-        """What video [B, Lv, dim] and text [B, Lt, dim] take from both, and the new state."""
+        """What video [B, Lv, dim] and text [B, Lt, dim] take from both, and the pattern's new state."""
         q, k, v = (
             jnp.concatenate(pair, 1)
             for pair in zip(self.project(video), self.project_text(text), strict=True)
@@ -153,8 +131,8 @@ class DualStreamBlock(nnx.Module):
         self.norm1 = Modulation(dim, 6, dtype=dtype, rngs=rngs)
         self.norm1_context = Modulation(dim, 6, dtype=dtype, rngs=rngs)
         self.attn = DualAttention(config, dtype=dtype, rngs=rngs)
-        self.ff = FeedForward(dim, hidden, gelu, dtype=dtype, rngs=rngs)
-        self.ff_context = FeedForward(dim, hidden, gelu, dtype=dtype, rngs=rngs)
+        self.ff = nn.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
+        self.ff_context = nn.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -182,8 +160,8 @@ class DualStreamBlock(nnx.Module):
         shift, scale, gate, ff_shift, ff_scale, ff_gate = self.norm1(vector)
         t_shift, t_scale, t_gate, t_ff_shift, t_ff_scale, t_ff_gate = self.norm1_context(vector)
         video_out, text_out, state = self.attn(
-            modulate(video, shift, scale),
-            modulate(text, t_shift, t_scale),
+            modulated_norm(video, shift, scale),
+            modulated_norm(text, t_shift, t_scale),
             rope,
             pattern=pattern,
             state=state,
@@ -191,8 +169,8 @@ class DualStreamBlock(nnx.Module):
         )
         video = video + gate * video_out
         text = text + t_gate * text_out
-        video = video + ff_gate * self.ff(modulate(video, ff_shift, ff_scale))
-        text = text + t_ff_gate * self.ff_context(modulate(text, t_ff_shift, t_ff_scale))
+        video = video + ff_gate * self.ff(modulated_norm(video, ff_shift, ff_scale))
+        text = text + t_ff_gate * self.ff_context(modulated_norm(text, t_ff_shift, t_ff_scale))
         return (video, text), state
 
 
@@ -222,7 +200,19 @@ class SingleStreamBlock(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         """One block: x [B, L, dim], video and then text; the rest as in `DualStreamBlock`."""
         shift, scale, gate = self.norm(vector)
-        h = modulate(x, shift, scale)
+        h = modulated_norm(x, shift, scale)
         out, state = self.attn(h, rope, pattern=pattern, state=state, ctx=ctx)
-        joined = jnp.concatenate([out, gelu(self.proj_mlp(h))], -1)
+        joined = jnp.concatenate([out, gelu_tanh(self.proj_mlp(h))], -1)
         return x + gate * self.proj_out(joined), state
+
+
+class OutputNorm(nnx.Module):
+    """The last modulated norm, with the scale first, unlike the blocks' (diffusers' AdaLayerNormContinuous)."""
+
+    def __init__(self, dim: int, *, dtype, rngs: nnx.Rngs):
+        self.linear = nn.Linear(dim, 2 * dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
+        """x [B, L, dim], vector [B, dim] to [B, L, dim]."""
+        scale, shift = jnp.split(self.linear(layers.silu(vector))[:, None], 2, -1)
+        return modulated_norm(x, shift, scale)

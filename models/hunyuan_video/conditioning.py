@@ -9,23 +9,6 @@ from .. import layers, nn
 _SINUSOID = 256  # channels of the sinusoidal embedding; fixed in the original
 
 
-def silu(x: jax.Array) -> jax.Array:
-    """x * sigmoid(x), computed in float32 (as torch does inside) and returned in the dtype of `x`."""
-    return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)
-
-
-class EmbeddingMLP(nnx.Module):
-    """linear, SiLU, linear (diffusers' TimestepEmbedding and PixArtAlphaTextProjection)."""
-
-    def __init__(self, dim_in: int, dim: int, *, dtype, rngs: nnx.Rngs):
-        self.linear_1 = nn.Linear(dim_in, dim, dtype=dtype, rngs=rngs)
-        self.linear_2 = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., dim_in] to [..., dim]."""
-        return self.linear_2(silu(self.linear_1(x)))
-
-
 class ConditionEmbedding(nnx.Module):
     """Sum of the embeddings of a time, of pooled text and, if `guidance_embeds`, of a guidance scale.
 
@@ -34,10 +17,12 @@ class ConditionEmbedding(nnx.Module):
     """
 
     def __init__(self, dim: int, pooled_dim: int, *, guidance_embeds: bool, dtype, rngs: nnx.Rngs):
-        self.timestep_embedder = EmbeddingMLP(_SINUSOID, dim, dtype=dtype, rngs=rngs)
-        self.text_embedder = EmbeddingMLP(pooled_dim, dim, dtype=dtype, rngs=rngs)
+        self.timestep_embedder = nn.MLP(_SINUSOID, dim, dim, layers.silu, dtype=dtype, rngs=rngs)
+        self.text_embedder = nn.MLP(pooled_dim, dim, dim, layers.silu, dtype=dtype, rngs=rngs)
         self.guidance_embedder = (
-            EmbeddingMLP(_SINUSOID, dim, dtype=dtype, rngs=rngs) if guidance_embeds else None
+            nn.MLP(_SINUSOID, dim, dim, layers.silu, dtype=dtype, rngs=rngs)
+            if guidance_embeds
+            else None
         )
 
     def __call__(
@@ -61,10 +46,7 @@ class ConditionEmbedding(nnx.Module):
 
 def check_scalars(name: str, value: jax.Array, batch: int) -> None:
     """ValueError unless `value` is a number per row that has not been rounded below float32."""
-    if value.shape != (batch,):
-        raise ValueError(
-            f"{name} has shape {value.shape}; it must be ({batch},), one number for each batch row"
-        )
+    layers.check_shape(name, value.shape, (batch,))
     narrow = jnp.issubdtype(value.dtype, jnp.floating) and jnp.finfo(value.dtype).bits < 32
     if narrow:
         raise ValueError(

@@ -1,5 +1,6 @@
 """HunyuanVideoTransformer: predicts the flow's velocity of a latent video from text."""
 
+import math
 from typing import Any
 
 import jax
@@ -8,46 +9,15 @@ from flax import nnx
 
 from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 
-from .. import nn, stack
+from .. import nn
+from ..layers import check_shape, token_shape, unpatchify
 from ..rope import rope_table
-from .blocks import DualStreamBlock, SingleStreamBlock, modulate
-from .conditioning import ConditionEmbedding, check_scalars, silu
+from ..stack import layer_patterns, run_blocks
+from .blocks import DualStreamBlock, OutputNorm, SingleStreamBlock
+from .conditioning import ConditionEmbedding, check_scalars
 from .config import HunyuanVideoConfig
 from .refiner import TokenRefiner
 from .weights import KEYS
-
-
-class PatchEmbed(nnx.Module):
-    """Patches of a latent video to tokens, by a convolution with the patch's stride."""
-
-    def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
-        self.proj = nn.Conv(
-            config.in_channels,
-            config.dim,
-            config.patch,
-            strides=config.patch,
-            dtype=dtype,
-            rngs=rngs,
-        )
-
-    def __call__(self, video: jax.Array) -> jax.Array:
-        """[B, C, T, H, W] to tokens [B, Lv, dim] in raster order."""
-        tokens = self.proj(video.transpose(0, 2, 3, 4, 1))
-        return tokens.reshape(video.shape[0], -1, tokens.shape[-1])
-
-
-class OutputNorm(nnx.Module):
-    """The last modulated norm; its linear layer gives the scale first, unlike the blocks' (diffusers'
-    AdaLayerNormContinuous).
-    """
-
-    def __init__(self, dim: int, *, dtype, rngs: nnx.Rngs):
-        self.linear = nn.Linear(dim, 2 * dim, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
-        """x [B, L, dim], vector [B, dim] to [B, L, dim]."""
-        scale, shift = jnp.split(self.linear(silu(vector))[:, None], 2, -1)
-        return modulate(x, shift, scale)
 
 
 class HunyuanVideoTransformer(nnx.Module):
@@ -70,13 +40,13 @@ class HunyuanVideoTransformer(nnx.Module):
 
     def __init__(self, config: HunyuanVideoConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, jnp.dtype(dtype)
-        channels = (config.out_channels or config.in_channels) * (
-            config.patch_size_t * config.patch_size**2
+        dtype, dim = self.dtype, config.dim
+        self.x_embedder = nn.PatchEmbed(
+            config.in_channels, dim, config.patch, dtype=dtype, rngs=rngs
         )
-        self.x_embedder = PatchEmbed(config, dtype=dtype, rngs=rngs)
         self.context_embedder = TokenRefiner(config, dtype=dtype, rngs=rngs)
         self.time_text_embed = ConditionEmbedding(
-            config.dim,
+            dim,
             config.pooled_projection_dim,
             guidance_embeds=config.guidance_embeds,
             dtype=dtype,
@@ -91,8 +61,9 @@ class HunyuanVideoTransformer(nnx.Module):
                 for _ in range(config.num_single_layers)
             ]
         )
-        self.norm_out = OutputNorm(config.dim, dtype=dtype, rngs=rngs)
-        self.proj_out = nn.Linear(config.dim, channels, dtype=dtype, rngs=rngs)
+        self.norm_out = OutputNorm(dim, dtype=dtype, rngs=rngs)
+        channels = (config.out_channels or config.in_channels) * math.prod(config.patch)
+        self.proj_out = nn.Linear(dim, channels, dtype=dtype, rngs=rngs)
 
     @property
     def num_attention_layers(self) -> int:
@@ -100,25 +71,20 @@ class HunyuanVideoTransformer(nnx.Module):
         return self.config.num_layers + self.config.num_single_layers
 
     def grid(self, shape: tuple[int, ...], text_len: int = 256) -> VideoGrid:
-        """The token grid of latents of `shape` [B, C, T, H, W].
+        """The token sequence of latents of a shape, text last.
 
         Args:
-          shape: of `hidden_states`; T, H and W divide by the patch.
+          shape: of `hidden_states`, [B, C, T, H, W].
           text_len: tokens of `encoder_hidden_states`, padding included (diffusers' pipeline: 256).
+
+        Raises:
+          ValueError: not such a shape, other channels, or an axis that does not divide into patches.
         """
-        if len(shape) != 5:
-            raise ValueError(
-                f"hidden_states has shape {tuple(shape)}; it must be [batch, channels, frames, "
-                "height, width]"
-            )
-        size, patch = tuple(shape[2:]), self.config.patch
-        if any(n % p for n, p in zip(size, patch, strict=True)):
-            raise ValueError(
-                f"latents of {size} frames, rows and columns do not divide into patches of {patch}; "
-                "pad or crop them"
-            )
-        frames, height, width = (n // p for n, p in zip(size, patch, strict=True))
-        return VideoGrid(frames, height, width, text_len=text_len)
+        config = self.config
+        check_shape(
+            "hidden_states", shape, ("batch", config.in_channels, "frames", "rows", "columns")
+        )
+        return VideoGrid(*token_shape(shape[2:], config.patch), text_len=text_len)
 
     def __call__(
         self,
@@ -130,7 +96,7 @@ class HunyuanVideoTransformer(nnx.Module):
         guidance: jax.Array | None = None,
         *,
         attention: SparseAttention | None = None,
-        states: tuple = (),
+        states: tuple[Any, ...] = (),
         ctx: StepContext | None = None,
         remat: bool = False,
     ) -> Any:
@@ -158,18 +124,18 @@ class HunyuanVideoTransformer(nnx.Module):
           ValueError: a shape or a dtype does not fit, guidance is absent or not wanted, or
             `attention` is for another grid or number of layers.
         """
-        config = self.config
-        grid = self.grid(hidden_states.shape, encoder_hidden_states.shape[1])
+        config, batch = self.config, hidden_states.shape[0]
         self._check(
-            hidden_states,
+            batch,
             timestep,
             encoder_hidden_states,
             encoder_attention_mask,
             pooled_projections,
             guidance,
         )
+        grid = self.grid(hidden_states.shape, encoder_hidden_states.shape[1])
         mask = encoder_attention_mask != 0
-        patterns, layer_states, ctx = stack.layer_patterns(
+        patterns, states, ctx = layer_patterns(
             attention,
             states,
             ctx,
@@ -184,48 +150,41 @@ class HunyuanVideoTransformer(nnx.Module):
         table = rope_table(
             grid.shape, config.head_dim, theta=config.rope_theta, axes=config.rope_axes_dim
         )
-        rope = tuple(jnp.asarray(part) for part in table)
+        rope = tuple(map(jnp.asarray, table))  # here, so that all blocks share the two constants
 
         dual = config.num_layers
-        streams, dual_states = stack.run_blocks(
+        streams, dual_states = run_blocks(
             self.transformer_blocks,
             (video, text),
             vector,
             rope,
             patterns=patterns[:dual],
-            states=layer_states[:dual],
+            states=states[:dual],
             ctx=ctx,
             remat=remat,
             name="dual_block",
         )
-        joint, single_states = stack.run_blocks(
+        joint, single_states = run_blocks(
             self.single_transformer_blocks,
             jnp.concatenate(streams, 1),
             vector,
             rope,
             patterns=patterns[dual:],
-            states=layer_states[dual:],
+            states=states[dual:],
             ctx=ctx,
             remat=remat,
             name="single_block",
         )
         video = self.proj_out(self.norm_out(joint[:, : grid.num_video_tokens], vector))
-        sample = unpatchify(video, grid.shape, config.patch)
+        video = unpatchify(video, grid.shape, config.patch, channels_first=True)
+        sample = video.transpose(0, 4, 1, 2, 3)
         return sample if attention is None else (sample, (*dual_states, *single_states))
 
-    def _check(self, video, timestep, text, mask, pooled, guidance):
-        config, batch = self.config, video.shape[0]
-        for name, value, want in (
-            ("hidden_states", video, (batch, config.in_channels, *video.shape[2:])),
-            ("encoder_hidden_states", text, (batch, text.shape[1], config.text_embed_dim)),
-            ("encoder_attention_mask", mask, (batch, text.shape[1])),
-            ("pooled_projections", pooled, (batch, config.pooled_projection_dim)),
-        ):
-            if value.shape != want:
-                raise ValueError(
-                    f"{name} has shape {value.shape}; for this model and the other inputs it must "
-                    f"be {want}"
-                )
+    def _check(self, batch, timestep, text, mask, pooled, guidance):
+        config = self.config
+        check_shape("encoder_hidden_states", text.shape, (batch, "tokens", config.text_embed_dim))
+        check_shape("encoder_attention_mask", mask.shape, (batch, text.shape[1]))
+        check_shape("pooled_projections", pooled.shape, (batch, config.pooled_projection_dim))
         check_scalars("timestep", timestep, batch)
         if config.guidance_embeds != (guidance is not None):
             remedy = (
@@ -239,13 +198,3 @@ class HunyuanVideoTransformer(nnx.Module):
             )
         if guidance is not None:
             check_scalars("guidance", guidance, batch)
-
-
-def unpatchify(
-    tokens: jax.Array, shape: tuple[int, int, int], patch: tuple[int, int, int]
-) -> jax.Array:
-    """Tokens [B, Lv, C * pt * ph * pw], channel slowest within a token, to latents [B, C, T, H, W]."""
-    (f, y, x), (pt, ph, pw) = shape, patch
-    tokens = tokens.reshape(tokens.shape[0], f, y, x, -1, pt, ph, pw)
-    video = tokens.transpose(0, 4, 1, 5, 2, 6, 3, 7)
-    return video.reshape(*video.shape[:2], f * pt, y * ph, x * pw)

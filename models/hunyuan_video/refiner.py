@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .. import nn
-from .blocks import EPS, FeedForward, Modulation
-from .conditioning import ConditionEmbedding, silu
+from ..layers import silu, split_heads
+from .blocks import EPS, Modulation
+from .conditioning import ConditionEmbedding
 from .config import HunyuanVideoConfig
 
 _MLP_RATIO = 4  # fixed in the original, whatever the config's mlp_ratio
@@ -30,8 +31,7 @@ class RefinerAttention(nnx.Module):
     def __call__(self, x: jax.Array, keep: jax.Array) -> jax.Array:
         """x [B, L, dim] under the pairs bool [B, L, L] that attend; the softmax is float32."""
         q, k, v = (
-            y.reshape(*x.shape[:2], self.num_heads, -1)
-            for y in (self.to_q(x), self.to_k(x), self.to_v(x))
+            split_heads(linear(x), self.num_heads) for linear in (self.to_q, self.to_k, self.to_v)
         )
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
         logits = jnp.where(keep[:, None], logits * q.shape[-1] ** -0.5, -jnp.inf)
@@ -51,7 +51,7 @@ class RefinerBlock(nnx.Module):
         self.norm1 = nn.LayerNorm(dim, eps=EPS, dtype=dtype)
         self.attn = RefinerAttention(config, dtype=dtype, rngs=rngs)
         self.norm2 = nn.LayerNorm(dim, eps=EPS, dtype=dtype)
-        self.ff = FeedForward(dim, _MLP_RATIO * dim, silu, dtype=dtype, rngs=rngs)
+        self.ff = nn.MLP(dim, _MLP_RATIO * dim, dim, silu, dtype=dtype, rngs=rngs)
         self.norm_out = Modulation(dim, 2, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, vector: jax.Array, keep: jax.Array) -> jax.Array:

@@ -13,10 +13,10 @@ KEYS = KeyTable(
         )
         for ours, theirs in {
             "attn.to_out": "attn.to_out.0",
-            "ff.up": "ff.net.0.proj",
-            "ff.down": "ff.net.2",
-            "ff_context.up": "ff_context.net.0.proj",
-            "ff_context.down": "ff_context.net.2",
+            "ff.linear_1": "ff.net.0.proj",
+            "ff.linear_2": "ff.net.2",
+            "ff_context.linear_1": "ff_context.net.0.proj",
+            "ff_context.linear_2": "ff_context.net.2",
         }.items()
     }
 )

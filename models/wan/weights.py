@@ -4,6 +4,7 @@ from ..keys import KeyTable
 
 KEYS = KeyTable(
     {
+        "patch_embedding.proj": "patch_embedding",
         "blocks.*.attn1.to_out": "blocks.*.attn1.to_out.0",
         "blocks.*.attn2.to_out": "blocks.*.attn2.to_out.0",
         "blocks.*.ffn.linear_1": "blocks.*.ffn.net.0.proj",

@@ -69,6 +69,23 @@ def test_linear_and_conv_hold_and_compute_in_their_dtype(dtype, key):
     assert np.abs(np.asarray(linear(x), np.float64) - want).max() < 20 * float(jnp.finfo(dtype).eps)
 
 
+def test_an_mlp_is_two_linears_with_the_activation_between(key):
+    mlp = nn.MLP(4, 8, 6, jnp.tanh, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x = jax.random.normal(key, (2, 3, 4))
+    assert mlp.linear_1.kernel.shape == (4, 8)
+    np.testing.assert_array_equal(mlp(x), mlp.linear_2(jnp.tanh(mlp.linear_1(x))))
+
+
+def test_patches_are_embedded_in_raster_order(key):
+    embed = nn.PatchEmbed(2, 6, (1, 2, 2), dtype=jnp.float32, rngs=nnx.Rngs(0))
+    video = jax.random.normal(key, (2, 2, 2, 4, 6))
+    tokens = embed(video)
+    assert tokens.shape == (2, 2 * 2 * 3, 6)
+    patch = np.asarray(video, np.float64)[:, :, 1, 2:, 2:4]  # frame 1, row 1, column 1
+    want = np.einsum("bchw,hwco->bo", patch, np.asarray(embed.proj.kernel[0], np.float64))
+    np.testing.assert_allclose(tokens[:, 6 + 3 + 1], want, atol=1e-5)
+
+
 def test_an_embedding_looks_up_rows():
     table = nn.Embedding(5, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
     ids = jnp.asarray([[4, 0]])

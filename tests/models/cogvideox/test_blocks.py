@@ -21,13 +21,15 @@ def tokens():
 
 
 @pytest.fixture(scope="module")
-def temb():
+def vector():
     return jax.random.normal(jax.random.key(1), (2, 16))
 
 
-def test_text_and_video_have_their_own_modulation(block, tokens, temb):
-    shift, scale, gate, *of_text = jnp.split(block.norm1.linear(jax.nn.silu(temb))[:, None], 6, -1)
-    out, gates = block.norm1(tokens, temb, 5)
+def test_text_and_video_have_their_own_modulation(block, tokens, vector):
+    shift, scale, gate, *of_text = jnp.split(
+        block.norm1.linear(jax.nn.silu(vector))[:, None], 6, -1
+    )
+    out, gates = block.norm1(tokens, vector, 5)
     normed = block.norm1.norm(tokens)
     text_shift, text_scale, text_gate = of_text
     for rows, a, b, c in (
@@ -38,26 +40,26 @@ def test_text_and_video_have_their_own_modulation(block, tokens, temb):
         np.testing.assert_array_equal(gates[:, rows], jnp.broadcast_to(c, gates[:, rows].shape))
 
 
-def test_gates_and_residuals(block, tokens, temb):
+def test_gates_and_residuals(block, tokens, vector):
     # With attention to nothing, what is left is the bias of its output, the gates and the MLP.
     ctx = StepContext(GRID, Phase.REUSE)
-    out, state = block(tokens, temb, None, pattern=Skip(), state=(), ctx=ctx)
+    out, state = block(tokens, vector, None, pattern=Skip(), state=(), ctx=ctx)
     assert state == ()
-    _, gate = block.norm1(tokens, temb, 5)
+    _, gate = block.norm1(tokens, vector, 5)
     h = tokens + gate * block.attn1.to_out.bias[...][None, None]
-    m, gate = block.norm2(h, temb, 5)
+    m, gate = block.norm2(h, vector, 5)
     np.testing.assert_allclose(out, h + gate * block.ff(m), atol=1e-5)
 
 
 def test_a_rotation_by_nothing_changes_nothing(block, tokens):
     ctx = StepContext(GRID, Phase.DENSE)
-    rotary = jnp.ones((GRID.num_tokens, 8)), jnp.zeros((GRID.num_tokens, 8))
+    rope = jnp.ones((GRID.num_tokens, 8)), jnp.zeros((GRID.num_tokens, 8))
     plain, _ = block.attn1(tokens, None, pattern=Dense(), state=(), ctx=ctx)
-    rotated, _ = block.attn1(tokens, rotary, pattern=Dense(), state=(), ctx=ctx)
+    rotated, _ = block.attn1(tokens, rope, pattern=Dense(), state=(), ctx=ctx)
     np.testing.assert_array_equal(rotated, plain)
     turned, _ = block.attn1(
         tokens,
-        (rotary[0].at[7:].set(0.6), rotary[1].at[7:].set(0.8)),
+        (rope[0].at[7:].set(0.6), rope[1].at[7:].set(0.8)),
         pattern=Dense(),
         state=(),
         ctx=ctx,
@@ -65,11 +67,11 @@ def test_a_rotation_by_nothing_changes_nothing(block, tokens):
     assert float(jnp.abs(turned - plain).max()) > 1e-3
 
 
-def test_output_norm_shifts_first(tokens, temb):
+def test_output_norm_shifts_first(tokens, vector):
     norm = load("cogvideox_5b_i2v").norm_out
-    shift, scale = jnp.split(norm.linear(jax.nn.silu(temb))[:, None], 2, -1)
+    shift, scale = jnp.split(norm.linear(jax.nn.silu(vector))[:, None], 2, -1)
     np.testing.assert_allclose(
-        norm(tokens, temb), norm.norm(tokens) * (1 + scale) + shift, atol=1e-6
+        norm(tokens, vector), norm.norm(tokens) * (1 + scale) + shift, atol=1e-6
     )
 
 

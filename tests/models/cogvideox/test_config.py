@@ -56,5 +56,7 @@ def test_what_is_not_implemented_is_refused(change, message):
 
 
 def test_latents_must_divide_into_patches():
-    with pytest.raises(ValueError, match=r"21 frames, 96 x 170 do not divide .*\(2, 2, 2\); pad"):
+    with pytest.raises(
+        ValueError, match=r"\(21, 96, 170\) pixels does not divide .*\(2, 2, 2\); pad"
+    ):
         PRESETS["cogvideox1.5-5b"].token_shape(21, 96, 170)

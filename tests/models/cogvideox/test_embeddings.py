@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from models.cogvideox import CogVideoXConfig
-from models.cogvideox.embeddings import PatchEmbed, TimestepEmbedding
+from models.cogvideox.embeddings import PatchEmbed
 from tests.models.cogvideox.tiny_models import load
 
 SMALL = {"num_attention_heads": 1, "attention_head_dim": 16, "text_embed_dim": 3, "in_channels": 2}
@@ -47,10 +47,3 @@ def test_learned_positions_belong_to_one_canvas(text, height):
     embed = load("cogvideox_5b_i2v").patch_embed
     with pytest.raises(ValueError, match=f"{text} text tokens and {height // 2} x 4 tokens .* pad"):
         embed(jnp.zeros((1, text, 20)), jnp.zeros((1, 3, 4, height, 8)))
-
-
-def test_timestep_embedding_is_two_linears():
-    embed = TimestepEmbedding(4, 6, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (2, 4))
-    hidden = embed.linear_1(x)
-    np.testing.assert_allclose(embed(x), embed.linear_2(hidden * jax.nn.sigmoid(hidden)), atol=1e-6)

@@ -66,7 +66,7 @@ def test_every_part_with_the_recorded_time_embedding(name, letter):
 def test_time_embedding(name, letter):
     # Apart from the rest: its last bits are another's, see tests/golden/parity.
     case, model = parity.arrays(name, letter), load(name)
-    sinusoid = sinusoidal_embedding(jnp.asarray(case["in/timestep"]), model.config.inner_dim)
+    sinusoid = sinusoidal_embedding(jnp.asarray(case["in/timestep"]), model.config.dim)
     parity.assert_close(sinusoid, case["tap/time_proj"], 1e-4, "time_proj")
     parity.assert_close(model.time_embedding(sinusoid), case["tap/time_embedding"], 1e-4, "time")
     if "in/ofs" in case:
@@ -124,22 +124,42 @@ def test_grid_has_text_first():
     model = load("cogvideox_15")
     expected = VideoGrid(2, 4, 5, text_len=9, text_first=True)
     assert model.grid((2, 4, 16, 8, 10)) == expected
-    assert model.grid((4, 16, 8, 10), text_len=7) == dataclasses.replace(expected, text_len=7)
+    assert model.grid((1, 4, 16, 8, 10), text_len=7) == dataclasses.replace(expected, text_len=7)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("cogvideox_5b", {"hidden_states": (2, 16, 4, 6, 10)}, "in_channels=16.*frames before"),
-        ("cogvideox_5b", {"hidden_states": (2, 4, 16, 7, 10)}, "7 x 10 do not divide into patches"),
-        ("cogvideox_15", {"hidden_states": (2, 5, 16, 8, 10)}, "latents of 5 frames.*pad them"),
-        ("cogvideox_5b", {"encoder_hidden_states": (1, 9, 40)}, "one text for each video"),
-        ("cogvideox_5b", {"encoder_hidden_states": (2, 9, 41)}, "text_embed_dim=40"),
-        ("cogvideox_5b", {"timestep": (1,)}, r"timestep has shape \(1,\).*repeat it"),
+        (
+            "cogvideox_5b",
+            {"hidden_states": (2, 16, 4, 6, 10)},
+            r"it must be \[batch, frames, 16, rows",
+        ),
+        (
+            "cogvideox_5b",
+            {"hidden_states": (2, 4, 16, 7, 10)},
+            "7, 10. pixels does not divide into patches",
+        ),
+        (
+            "cogvideox_15",
+            {"hidden_states": (2, 5, 16, 8, 10)},
+            "5, 8, 10. pixels does not divide.*; pad or crop it",
+        ),
+        (
+            "cogvideox_5b",
+            {"encoder_hidden_states": (1, 9, 40)},
+            r"\(1, 9, 40\); it must be \[2, tokens, 40\]",
+        ),
+        (
+            "cogvideox_5b",
+            {"encoder_hidden_states": (2, 9, 41)},
+            r"\(2, 9, 41\); it must be \[2, tokens, 40\]",
+        ),
+        ("cogvideox_5b", {"timestep": (1,)}, r"timestep has shape \(1,\); it must be \[2\]"),
         ("cogvideox_5b", {"timestep_cond": (2, 8)}, "timestep_cond must be None"),
         ("cogvideox_5b", {"ofs": (1,)}, "ofs_embed_dim=None; leave it out"),
         ("cogvideox_15_i2v", {"ofs": None}, "ofs_embed_dim=16; pass jnp.full"),
-        ("cogvideox_15_i2v", {"ofs": (3,)}, r"ofs has shape \(3,\).*\[1\] or"),
+        ("cogvideox_15_i2v", {"ofs": (3,)}, r"ofs has shape \(3,\); it must be \[1\] or \[2\]"),
         ("cogvideox_5b", {"image_rotary_emb": None}, "is absent.*pass models.cogvideox.rotary_emb"),
         ("cogvideox_2b", {"image_rotary_emb": ((60, 32),) * 2}, "is given.*leave it out"),
         ("cogvideox_5b", {"image_rotary_emb": ((60, 16),) * 2}, "two arrays .60, 32. for"),

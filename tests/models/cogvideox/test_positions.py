@@ -37,7 +37,7 @@ def test_rows_of_diffusers_tables(name):
             np.testing.assert_allclose(table[rows], GOLDEN[f"{name}/{part}"], atol=1e-5)
     else:
         table = jax.jit(sincos_embedding, static_argnums=(0, 1))(config, config.token_shape(*size))
-        assert table.shape == (tokens, config.inner_dim)
+        assert table.shape == (tokens, config.dim)
         np.testing.assert_allclose(table[rows], GOLDEN[f"{name}/table"], atol=1e-6)
 
 

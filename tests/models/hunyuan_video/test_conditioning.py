@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.hunyuan_video.conditioning import ConditionEmbedding, check_scalars, silu
+from models.hunyuan_video.conditioning import ConditionEmbedding, check_scalars
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +30,13 @@ def test_integer_times_are_times(embedding, key):
     )
 
 
-def test_silu_rounds_once():
-    x = jnp.linspace(-5, 5, 101).astype(jnp.bfloat16)
-    exact = np.float64(x) / (1 + np.exp(-np.float64(x)))
-    np.testing.assert_array_equal(silu(x), jnp.asarray(exact, jnp.float32).astype(jnp.bfloat16))
-
-
 @pytest.mark.parametrize(
     ("value", "message"),
     [
         (jnp.array([6000.0], jnp.bfloat16), "guidance is bfloat16, .*6016 .*pass it as float32"),
         (jnp.array([6000.0], jnp.float16), "guidance is float16"),
-        (jnp.array(6000.0), r"shape \(\); it must be \(1,\), one number for each batch row"),
-        (jnp.array([1.0, 2.0]), r"shape \(2,\); it must be \(1,\)"),
+        (jnp.array(6000.0), r"guidance has shape \(\); it must be \[1\]"),
+        (jnp.array([1.0, 2.0]), r"shape \(2,\); it must be \[1\]"),
     ],
 )
 def test_rounded_values_and_other_shapes_are_refused(value, message):

@@ -264,13 +264,16 @@ def test_patterns_and_states_keep_the_order_of_the_layers(model):
         ({"guidance": None}, "guidance is None, but config.guidance_embeds=True; pass 1000 times"),
         ({"guidance": jnp.ones(2, jnp.bfloat16)}, "guidance is bfloat16, which cannot hold it"),
         ({"timestep": jnp.ones(2, jnp.bfloat16)}, "timestep is bfloat16"),
-        ({"timestep": jnp.ones(3)}, r"timestep has shape \(3,\); it must be \(2,\)"),
-        ({"hidden_states": jnp.ones((2, 16, 8, 8))}, "it must be .batch, channels, frames"),
-        ({"hidden_states": jnp.ones((2, 16, 1, 7, 8))}, r"\(1, 7, 8\) .* do not divide .*crop"),
-        ({"hidden_states": jnp.ones((2, 15, 1, 8, 8))}, r"must be \(2, 16, 1, 8, 8\)"),
-        ({"encoder_attention_mask": jnp.ones((2, 9))}, r"shape \(2, 9\); .* be \(2, 10\)"),
-        ({"encoder_hidden_states": jnp.ones((2, 10, 4))}, r"must be \(2, 10, 40\)"),
-        ({"pooled_projections": jnp.ones((2, 4))}, r"must be \(2, 24\)"),
+        ({"timestep": jnp.ones(3)}, r"timestep has shape \(3,\); it must be \[2\]"),
+        ({"hidden_states": jnp.ones((2, 16, 8, 8))}, r"it must be \[batch, 16, frames"),
+        (
+            {"hidden_states": jnp.ones((2, 16, 1, 7, 8))},
+            r"\(1, 7, 8\) pixels does not divide .*crop",
+        ),
+        ({"hidden_states": jnp.ones((2, 15, 1, 8, 8))}, r"must be \[batch, 16, frames"),
+        ({"encoder_attention_mask": jnp.ones((2, 9))}, r"shape \(2, 9\); it must be \[2, 10\]"),
+        ({"encoder_hidden_states": jnp.ones((2, 10, 4))}, r"must be \[2, tokens, 40\]"),
+        ({"pooled_projections": jnp.ones((2, 4))}, r"must be \[2, 24\]"),
     ],
 )
 def test_wrong_inputs_are_refused(model, changes, message):

@@ -52,7 +52,7 @@ def test_padded_rows_take_the_first_token_and_no_text_is_finite(refiner, key):
 
 
 def test_feed_forward_width_does_not_follow_mlp_ratio(refiner):
-    assert refiner.token_refiner.refiner_blocks[0].ff.up.kernel.shape == (16, 64)
+    assert refiner.token_refiner.refiner_blocks[0].ff.linear_1.kernel.shape == (16, 64)
 
 
 def test_has_diffusers_numbers_under_any_mask():
