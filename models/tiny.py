@@ -19,7 +19,7 @@ from flax import nnx
 from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid
 
 from . import checkpoint, layers
-from .rope import apply_rope, rope_table
+from .rope import apply_rope, as_arrays, rope_table
 from .stack import layer_patterns, run_blocks
 
 
@@ -163,7 +163,7 @@ class TinyVideoDiT(nnx.Module):
         time = self.time_in(layers.sinusoidal_embedding(1000 * t, self.config.dim))
         vector = self.time_out(jax.nn.silu(time)) + self.label_vector[...][label]
         modulation = self.modulation(jax.nn.silu(vector)).reshape(x.shape[0], 6, -1)
-        rope = rope_table(grid.shape, self.config.head_dim)
+        rope = as_arrays(rope_table(grid.shape, self.config.head_dim))
         patterns, layer_states, step = layer_patterns(
             attention,
             states,

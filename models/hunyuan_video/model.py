@@ -11,7 +11,7 @@ from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 
 from .. import nn
 from ..layers import check_shape, token_shape, unpatchify
-from ..rope import rope_table
+from ..rope import as_arrays, rope_table
 from ..stack import layer_patterns, run_blocks
 from .blocks import DualStreamBlock, OutputNorm, SingleStreamBlock
 from .conditioning import ConditionEmbedding, check_scalars
@@ -150,7 +150,7 @@ class HunyuanVideoTransformer(nnx.Module):
         table = rope_table(
             grid.shape, config.head_dim, theta=config.rope_theta, axes=config.rope_axes_dim
         )
-        rope = tuple(map(jnp.asarray, table))  # here, so that all blocks share the two constants
+        rope = as_arrays(table)
 
         dual = config.num_layers
         streams, dual_states = run_blocks(

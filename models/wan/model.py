@@ -21,7 +21,7 @@ from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 
 from .. import nn
 from ..layers import check_shape, modulate, token_shape, unpatchify
-from ..rope import rope_table
+from ..rope import as_arrays, rope_table
 from ..stack import layer_patterns, run_blocks
 from .blocks import Block, modulation_parts, modulation_table
 from .conditioning import ConditionEmbedder
@@ -135,14 +135,14 @@ class WanTransformer(nnx.Module):
         time, time_proj, text, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
         )
-        rope = rope_table(grid.shape, config.head_dim, theta=ROPE_THETA)
+        rope = as_arrays(rope_table(grid.shape, config.head_dim, theta=ROPE_THETA))
         x, states = run_blocks(
             self.blocks,
             self.patch_embedding(hidden_states),
             time_proj.reshape(batch, -1, 6, config.dim),
             text,
             image,
-            tuple(map(jnp.asarray, rope)),  # here, so that all blocks share the two constants
+            rope,
             patterns=patterns,
             states=states,
             ctx=ctx,
