@@ -53,8 +53,8 @@ def rope_table(
 def as_arrays(table: tuple[np.ndarray, np.ndarray]) -> tuple[jax.Array, jax.Array]:
     """A table as two constants that all blocks of a model share, at run time and while compiling.
 
-    Without the barrier XLA folds each use's reshapes and casts into new constants: about 130 MiB of the compiler's
-    memory for every block of a 720p clip of 129 frames, and a second table in the program.
+    Without the barrier XLA folds each use's reshapes and casts into new constants, about 130 MiB of the compiler's
+    memory for each use in a 720p clip of 129 frames.
     """
     cos, sin = jax.lax.optimization_barrier((jnp.asarray(table[0]), jnp.asarray(table[1])))
     return cos, sin
