@@ -13,7 +13,7 @@ from flax import nnx
 from sparsevdit_jax import AttentionPattern, StepContext
 
 from .. import nn
-from ..layers import modulate, split_heads
+from ..layers import gelu_tanh, modulate, silu, split_heads
 from ..rope import Rope, apply_rope
 from .config import CogVideoXConfig
 
@@ -33,7 +33,7 @@ class ModulatedNorm(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """The modulated [B, L, dim] and the gate of what comes of it, of the same shape."""
         is_text = (jnp.arange(x.shape[1]) < text_len)[None, :, None]
-        parts = jnp.split(self.linear(jax.nn.silu(vector))[:, None], 6, -1)  # 3 of video, 3 of text
+        parts = jnp.split(self.linear(silu(vector))[:, None], 6, -1)  # 3 of video, 3 of text
         # A choice per row, which XLA fuses into its use: neither a cut nor a copy of the sequence.
         shift, scale, gate = (
             jnp.where(is_text, text, video)
@@ -82,8 +82,7 @@ class Block(nnx.Module):
         self.attn1 = Attention(config, dtype=dtype, rngs=rngs)
         self.norm2 = ModulatedNorm(config, dtype=dtype, rngs=rngs)
         dim = config.dim
-        # jax.nn.gelu is the tanh form, here and jax.nn.silu in the dtype that comes in, not in float32.
-        self.ff = nn.MLP(dim, 4 * dim, dim, jax.nn.gelu, dtype=dtype, rngs=rngs)
+        self.ff = nn.MLP(dim, 4 * dim, dim, gelu_tanh, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -116,5 +115,5 @@ class OutputNorm(nnx.Module):
 
     def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
         """[B, L, dim] to the same."""
-        shift, scale = jnp.split(self.linear(jax.nn.silu(vector))[:, None], 2, -1)
+        shift, scale = jnp.split(self.linear(silu(vector))[:, None], 2, -1)
         return modulate(self.norm(x), shift, scale)

@@ -10,7 +10,7 @@ from flax import nnx
 from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 
 from .. import nn
-from ..layers import check_shape, sinusoidal_embedding, unpatchify
+from ..layers import check_shape, silu, sinusoidal_embedding, unpatchify
 from ..rope import Rope
 from ..stack import layer_patterns, run_blocks
 from .blocks import Block, OutputNorm
@@ -37,9 +37,9 @@ class CogVideoXTransformer(nnx.Module):
         self.config, self.dtype = config, jnp.dtype(dtype)
         dtype, dim, time_dim = self.dtype, config.dim, config.time_embed_dim
         self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
-        self.time_embedding = nn.MLP(dim, time_dim, time_dim, jax.nn.silu, dtype=dtype, rngs=rngs)
+        self.time_embedding = nn.MLP(dim, time_dim, time_dim, silu, dtype=dtype, rngs=rngs)
         self.ofs_embedding = (
-            nn.MLP(time_dim, time_dim, time_dim, jax.nn.silu, dtype=dtype, rngs=rngs)
+            nn.MLP(time_dim, time_dim, time_dim, silu, dtype=dtype, rngs=rngs)
             if config.ofs_embed_dim
             else None
         )
