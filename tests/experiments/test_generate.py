@@ -178,6 +178,31 @@ def test_image_to_video_takes_a_picture_and_its_embeddings(tmp_path):
     assert read(out).shape == (9, 64, 96, 3)
 
 
+def test_hunyuan_video_runs_from_precomputed_text(tmp_path):
+    folder = folders.hunyuan_video(tmp_path / "model")
+    rng = np.random.default_rng(0)
+    text = TextEmbeddings(
+        prompt_embeds=rng.normal(size=(1, 20, folders.TEXT_DIM)).astype(np.float32),
+        prompt_attention_mask=(np.arange(20) < 13)[None].astype(np.int32),
+        pooled_projections=rng.normal(size=(1, 12)).astype(np.float32),
+    )
+    save_embeddings(tmp_path / "text.npz", text)
+    flags = SMALL | dict(prompt="", steps=2, attention="sta", out=tmp_path / "clip.mp4")
+    with pytest.raises(
+        ValueError, match=r"text encoders .* run in torch only; make an embeddings file"
+    ):
+        Generation(Config(model=folder, **flags))
+    generate.main(Config(model=folder, embeddings=tmp_path / "text.npz", **flags))
+    assert read(tmp_path / "clip.mp4").shape == (9, 64, 96, 3)
+
+
+def test_cogvideox_runs_from_a_prompt(tmp_path):
+    folder = folders.cogvideox(tmp_path / "model", version="1.5")
+    flags = SMALL | dict(steps=2, attention="sparse-vdit", tile="on", out=tmp_path / "clip.mp4")
+    generate.main(Config(model=folder, **flags))
+    assert read(tmp_path / "clip.mp4").shape == (9, 64, 96, 3)
+
+
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "experiments.generate", "--model", str(tmp_path / "none"), "--prompt", "x"],
