@@ -65,19 +65,26 @@ def check_memory(
         return says
     advice = []
     if worst.peak > usable:
+        fits = []
         if dtype == "float32" and worst.peak - worst.arguments // 2 <= usable:
-            advice.append("--dtype bfloat16, which halves the weights")
-        advice += [
+            fits.append("--dtype bfloat16, which halves the weights")
+        fits += [
             f"--frames {c.frames} --height {c.height} --width {c.width}"
             for c in smaller(family, clip, worst, usable)
         ]
-    if decoding > usable and not tiled:
-        advice.append("--tile on, which decodes in tiles")
+        advice.append(_advice("denoising", fits, "the weights alone are too large for this device"))
+    if decoding > usable:
+        fits = [] if tiled else ["--tile on, which decodes in tiles"]
+        advice.append(_advice("decoding", fits, "one tile alone is too large for this device"))
     raise NotEnoughMemory(
-        f"{clip} do not fit. {says}, of which a run may plan with {_gib(usable)}. "
-        + ("What would fit, by arithmetic: " + ", or ".join(advice) if advice else "Nothing smaller fits either: "
-           "the weights alone are too large for this device")
-    )  # fmt: skip
+        f"{clip} do not fit. {says}, of which a run may plan with {_gib(usable)}. {' '.join(advice)}"
+    )
+
+
+def _advice(what: str, fits: list[str], otherwise: str) -> str:
+    if not fits:
+        return f"For {what} nothing smaller fits either: {otherwise}."
+    return f"For {what} would fit, by arithmetic: {', or '.join(fits)}."
 
 
 def smaller(family: Family, clip: Clip, memory: Memory, usable: int) -> list[Clip]:

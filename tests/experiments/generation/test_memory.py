@@ -59,7 +59,9 @@ def test_what_does_not_fit_is_refused_with_what_would(family):
 
 
 def test_weights_alone_may_be_too_much(family):
-    with pytest.raises(NotEnoughMemory, match="Nothing smaller fits either"):
+    with pytest.raises(
+        NotEnoughMemory, match="For denoising nothing smaller fits either: the weights alone"
+    ):
         check(family, limit=24)
     with pytest.raises(NotEnoughMemory, match="--dtype bfloat16, which halves the weights"):
         check(family, weights=56, limit=56, dtype="float32")
@@ -71,6 +73,8 @@ def test_decoding_may_be_too_much(family):
     with pytest.raises(NotEnoughMemory) as caught:
         check(family, decoding=90, limit=80, tiled=True)
     assert "--tile on" not in str(caught.value)
+    assert "denoising nothing" not in str(caught.value)
+    assert "For decoding nothing smaller fits either: one tile alone" in str(caught.value)
 
 
 def test_this_device_says_what_it_has():
