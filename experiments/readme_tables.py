@@ -132,7 +132,7 @@ def full_size_table(folder: Path = record.RESULTS) -> str:
     """What one denoising step of the full-size models takes of an H200."""
     rows = newest(record.read("full_size", folder=folder), ("model", "method"))
     table = record.markdown_table(rows, FULL_SIZE_COLUMNS)
-    made = " ".join(sorted({provenance(row) for row in rows}))
+    made = "; ".join(sorted({provenance(row) for row in rows}))
     return (
         f"{table}\n\nbfloat16 weights and activations, one clip; guided models run the prompt's and the negative "
         "prompt's row in one call. Memory as XLA plans it for one H200 (141 GB), compiled on a machine without a "
@@ -149,7 +149,7 @@ def parity_table(folder: Path = record.RESULTS) -> str:
             row["measured"][column] = "–" if error is None else f"{error:.1e}"
     columns = {"model": "{measured[model]}", "case": "{measured[case]}"}
     columns |= {title: f"{{measured[{key}]}}" for key, title in PARITY_ERRORS.items()}
-    made = " ".join(sorted({provenance(row) for row in rows}))
+    made = "; ".join(sorted({provenance(row) for row in rows}))
     return f"{record.markdown_table(rows, columns)}\n\n{made}."
 
 
