@@ -46,3 +46,26 @@ def require(config: Any, **allowed: tuple) -> None:
                 f"{type(config).__name__} {name}={value!r} is not implemented; it must be "
                 f"{' or '.join(map(repr, values))}"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Heads:
+    """What follows from a transformer's `num_attention_heads` and `attention_head_dim`, under our names."""
+
+    num_attention_heads: int
+    attention_head_dim: int
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of an attention."""
+        return self.num_attention_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.attention_head_dim
+
+    @property
+    def dim(self) -> int:
+        """Channels of a token inside the model."""
+        return self.num_attention_heads * self.attention_head_dim

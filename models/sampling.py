@@ -20,7 +20,7 @@ def sampling_times(num_steps: int, shift: float) -> np.ndarray:
     return shift_time(np.linspace(1, 0, num_steps + 1), shift).astype(np.float32)
 
 
-def guide(conditional: jax.Array, unconditional: jax.Array, guidance: float) -> jax.Array:
+def guide(conditional: jax.Array, unconditional: jax.Array, guidance) -> jax.Array:
     """Classifier-free guidance: unconditional + guidance (conditional - unconditional)."""
     return unconditional + guidance * (conditional - unconditional)
 

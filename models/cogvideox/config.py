@@ -3,11 +3,11 @@
 import dataclasses
 
 from .. import layers
-from ..config import require
+from ..config import Heads, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CogVideoXConfig:
+class CogVideoXConfig(Heads):
     """Fields and defaults of diffusers' CogVideoXTransformer3DModel (0.42.1); the defaults are CogVideoX-2b.
 
     Attributes:
@@ -96,21 +96,6 @@ class CogVideoXConfig:
                 f"num_attention_heads * attention_head_dim = {self.dim} must be a multiple of 16: "
                 "sin-cos positions take 2, 3 and 3 eighths of it, in pairs"
             )
-
-    @property
-    def num_heads(self) -> int:
-        """Heads of an attention."""
-        return self.num_attention_heads
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one attention head."""
-        return self.attention_head_dim
-
-    @property
-    def dim(self) -> int:
-        """Channels of a token."""
-        return self.num_attention_heads * self.attention_head_dim
 
     @property
     def patch(self) -> tuple[int, int, int]:

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from ..config import require
+from ..config import Heads, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HunyuanVideoConfig:
+class HunyuanVideoConfig(Heads):
     """Sizes of a `HunyuanVideoTransformer`; names and defaults are those of diffusers.
 
     Attributes:
@@ -54,21 +54,6 @@ class HunyuanVideoConfig:
                 f"rope_axes_dim={axes} must be three even numbers whose sum is "
                 f"attention_head_dim={self.attention_head_dim}; change one of them"
             )
-
-    @property
-    def num_heads(self) -> int:
-        """Attention heads of a layer."""
-        return self.num_attention_heads
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one attention head."""
-        return self.attention_head_dim
-
-    @property
-    def dim(self) -> int:
-        """Channels of a token inside the model."""
-        return self.num_attention_heads * self.attention_head_dim
 
     @property
     def patch(self) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.sampling import guide
 from models.schedulers import Scheduler
 from models.text_embeddings import TextEmbeddings
 from models.tiling import Tile
@@ -232,8 +233,7 @@ class Family(abc.ABC):
         out = out.astype(jnp.float32)
         if conditions.guidance is None:
             return out, states
-        with_prompt, without = jnp.split(out, 2)
-        return without + conditions.guidance * (with_prompt - without), states
+        return guide(*jnp.split(out, 2), conditions.guidance), states  # with the prompt, without
 
     @property
     def latent_channels(self) -> int:

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from ..config import require
+from ..config import Heads, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WanConfig:
+class WanConfig(Heads):
     """Fields and defaults of diffusers' `WanTransformer3DModel` (config.json).
 
     Attributes:
@@ -63,21 +63,6 @@ class WanConfig:
                 f"image_dim={self.image_dim} and the model is {self.dim} wide: image states are "
                 "projected to that width before cross-attention, or are absent"
             )
-
-    @property
-    def num_heads(self) -> int:
-        """Attention heads."""
-        return self.num_attention_heads
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one attention head."""
-        return self.attention_head_dim
-
-    @property
-    def dim(self) -> int:
-        """Channels of a token."""
-        return self.num_attention_heads * self.attention_head_dim
 
 
 _T2V_1_3B = WanConfig(num_attention_heads=12, ffn_dim=8960, num_layers=30)
