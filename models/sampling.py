@@ -64,7 +64,7 @@ def generate(
     unconditional: int | None = None,
     shift: float = 1.0,
     start: int = 0,
-    on_step: Callable[[int, Phase | None, jax.Array], None] | None = None,
+    on_step: Callable[[int, Phase | None, jax.Array, tuple], None] | None = None,
 ) -> jax.Array:
     """Denoises `noise` to video, dense or with sparse attention, one jitted program per phase.
 
@@ -79,8 +79,8 @@ def generate(
       shift: flow shift of the time grid (`shift_time`).
       start: first step to run; `noise` is then the video before that step (runs that share their dense
         warm-up can fork from it).
-      on_step: called after each step with its index, phase (None when dense) and the video so far,
-        which the next step consumes: copy what must stay.
+      on_step: called after each step with its index, phase (None when dense), the video so far and the layers'
+        states, which the next step consumes: copy what must stay.
 
     Returns:
       Clean videos [B, F, Y, X, C], float32.
@@ -126,5 +126,5 @@ def generate(
             guidance=guidance,
         )
         if on_step is not None:
-            on_step(step, phase, x)
+            on_step(step, phase, x, states)
     return x

@@ -108,7 +108,7 @@ class Runner:
         began = time.perf_counter()
         with progress_bar(method.label, total=total, done=first) as advance:
 
-            def on_step(step, phase, x):
+            def on_step(step, phase, x, _):
                 nonlocal began
                 x.block_until_ready()
                 seconds.setdefault(phase, []).append(time.perf_counter() - began)
