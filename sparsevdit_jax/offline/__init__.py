@@ -1,0 +1,1 @@
+"""Offline search: measure what every candidate pattern does to every head, then choose."""

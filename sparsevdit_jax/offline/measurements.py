@@ -1,0 +1,101 @@
+"""Measurements: what probes found over prompts and steps, kept on disk so that a search goes on."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparsevdit_jax.offline.probe import ProbeState
+from sparsevdit_jax.schedule import Phase, StepSchedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """Errors of every candidate for every prompt, step, layer and head.
+
+    Attributes:
+      error: f64 [P, T, N, C, H], NaN where not measured; the mean over a prompt's batch rows, so
+        that both branches of classifier-free guidance count alike.
+      power: f64 [P, T, N, H], mean square of the exact outputs.
+      choice: int [P, T, N, H], what was fed onward (-1: the exact output).
+    """
+
+    error: np.ndarray
+    power: np.ndarray
+    choice: np.ndarray
+
+    @classmethod
+    def empty(
+        cls, *, prompts: int, steps: int, layers: int, candidates: int, heads: int
+    ) -> "Measurements":
+        """Nothing measured yet."""
+        shape = (prompts, steps, layers)
+        return cls(
+            np.full((*shape, candidates, heads), np.nan),
+            np.full((*shape, heads), np.nan),
+            np.full((*shape, heads), -1),
+        )
+
+    def add(self, prompt: int, step: int, states: tuple[ProbeState, ...]) -> None:
+        """Takes over what the probes of all layers measured in `step`."""
+        for layer, state in enumerate(states):
+            if not isinstance(state, ProbeState):
+                raise ValueError(
+                    f"the state of layer {layer} is a {type(state).__name__}; every layer must be "
+                    "a Probe"
+                )
+            self.error[prompt, step, layer] = np.asarray(state.error, np.float64).mean(0)
+            self.power[prompt, step, layer] = np.asarray(state.power, np.float64).mean(0)
+            self.choice[prompt, step, layer] = np.asarray(state.choice)
+
+    def has(self, prompt: int, step: int) -> bool:
+        """Whether this step of this prompt is there."""
+        return not np.isnan(self.error[prompt, step]).any()
+
+    def sparse_steps(self, schedule: StepSchedule, *, online: bool = False) -> np.ndarray:
+        """Indices of the steps that count: not dense and, where candidates search `online`, not the
+        first search, which is exact for them.
+        """
+        phases = schedule.phases()
+        steps = [i for i, phase in enumerate(phases) if phase is not Phase.DENSE]
+        if online and Phase.SEARCH in phases:
+            steps.remove(phases.index(Phase.SEARCH))
+        return np.asarray(steps, int)
+
+    def save(self, path: Path, settings: dict[str, Any]) -> None:
+        """Writes an .npz file; the one before it stays until this one is whole."""
+        part = path.with_name(path.name + ".part")
+        with part.open("wb") as file:
+            np.savez(
+                file,
+                error=self.error,
+                power=self.power,
+                choice=self.choice,
+                settings=np.array(json.dumps(settings, sort_keys=True)),
+            )
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: Path, settings: dict[str, Any]) -> "Measurements":
+        """The inverse of `save`; ValueError if they were made with other settings."""
+        with np.load(path) as file:
+            stored = json.loads(str(file["settings"]))
+            wanted = json.loads(json.dumps(settings, sort_keys=True))
+            changed = sorted(
+                name
+                for name in {*stored, *wanted}
+                if stored.get(name, ...) != wanted.get(name, ...)
+            )
+            if changed:
+                listed = "; ".join(
+                    f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} here"
+                    for name in changed
+                )
+                raise ValueError(
+                    f"{path} holds measurements made with other settings ({listed}); give the same "
+                    "ones to go on, or choose another folder"
+                )
+            return cls(file["error"], file["power"], file["choice"])

@@ -1,0 +1,114 @@
+"""Probe: a pattern that measures, inside any model, what other patterns would do to its heads.
+
+    attention = SparseAttention.uniform(Probe(candidates), num_layers, schedule)
+    ... denoise as with any other attention; after each step:
+    measurements.add(prompt, step, states)
+
+No model knows of it: what was measured comes back as the layers' states.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_kernels._pytree import pytree
+from sparsevdit_jax.offline.rules import SparseVditRule
+from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern, attend_dense, check_inputs
+from sparsevdit_jax.schedule import Phase
+
+
+@pytree
+class ProbeState:
+    """What a `Probe` measured in the last step that was not of Phase.DENSE.
+
+    Attributes:
+      error: f32 [B, C, H], mean squared difference between the head's output under each candidate
+        and its exact output, over tokens and channels.
+      power: f32 [B, H], mean square of the exact output: the error of leaving the head out.
+      choice: int32 [H], the candidate whose output was fed onward; -1 the exact one.
+      inner: the candidates' own states.
+    """
+
+    error: jax.Array
+    power: jax.Array
+    choice: jax.Array
+    inner: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe(AttentionPattern):
+    """Runs exact attention and every candidate on the same q, k, v; errors go to the state.
+
+    Without a rule the exact output is what the model goes on with, as in STA's mask search
+    (arXiv 2502.04507, Algorithm 1). With one, each head goes on with the output of the candidate
+    that the rule chooses from the errors of all batch rows together, which is Sparse-vDiT's
+    sequential feed (arXiv 2506.03065, section 3). Padded text rows are zero on both sides and
+    count as tokens without error.
+
+    A step costs a dense pass and one launch for each candidate. Candidates that search online
+    (`AdaSpa`) search here in the schedule's SEARCH steps; in the first of them they are exact, so
+    that their error is 0 there and must not be counted (`Measurements` leaves such steps out).
+
+    Attributes:
+      candidates: patterns that serve any head: no windows per head, no `Table`.
+      rule: what chooses the output to go on with; None goes on with the exact one.
+    """
+
+    candidates: tuple[BlockSparsePattern, ...]
+    rule: SparseVditRule | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "candidates", tuple(self.candidates))
+        if not self.candidates:
+            raise ValueError("candidates=() leaves nothing to measure; name one pattern at least")
+        if len(set(self.candidates)) != len(self.candidates):
+            raise ValueError("candidates holds a pattern twice; name each once")
+        for pattern in self.candidates:
+            if not isinstance(pattern, BlockSparsePattern):
+                raise ValueError(
+                    f"candidates holds {pattern!r}; its members must be block-sparse patterns"
+                )
+        if self.rule is not None and len(self.rule.costs) != len(self.candidates):
+            raise ValueError(
+                f"the rule has {len(self.rule.costs)} costs for {len(self.candidates)} candidates; "
+                "give one each"
+            )
+
+    def init(self, grid, *, batch, num_heads, head_dim):
+        """Zeros, and the candidates' own states."""
+        sizes = dict(batch=batch, num_heads=num_heads, head_dim=head_dim)
+        return ProbeState(
+            jnp.zeros((batch, len(self.candidates), num_heads), np.float32),
+            jnp.zeros((batch, num_heads), np.float32),
+            jnp.full((num_heads,), -1, np.int32),
+            tuple(p.init(grid, **sizes) for p in self.candidates),
+        )
+
+    def attend(self, q, k, v, state, ctx):
+        """See `AttentionPattern.attend`; the state is new in every step that is not dense."""
+        check_inputs(q, k, v, ctx)
+        exact, _ = attend_dense(q, k, v, ctx)
+        if ctx.phase is Phase.DENSE:
+            return exact, state
+        outs, inner = [], []
+        for pattern, own in zip(self.candidates, state.inner, strict=True):
+            out, own = pattern.attend(q, k, v, own, ctx)
+            outs.append(out)
+            inner.append(own)
+        reference = exact.astype(np.float32)
+        errors = [_mean_square(out.astype(np.float32) - reference) for out in outs]
+        error, power = jnp.stack(errors, 1), _mean_square(reference)
+        fed, choice = exact, jnp.full((q.shape[2],), -1, np.int32)
+        if self.rule is not None:
+            choice = jnp.asarray(self.rule.choose(error.mean(0), power.mean(0)))
+            for i, out in enumerate(outs):
+                fed = jnp.where((choice == i)[None, None, :, None], out, fed)
+        return fed, ProbeState(error, power, choice, tuple(inner))
+
+
+def _mean_square(x):
+    """Mean of squares over tokens and channels of [B, L, H, D]: [B, H]."""
+    return jnp.square(x).mean((1, 3))
