@@ -1,0 +1,101 @@
+"""The command; see the package's docstring."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+
+from experiments.record import RESULTS, Run, environment
+from experiments.search.choose import Choice, Task, choose, make_task
+from experiments.search.pictures import draw_all
+from experiments.search.settings import Config, candidates_of, schedule_of
+from experiments.search.subjects import make_subject
+from sparsevdit_jax.fastvideo import to_strategy
+
+
+def main(config: Config) -> Choice:
+    """Searches, and writes what was found."""
+    run = Run.start("search", config) if config.record else None
+    subject = make_subject(config)
+    if config.held_out >= len(subject.prompts):
+        raise ValueError(
+            f"held_out={config.held_out} leaves none of {len(subject.prompts)} prompts to calibrate on"
+        )
+    candidates = candidates_of(config, subject.grid)
+    # Patterns that do not fit the canvas are refused here, before anything takes time.
+    task = make_task(config, subject, candidates, schedule_of(config, subject.num_steps))
+    choice = choose(task)
+    write(config.out, choice, task, "search")
+    print_report(choice)
+    if run is not None:
+        record(run, choice, task)
+    print(f"\n{(config.out / 'attention.json').resolve()}")
+    return choice
+
+
+def write(out: Path, choice: Choice, task: Task, name: str) -> None:
+    """attention.json, strategy.json, report.json and the pictures."""
+    (out / "attention.json").write_text(choice.attention.to_json() + "\n")
+    if task.config.method == "sta":
+        (out / "strategy.json").write_text(to_strategy(choice.attention) + "\n")
+    flags = json.loads(json.dumps(dataclasses.asdict(task.config), default=str))
+    report = dict(config=flags, environment=environment(), prompts=task.subject.prompts)
+    (out / "report.json").write_text(json.dumps(report | choice.report, indent=1) + "\n")
+    draw_all(choice, task, out, name)
+
+
+def record(run: Run, choice: Choice, task: Task) -> None:
+    """One line, and beside it the attention and the pictures."""
+    name = (task.config.name or task.config.method).replace("-", "_")
+    for folder in ("attention", "pictures"):
+        (RESULTS / folder).mkdir(parents=True, exist_ok=True)
+    text = json.dumps(json.loads(choice.attention.to_json()), separators=(",", ":"))
+    (RESULTS / "attention" / f"{name}.json").write_text(text + "\n")
+    pictures = draw_all(choice, task, RESULTS / "pictures", f"search_{name}")
+    grid = task.subject.grid
+    run.log(
+        search=name,
+        method=task.config.method,
+        prompts=list(task.subject.prompts),
+        tokens=grid.num_tokens,
+        pictures=[path.name for path in pictures],
+        **choice.report,
+    )
+
+
+def print_report(choice: Choice) -> None:
+    """The result in a few lines."""
+    report = choice.report
+    print(
+        f"\ndensity {report['density']:.3f} in sparse steps, {report['density_run']:.3f} over the run"
+    )
+    for row in report["candidates"]:
+        print(f"  {row['share']:6.1%}  density {row['density']:.3f}  {row['pattern']}")
+    for name, found in report["stability"].items():
+        print(
+            f"choices agree over {name}: {found['agreement_share']:.2f} "
+            f"(chance {found['chance_share']:.2f}, kappa {found['kappa_correlation']:.2f})"
+        )
+    errors = report["chosen_error"]
+    for part in ("calibration", "held_out"):
+        if f"{part}_error" in errors:
+            best = errors.get(f"{part}_best_single_error")
+            print(
+                f"{part.replace('_', '-')} error {errors[f'{part}_error']:.3e}"
+                + ("" if best is None else f", best affordable single candidate {best:.3e}")
+            )
+
+
+if __name__ == "__main__":
+    import tyro
+
+    try:
+        main(tyro.cli(Config))
+    except (ValueError, OSError) as problem:
+        sys.exit(f"error: {problem}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from what was measured")
+    finally:
+        jax.clear_caches()

@@ -1,0 +1,179 @@
+"""The flags of a search."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+from sparsevdit_jax import StepSchedule, TokenOrder, VideoGrid, codec
+from sparsevdit_jax.fastvideo import tiles_of
+from sparsevdit_jax.pattern import BlockSparsePattern
+from sparsevdit_jax.patterns import (
+    AdaSpa,
+    Dense,
+    Diagonal,
+    MultiDiagonal,
+    Skip,
+    SlidingTile,
+    VerticalStripe,
+)
+from sparsevdit_jax.presets import TILE, adaspa_schedule, sparse_vdit_schedule, sta_schedule
+
+Method = Literal["sta", "sparse-vdit", "mixture"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags.
+
+    Attributes:
+      method: sta (least output error, per step), sparse-vdit (error and cost, sequential feed, per step), or
+        mixture (one candidate of any kind for each head at all steps, least error at `density`).
+      model: checkpoint folder in the layout of diffusers; the tiny model by default.
+      prompts: what to calibrate on; digits for the tiny model.
+      negative_prompt: for guidance.
+      embeddings: files of `experiments.make_text_embeddings`, one a prompt, instead of prompts.
+      held_out: the last so many prompts only judge the choice.
+      steps: denoising steps; the model's usual by default.
+      dense_steps: leading steps of full attention (T0); the paper's share by default.
+      guidance: scale of classifier-free guidance; the model's usual by default.
+      frames: of the clip; the model's usual by default, as are height and width.
+      height: pixels.
+      width: pixels.
+      shift: flow shift, in place of the scheduler's own.
+      seed: of the noise; prompt i has seed + i.
+      dtype: of weights and compute.
+      candidates: JSON file with a list of patterns as in attention.json, instead of the method's own.
+      windows: windows of STA in tiles, three numbers each.
+      tile: tokens of STA's tile; the paper's by default, smaller on small canvases.
+      block: tokens of the other patterns' blocks.
+      lam: Sparse-vDiT's weight of cost.
+      epsilon: Sparse-vDiT's threshold.
+      relative: errors relative to the head's output.
+      density: mean density over the sparse steps to reach; calibrates epsilon, or is the mixture's budget.
+      rounds: sequential searches with which epsilon is calibrated.
+      shared: one choice for all steps.
+      costs: measured table (`experiments.measure_costs`) that takes the place of density as cost.
+      out: folder.
+      save_every: steps between saves of a checkpoint's run.
+      record: also append the result to experiments/results/search.jsonl, with pictures and the attention beside it.
+      name: of the record and its files; the method by default.
+    """
+
+    method: Method
+    model: Path | None = None
+    prompts: tuple[str, ...] = ()
+    negative_prompt: str = ""
+    embeddings: tuple[Path, ...] = ()
+    held_out: int = 0
+    steps: int | None = None
+    dense_steps: int | None = None
+    guidance: float | None = None
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    shift: float | None = None
+    seed: int = 100
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    candidates: Path | None = None
+    windows: tuple[tuple[int, int, int], ...] = ()
+    tile: tuple[int, int, int] | None = None
+    block: int = 64
+    lam: float = 0.5
+    epsilon: float = 1.0
+    relative: bool = False
+    density: float | None = None
+    rounds: int = 2
+    shared: bool = False
+    costs: Path | None = None
+    out: Path = Path("out/search")
+    save_every: int = 5
+    record: bool = False
+    name: str | None = None
+
+    def __post_init__(self):
+        if self.method == "mixture" and self.density is None:
+            raise ValueError("a mixture needs its budget: pass --density, such as 0.2")
+        if self.density is not None and not 0 < self.density <= 1:
+            raise ValueError(f"density={self.density} must lie in (0, 1]")
+        if self.rounds < 1:
+            raise ValueError(f"rounds={self.rounds} must be at least 1")
+        if self.prompts and self.embeddings:
+            raise ValueError("give --prompts or --embeddings, not both")
+
+
+def schedule_of(config: Config, num_steps: int) -> StepSchedule:
+    """The method's schedule, with `dense_steps` where given."""
+    if config.method == "mixture":
+        schedule = adaspa_schedule(num_steps)
+        if config.dense_steps is not None:  # the first search is the last exact step
+            second = schedule.search_steps[-1]
+            first = max(1, config.dense_steps)
+            schedule = StepSchedule.adaspa(num_steps, tuple(sorted({first, max(first, second)})))
+        return schedule
+    dense = sta_schedule if config.method == "sta" else sparse_vdit_schedule
+    if config.dense_steps is not None:
+        return StepSchedule(num_steps, config.dense_steps)
+    return dense(num_steps)
+
+
+def candidates_of(config: Config, grid: VideoGrid) -> tuple[BlockSparsePattern, ...]:
+    """What is searched over: the file's patterns, or the method's own for this canvas."""
+    if config.candidates is not None:
+        return _read_candidates(config.candidates)
+    tile = config.tile or tuple(
+        min(t, max(1, -(-n // 2))) for t, n in zip(TILE, grid.shape, strict=True)
+    )
+    windows = config.windows or default_windows(tiles_of(grid, tile))
+    sta = tuple(SlidingTile(tile, window) for window in windows)
+    if config.method == "sta":
+        return sta
+    block = config.block
+    if config.method == "sparse-vdit":
+        return (Skip(), *_modes(0.25, block, grid))
+    modes = (mode for density in (0.15, 0.3) for mode in _modes(density, block, grid))
+    return (
+        Skip(),
+        Dense(),
+        *dict.fromkeys(modes),
+        *(AdaSpa(density, block, head_adaptive=False) for density in (0.05, 0.1, 0.2, 0.35)),
+        *sta,
+    )
+
+
+def default_windows(tiles: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
+    """STA's five windows for any canvas of tiles: on (5, 6, 10) those that its authors searched over."""
+    t, h, w = tiles
+
+    def odd(n: float) -> int:
+        return max(1, 2 * round((n - 1) / 2) + 1)
+
+    windows = (
+        (t, odd(h / 2), odd(w / 3)),
+        (odd(0.6 * t), odd(h / 2), odd(w / 2)),
+        (1, h, w),
+        (t, h, 1),
+        (t, 1, w),
+    )
+    return tuple(dict.fromkeys(windows))
+
+
+def _modes(density: float, block: int, grid: VideoGrid) -> tuple[BlockSparsePattern, ...]:
+    """Sparse-vDiT's three sparse modes; stripes have at least room for the first frame."""
+    order = TokenOrder(grid, block)
+    first = -(-grid.height * grid.width // block) / order.num_video_blocks
+    least = 1 - (1 - first) * (grid.num_video_tokens / grid.num_tokens) ** 2
+    stripe = VerticalStripe(max(density, min(1.0, least)), block)
+    return Diagonal(density, block), MultiDiagonal(density, block), stripe
+
+
+def _read_candidates(path: Path) -> tuple[BlockSparsePattern, ...]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path} for --candidates")
+    try:
+        patterns = codec.decode(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as problem:
+        raise ValueError(f"{path}: {problem}") from problem
+    if not isinstance(patterns, tuple) or not patterns:
+        raise ValueError(f"{path} must hold a list of patterns, as in attention.json")
+    return patterns

@@ -1,0 +1,212 @@
+"""Whole searches on tiny random models of every family, from prompt to attention."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.search import subjects
+from experiments.search.__main__ import main
+from experiments.search.settings import Config, candidates_of, default_windows
+from models.text_embeddings import TextEmbeddings, save_embeddings
+from sparsevdit_jax import SparseAttention, VideoGrid, codec
+from sparsevdit_jax.fastvideo import from_strategy
+from sparsevdit_jax.offline.measurements import Measurements
+from sparsevdit_jax.offline.tables import declared_density
+from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, Skip, SlidingTile
+
+from ..generation import folders
+
+METHODS = {
+    "sta": dict(windows=((1, 1, 3), (1, 3, 1), (3, 1, 1)), dense_steps=1),
+    "sparse-vdit": dict(density=0.6, rounds=1, dense_steps=1, relative=True),
+    "mixture": dict(density=0.5, dense_steps=1, held_out=1),
+}
+MIXED = (
+    Skip(),
+    Dense(),
+    Diagonal(0.3, 6),
+    AdaSpa(0.2, 6, False),
+    SlidingTile((1, 2, 3), (1, 1, 3)),
+)
+SMALL = dict(steps=3, tile=(1, 2, 3), block=6, dtype="float32", save_every=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quickly():
+    """Compiling is what takes the time here; its programs are forgotten for the tests elsewhere."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Flags that name a model and its prompts, of each family."""
+    prompts = dict(prompts=("a cat rides a skateboard", "two dogs watch the rain"))
+    size = dict(frames=9, height=64, width=96)
+    root = tmp_path_factory.mktemp("checkpoints")
+    texts = []
+    for i in range(2):
+        random = np.random.default_rng(i).standard_normal
+        text = TextEmbeddings(
+            prompt_embeds=random((1, 5, folders.TEXT_DIM), np.float32),
+            pooled_projections=random((1, 12), np.float32),
+            prompt_attention_mask=np.array([[1, 1, 1, 1, i]], np.int32),
+        )
+        texts.append(root / f"text{i}.npz")
+        save_embeddings(texts[-1], text)
+    return {
+        "wan": dict(model=folders.wan(root / "wan"), **size, **prompts),
+        "hunyuan_video": dict(
+            model=folders.hunyuan_video(root / "hunyuan"), **size, embeddings=tuple(texts)
+        ),
+        "cogvideox": dict(model=folders.cogvideox(root / "cogvideox"), **size, **prompts),
+    }
+
+
+@pytest.mark.parametrize("family", ["wan", "hunyuan_video", "cogvideox"])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_search_takes_every_family(family, method, checkpoints, tmp_path):
+    flags = {**SMALL, **METHODS[method], **checkpoints[family]}
+    if method == "mixture":
+        flags["candidates"] = tmp_path / "candidates.json"
+        flags["candidates"].write_text(json.dumps(codec.encode(MIXED)))
+    choice = main(Config(method=method, out=tmp_path, **flags))
+    report = json.loads((tmp_path / "report.json").read_text())
+    attention = SparseAttention.from_json((tmp_path / "attention.json").read_text())
+    assert attention == choice.attention
+    assert attention.schedule.num_steps == 3
+    assert attention.schedule.dense_steps == (0 if method == "mixture" else 1)
+    assert abs(sum(row["share"] for row in report["candidates"]) - 1) < 1e-9
+    assert 0 < report["chosen_error"]["calibration_error"] < np.inf
+    assert not list(tmp_path.glob("*.run.safetensors*"))
+    assert (tmp_path / "search_chosen.png").stat().st_size > 1000
+    if method == "sta":
+        found = from_strategy(
+            (tmp_path / "strategy.json").read_text(), attention.grid, tile=(1, 2, 3)
+        )
+        assert found.schedule == attention.schedule
+        assert [named(t) for t in found.patterns] == [named(t) for t in attention.patterns]
+    if method == "sparse-vdit":
+        heads = choice.choice.size
+        assert 0.6 - 1e-9 <= report["density"] <= 0.6 + 1 / heads + 1e-9
+    if method == "mixture":
+        assert report["density"] <= 0.5 + 1e-9
+        for row in report["comparison"]["singles"]:
+            single, mixed = row["single"], row["mixture"]
+            assert mixed["cost_ratio"] <= single["cost_ratio"] * (1 + 1e-9)
+            assert mixed["calibration_error"] <= single["calibration_error"] * (1 + 1e-9)
+            assert np.isfinite(mixed["held_out_error"])
+
+
+def named(table):
+    """The table with patterns in place of their indices."""
+    return [[table.library[i] for i in row] for row in table.choice]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_search_goes_on_in_the_middle_of_a_run(checkpoints, tmp_path, monkeypatch):
+    config = Config(method="sta", out=tmp_path, **{**SMALL, **METHODS["sta"], **checkpoints["wan"]})
+    whole = main(dataclasses.replace(config, out=tmp_path / "whole"))
+    add, steps = Measurements.add, []
+
+    def stop_at(prompt, step):
+        def stopping(self, *at):
+            steps.append(at[:2])
+            if at[:2] == (prompt, step):
+                raise Interrupted
+            add(self, *at)
+
+        monkeypatch.setattr(Measurements, "add", stopping)
+
+    stop_at(1, 2)
+    with pytest.raises(Interrupted):
+        main(config)
+    assert steps == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    steps.clear()
+    stop_at(None, None)
+    again = main(config)
+    assert steps == [(1, 2)]  # neither the first prompt nor the step before is run again
+    np.testing.assert_array_equal(again.choice, whole.choice)
+    files = [
+        np.load(folder / "measurements.npz")["error"] for folder in (tmp_path, tmp_path / "whole")
+    ]
+    np.testing.assert_array_equal(*files)
+    with pytest.raises(ValueError, match="steps: 3 there, 4 here"):
+        main(dataclasses.replace(config, steps=4))
+
+
+def test_the_tiny_model_is_searched_the_same_way_and_recorded(tmp_path, monkeypatch):
+    from experiments.search import __main__ as command
+
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    flags = dict(prompts=("2", "7"), frames=4, height=16, width=16, steps=3, dense_steps=1)
+    choice = main(
+        Config(
+            method="sta",
+            tile=(1, 2, 2),
+            windows=((2, 1, 1), (1, 2, 2)),
+            out=tmp_path / "out",
+            **flags,
+        )
+    )
+    assert choice.attention.grid == VideoGrid(2, 4, 4, text_len=8)
+    assert choice.choice.shape == (2, 6, 4)
+
+
+def test_default_windows_are_the_papers_on_its_canvas_and_fit_any():
+    assert default_windows((5, 6, 10)) == ((5, 3, 3), (3, 3, 5), (1, 6, 10), (5, 6, 1), (5, 1, 10))
+    for tiles in ((1, 1, 1), (2, 1, 7), (4, 4, 4)):
+        assert all(
+            1 <= w <= n
+            for window in default_windows(tiles)
+            for w, n in zip(window, tiles, strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    "grid", [VideoGrid(1, 9, 9), VideoGrid(3, 4, 6, 9, True), VideoGrid(16, 16, 16, 8)]
+)
+@pytest.mark.parametrize("method", list(METHODS))
+def test_default_candidates_fit_any_canvas(method, grid):
+    candidates = candidates_of(Config(method=method, density=0.5), grid)
+    densities = [declared_density(p, grid) for p in candidates]
+    assert len(set(candidates)) == len(candidates) >= 3
+    assert min(densities) >= 0
+    assert max(densities) <= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (dict(method="mixture"), "needs its budget"),
+        (dict(method="sta", density=1.5), "must lie in"),
+        (dict(method="sparse-vdit", rounds=0), "at least 1"),
+        (dict(method="sta", prompts=("cat",)), "must be digits"),
+        (dict(method="sta", prompts=("2",), held_out=1), "leaves none of 1 prompts"),
+        (dict(method="sta", candidates="nowhere.json"), "no file"),
+    ],
+)
+def test_bad_flags_are_refused(flags, message, tmp_path, monkeypatch):
+    from pathlib import Path
+
+    monkeypatch.setattr(subjects, "load_tiny", lambda *a, **k: _tiny())
+    if "candidates" in flags:
+        flags = dict(flags, candidates=Path(tmp_path / flags["candidates"]))
+    with pytest.raises((ValueError, OSError), match=message):
+        main(Config(out=tmp_path, **flags))
+
+
+def _tiny():
+    from flax import nnx
+
+    from models.tiny import TinyConfig, TinyVideoDiT
+
+    return nnx.eval_shape(lambda: TinyVideoDiT(TinyConfig(), rngs=nnx.Rngs(0)))
