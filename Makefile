@@ -7,7 +7,7 @@ CODE := pallas_kernels sparsevdit_jax models experiments tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-demo test demo lint format types check bench gpu-check train clean
+.PHONY: help setup setup-demo test demo report lint format types check bench gpu-check train clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ setup-demo:
 
 demo: setup-demo ## the same clip with dense and sparse attention: out/demo/ (SEED=7 DIGIT=5 ARGS="--steps 20")
 	$(PY) -m experiments.demo $(if $(SEED),--seed "$(SEED)") $(if $(DIGIT),--digit "$(DIGIT)") $(ARGS)
+
+report: setup-demo ## everything measured on one page, from the committed records: out/report/
+	$(PY) -m experiments.report $(ARGS)
 
 test: lint ## format, lint, types, import contracts, then all tests (ARGS="-k name")
 	$(PY) -m pytest -n 2 $(ARGS)

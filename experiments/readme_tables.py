@@ -83,8 +83,9 @@ def newest(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, 
 def provenance(row: dict[str, Any]) -> str:
     """One line on the machine, the versions and the commit of a record."""
     where = row["environment"]
+    device = "" if where["device"] == "cpu" else f"{where['device']}, "
     return (
-        f"{where['processor']}, {where['num_cores']} cores, Python {where['python']}, jax {where['jax']}, "
+        f"{device}{where['processor']}, {where['num_cores']} cores, Python {where['python']}, jax {where['jax']}, "
         f"flax {where['flax']}; commit {row['git_sha'][:10]}, {row['time'][:10]}"
     )
 

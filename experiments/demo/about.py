@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.demo.files import Files
-from experiments.demo.markup import Safe, element, finite, number
+from experiments.html.markup import Safe, element, finite, number
 
 SETTINGS = {
     "digit": "digit",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.demo.labels import MARK, Box, nice_ticks, place_labels, text_size
-from experiments.demo.markup import Safe, element, finite, join, number, percent
+from experiments.html.markup import Safe, element, finite, join, number, percent
 
 COLOURS = 6
 WIDTH, HEIGHT = 680, 430

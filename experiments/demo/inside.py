@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.demo import charts
 from experiments.demo.files import Files
-from experiments.demo.markup import Safe, element, finite, join, percent
+from experiments.html.markup import Safe, element, finite, join, percent
 
 GROUPS = {"masks": "Block masks", "attention": "Attention maps"}
 

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.demo import about, charts, panels
 from experiments.demo.files import Files
 from experiments.demo.inside import inside_tabs
-from experiments.demo.markup import Safe, element, finite, percent, plain, script_json, times
+from experiments.html.markup import Safe, element, finite, percent, plain, script_json, style, times
 
 HERE = Path(__file__).parent
 CHARTS = (
@@ -39,7 +39,7 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
     shape = tuple(settings.get("video") or (1, 1, 1))[-2:]
     parts = {
         "title": element("title", results.get("title") or "Sparse attention in a video model"),
-        "style": Safe((HERE / "page.css").read_text(encoding="utf-8")),
+        "style": style(HERE / "page.css"),
         "script": Safe((HERE / "page.js").read_text(encoding="utf-8")),
         "results": script_json(results),
         "headline": headline(results.get("title"), methods, settings),

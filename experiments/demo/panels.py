@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.demo.charts import colour, key_mark, series
 from experiments.demo.files import Files
-from experiments.demo.markup import (
+from experiments.html.markup import (
     NOTHING,
     Safe,
     element,

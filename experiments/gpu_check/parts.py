@@ -9,7 +9,7 @@ import numpy as np
 from experiments.gpu_check import torch_baselines
 from experiments.gpu_check.session import Session
 from experiments.gpu_check.shapes import DENSE, PUBLISHED_MS, SPARSE, Case
-from experiments.gpu_check.timing import Timer, timer
+from experiments.timing import Timer, timer
 from pallas_kernels import BlockMask, block_mass, block_sparse_attention, dense_attention
 from sparsevdit_jax import Phase, StepContext, VideoGrid, sparse_attention
 from sparsevdit_jax.patterns import AdaSpa

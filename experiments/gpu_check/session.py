@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from experiments.gpu_check.shapes import PEAK_TFLOPS, Case
-from experiments.gpu_check.timing import Timer, Timing, race, watched_clocks
 from experiments.record import RESULTS, Run
+from experiments.timing import Timer, Timing, race, watched_clocks
 from pallas_kernels.block_mass.api import IMPLEMENTATIONS as BLOCK_MASS
 from pallas_kernels.block_sparse_attention.api import IMPLEMENTATIONS as BLOCK_SPARSE
 from pallas_kernels.dense_attention.api import IMPLEMENTATIONS as DENSE

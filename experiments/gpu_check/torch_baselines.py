@@ -8,7 +8,7 @@ import importlib.util
 import numpy as np
 
 from experiments.gpu_check.shapes import Case
-from experiments.gpu_check.timing import Timer
+from experiments.timing import Timer
 from pallas_kernels import BlockMask
 
 _FLEX_BLOCK = 128  # tokens; longer blocks of a mask are cut into so many

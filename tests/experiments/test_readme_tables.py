@@ -7,7 +7,9 @@ from experiments.readme_tables import bench_table, demo_table, filled, newest
 
 
 def row(time="2026-01-01T00:00:00+00:00", sha="a" * 40, **measured):
-    environment = dict(processor="CPU", num_cores=2, python="3.12", jax="0.11", flax="0.12")
+    environment = dict(
+        device="cpu", processor="CPU", num_cores=2, python="3.12", jax="0.11", flax="0.12"
+    )
     config = dict(digit=3, seed=0, steps=30)
     return dict(name="demo", time=time, git_sha=sha, dirty=False, environment=environment,
                 config=config, measured=measured)  # fmt: skip

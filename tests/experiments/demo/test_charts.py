@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments.demo import charts, labels, markup
+from experiments.demo import charts, labels
+from experiments.html import markup
 
 METHODS = [
     {"key": "dense", "label": "Dense", "density": 1.0},

@@ -1,5 +1,4 @@
 import copy
-import html.parser
 import json
 import math
 import re
@@ -9,42 +8,9 @@ import pytest
 from PIL import Image
 
 from experiments.demo import page
+from tests.experiments.documents import Document
 
-VOID = {"meta", "link", "img", "input", "br"}
 NASTY = "<script>alert('x')</script> & \"quoted\" {{title}} \u2028 ]]> <!-- </style>"
-
-
-class Document(html.parser.HTMLParser):
-    """What the tests ask of a page: every tag with its attributes, visible text, balance."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.tags, self.open, self.text, self.scripts = [], [], [], {}
-        self.feed(text)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append((tag, dict(attrs)))
-
-    def handle_startendtag(self, tag, attrs):  # SVG: <path .../>
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        tag, attrs = self.open[-1] if self.open else ("", {})
-        if tag == "script":
-            self.scripts[attrs.get("id")] = data
-        elif tag != "style":
-            self.text.append(data)
-
-    def all(self, *names):
-        return [attrs for tag, attrs in self.tags if tag in names]
 
 
 def method(key, density, psnr, **more):

@@ -5,8 +5,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
+BASE = Path(__file__).with_name("base.css")
 NOTHING = "–"
 VOID = frozenset({"img", "input", "br", "link", "meta"})
 
@@ -49,6 +51,11 @@ def join(children: Iterable[Any]) -> Safe:
         else:
             parts.append(join(child))
     return Safe("".join(parts))
+
+
+def style(sheet: Path) -> Safe:
+    """The style of all pages, light and dark, and then that of one page."""
+    return Safe("".join(path.read_text(encoding="utf-8") for path in (BASE, sheet)))
 
 
 def script_json(value: Any) -> Safe:

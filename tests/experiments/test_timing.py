@@ -3,7 +3,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from experiments.gpu_check.timing import Timing, _medians, race, timer
+from experiments.timing import Timing, _medians, race, timer
 
 
 def sleeper(seconds):

@@ -1,0 +1,36 @@
+"""The report's flags. What it asks and answers: the package's docstring."""
+
+import dataclasses
+from pathlib import Path
+
+from experiments.paper_figures.rows import figures
+from experiments.record import ROOT
+from experiments.report.page import write_page
+from experiments.report.sections import SECTIONS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags of the report.
+
+    Attributes:
+      out: folder to write index.html into.
+      folder: of the experiments, with results and LOG.md.
+    """
+
+    out: Path = Path("out/report")
+    folder: Path = ROOT / "experiments"
+
+
+def main(config: Config) -> None:
+    """Writes the page and says what it lacks."""
+    missing = write_page(config.out, config.folder, SECTIONS, figures())
+    for text in missing:
+        print(f"missing: {text}")
+    print((config.out / "index.html").resolve())
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Config))
