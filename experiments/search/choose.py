@@ -9,6 +9,7 @@ from experiments.search.measure import measure
 from experiments.search.settings import Config
 from experiments.search.subjects import Subject
 from sparsevdit_jax import SparseAttention, StepSchedule
+from sparsevdit_jax.offline.costs import CostTable
 from sparsevdit_jax.offline.measurements import Measurements
 from sparsevdit_jax.offline.mixture import assign, uniform
 from sparsevdit_jax.offline.rules import (
@@ -283,6 +284,24 @@ def _stability(by_prompt) -> dict[str, Any]:
 
 
 def make_task(config: Config, subject: Subject, candidates: tuple, schedule: StepSchedule) -> Task:
-    """Costs and densities of the candidates on the subject's canvas."""
+    """Costs and densities of the candidates on the subject's canvas.
+
+    Raises:
+      ValueError: a table of costs was given that has not measured every candidate here.
+    """
     densities = np.array([declared_density(p, subject.grid) for p in candidates])
-    return Task(config, subject, candidates, schedule, densities, densities)
+    if config.costs is None:
+        return Task(config, subject, candidates, schedule, densities, densities)
+    table = CostTable.from_json(config.costs.read_text(encoding="utf-8"))
+    sizes = dict(num_heads=subject.num_heads, head_dim=subject.head_dim, dtype=config.dtype)
+    costs = [table.relative(p, subject.grid, **sizes) for p in candidates]
+    absent = [str(p) for p, cost in zip(candidates, costs, strict=True) if not cost.measured]
+    if absent:
+        raise ValueError(
+            f"{config.costs} has no measurement on this device of {len(absent)} of {len(costs)} candidates "
+            f"({absent[0]} is the first) for {subject.grid}, {sizes}; measure them with "
+            "python -m experiments.measure_costs, or leave --costs out to take densities"
+        )
+    return Task(
+        config, subject, candidates, schedule, np.array([cost.value for cost in costs]), densities
+    )

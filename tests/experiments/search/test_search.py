@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 
 from experiments.search import subjects
 from experiments.search.__main__ import main
+from experiments.search.choose import make_task
 from experiments.search.settings import Config, candidates_of, default_windows
 from models.text_embeddings import TextEmbeddings, save_embeddings
-from sparsevdit_jax import SparseAttention, VideoGrid, codec
+from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid, codec
 from sparsevdit_jax.fastvideo import from_strategy
+from sparsevdit_jax.offline.costs import CostTable, Measurement, Timing
 from sparsevdit_jax.offline.measurements import Measurements
 from sparsevdit_jax.offline.tables import declared_density
-from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, Skip, SlidingTile
+from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, MultiDiagonal, Skip, SlidingTile
 
 from ..generation import folders
 
@@ -181,6 +184,28 @@ def test_default_candidates_fit_any_canvas(method, grid):
     assert len(set(candidates)) == len(candidates) >= 3
     assert min(densities) >= 0
     assert max(densities) <= 1
+
+
+def test_measured_costs_take_the_place_of_densities(tmp_path):
+    subject = SimpleNamespace(grid=VideoGrid(3, 4, 6), num_heads=2, head_dim=16)
+    setting = dict(implementation=None, dtype="float32", tokens=72, num_heads=2, head_dim=16)
+    timing = Timing("diagonal.Diagonal", 6, 0.3, latency_ms=5.0)
+    measured = Measurement(
+        device=jax.devices()[0].device_kind,
+        batch=2,
+        environment=(),
+        dense_ms=10.0,
+        timings=(timing,),
+        **setting,
+    )
+    path = tmp_path / "costs.json"
+    path.write_text(CostTable((measured,)).to_json())
+    config = Config(method="mixture", density=0.5, dtype="float32", costs=path)
+    task = make_task(config, subject, (Dense(), Skip(), Diagonal(0.3, 6)), StepSchedule(3))
+    np.testing.assert_allclose(task.costs, [1, 0, 0.5])
+    np.testing.assert_allclose(task.densities[:2], [1, 0])
+    with pytest.raises(ValueError, match=r"1 of 1 candidates \(MultiDiagonal.*measure_costs"):
+        make_task(config, subject, (MultiDiagonal(0.3, 6),), StepSchedule(3))
 
 
 @pytest.mark.parametrize(
