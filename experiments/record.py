@@ -36,7 +36,7 @@ UNITS = frozenset(
     "per_s mhz ghz w j tokens blocks steps heads".split()
 )
 UNITLESS = frozenset(
-    "density sparsity recall ssim loss error speedup ratio fraction share efficiency accuracy "
+    "density sparsity recall ssim lpips loss error speedup ratio fraction share efficiency accuracy "
     "correlation slope scale guidance".split()
 )
 

@@ -1,0 +1,100 @@
+"""Quality against density as a picture, one panel for each metric."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.quality.report import REFERENCE, methods
+from experiments.quality.statistics import METRICS, Point, front
+
+TITLES = {
+    "psnr_db": "PSNR to dense, dB",
+    "ssim": "SSIM to dense",
+    "lpips": "LPIPS to dense (less is closer)",
+}
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#5e3c99", "#555555")
+"""Okabe and Ito's, apart from each other to every eye; families take them in turn, and markers too."""
+MARKERS = "osD^vPX"
+
+
+def draw(points: Sequence[Point], path: Path) -> None:
+    """Writes a PNG: points with 95 % intervals, families joined thinly, unbeaten settings by a broad line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    kinds = [m for m in METRICS if any(p.values[m] for p in points)]
+    count = min(len(p.values["psnr_db"]) for p in points)
+    width = 5.2 * len(kinds)
+    figure, panels = plt.subplots(
+        1, len(kinds), figsize=(width, 4.8), layout="constrained", squeeze=False
+    )
+    for axes, metric in zip(panels[0], kinds, strict=True):
+        _draw_panel(axes, [p for p in points if p.values[metric]], metric)
+    figure.suptitle(
+        f"Sparse against dense attention on the same noise: mean of {count} or more clips, 95 % intervals; "
+        "the grey line joins settings that none beats",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def _draw_panel(axes, points: Sequence[Point], metric: str) -> None:
+    listed = methods(points)
+    unbeaten = front(listed, metric)
+    curve = [(p.run_density, p.interval(metric).mean) for p in unbeaten]
+    axes.plot(*zip(*curve, strict=True), color="#bbbbbb", linewidth=6, alpha=0.6, zorder=0)
+    ends = []
+    for index, family in enumerate(dict.fromkeys(p.family for p in listed)):
+        own = [p for p in listed if p.family == family]
+        colour = COLOURS[index % len(COLOURS)]
+        intervals = [p.interval(metric) for p in own]
+        x, y = [p.run_density for p in own], [i.mean for i in intervals]
+        axes.errorbar(
+            x,
+            y,
+            yerr=[i.half for i in intervals],
+            color=colour,
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=5,
+            linewidth=0.8,
+            elinewidth=0.8,
+            capsize=2,
+        )
+        ends.append((y[-1], x[-1], family, colour))
+    _label(axes, ends)
+    for p in points:
+        if p.key == REFERENCE:
+            axes.axhline(p.interval(metric).mean, color="#555555", linestyle=":", linewidth=1)
+            axes.annotate(
+                p.label,
+                (0.02, p.interval(metric).mean),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                fontsize=8,
+                color="#555555",
+            )
+    axes.set(xlabel="attention computed, share of dense over the whole run", title=TITLES[metric])
+    axes.grid(alpha=0.25)
+
+
+def _label(axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Family names right of their last points, moved apart so that none covers another."""
+    low, high = axes.get_ylim()
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right + 0.42 * (right - left))
+    gap, previous = 0.055 * (high - low), float("-inf")
+    for y, x, family, colour in sorted(ends):
+        previous = max(y, previous + gap)
+        axes.annotate(
+            family.replace("Sparse-vDiT ", ""),
+            (x, y),
+            xytext=(right + 0.03 * (right - left), previous),
+            textcoords="data",
+            color=colour,
+            fontsize=9,
+            va="center",
+            arrowprops=dict(arrowstyle="-", color=colour, linewidth=0.5, alpha=0.6),
+        )

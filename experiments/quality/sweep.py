@@ -1,0 +1,156 @@
+"""Runs settings on the noise of a dense run, several clips at once, and measures what changes."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import lpips
+from experiments.demo.runner import SHIFT
+from experiments.quality.settings import Setting
+from models.sampling import generate
+from models.tiny import TinyVideoDiT
+from sparsevdit_jax import Phase, SparseAttention, VideoGrid, metrics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clips:
+    """What is drawn: the same for every setting.
+
+    Attributes:
+      digits: the conditions of one batch, one clip each.
+      seed: of their noises, which differ from digit to digit.
+      video: frames, rows and columns in pixels.
+      steps: denoising steps.
+      guidance: scale of classifier-free guidance.
+      weights: SHA-256 of the checkpoint, 12 digits.
+      dtype: of the model's matmuls.
+    """
+
+    digits: tuple[int, ...]
+    seed: int
+    video: tuple[int, int, int]
+    steps: int
+    guidance: float
+    weights: str
+    dtype: str
+
+    def sampling(self) -> dict:
+        """What a record says of its clip beside digit and seed."""
+        found = dataclasses.asdict(self) | dict(video=list(self.video), shift=SHIFT)
+        return {k: v for k, v in found.items() if k not in ("digits", "seed")}
+
+    def noise(self, channels: int) -> jax.Array:
+        """[digits, F, Y, X, C]; a digit's noise does not depend on the others in the batch."""
+        key, shape = jax.random.key(self.seed), (*self.video, channels)
+        return jnp.stack(
+            [jax.random.normal(jax.random.fold_in(key, d), shape) for d in self.digits]
+        )
+
+
+Callback = Callable[[int, Phase | None, jax.Array, tuple], None]
+
+
+def _generate(model: TinyVideoDiT, clips: Clips, x, start: int, attention, on_step: Callback):
+    return generate(
+        model,
+        x,
+        list(clips.digits),
+        num_steps=clips.steps,
+        attention=attention,
+        guidance=clips.guidance,
+        unconditional=model.config.num_classes,
+        shift=SHIFT,
+        start=start,
+        on_step=on_step,
+    )
+
+
+def dense_run(model: TinyVideoDiT, clips: Clips, folder: Path, advance: Callable) -> np.ndarray:
+    """The dense clips before every step and at the end, float32 [steps + 1, B, F, Y, X, C].
+
+    Kept in `folder`, from where a sweep that goes on takes it.
+    """
+    text = json.dumps([clips.sampling(), clips.digits, clips.seed], sort_keys=True)
+    path = folder / f"dense-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npy"
+    if path.is_file():
+        return np.load(path)
+    noise = clips.noise(model.config.channels)
+    videos = [np.asarray(noise)]
+
+    def on_step(step, phase, x, states):
+        del step, phase, states
+        videos.append(np.array(x))
+        advance("dense")
+
+    _generate(model, clips, noise, 0, None, on_step)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, np.stack(videos))
+    partial.replace(path)
+    return np.stack(videos)
+
+
+def run_setting(
+    model: TinyVideoDiT, clips: Clips, setting: Setting, dense: np.ndarray, advance: Callable
+) -> tuple[np.ndarray, list[float]]:
+    """(clips float32 [B, F, Y, X, C], attention computed in each step of the run, 1 where exact).
+
+    The steps that are exact for every setting are taken from `dense`.
+    """
+    attention = setting.attention
+    start, grid = attention.schedule.dense_steps, model.grid(dense.shape[1:])
+    kept = [1.0] * start
+
+    def on_step(step, phase, x, states):
+        del phase, x
+        kept.append(step_density(attention, grid, step, states, num_heads=model.config.num_heads))
+        advance(f"{kept[-1]:.2f}")
+
+    return np.asarray(_generate(model, clips, dense[start], start, attention, on_step)), kept
+
+
+def step_density(
+    attention: SparseAttention, grid: VideoGrid, step: int, states: tuple, *, num_heads: int
+) -> float:
+    """Kept / all token pairs of a step, mean of layers, heads and batch rows.
+
+    Args:
+      attention: pattern per layer and schedule.
+      grid: of the sequence.
+      step: index of the step.
+      states: of all layers, after it.
+      num_heads: heads of a layer.
+    """
+    schedule = attention.schedule
+    if schedule.phase(step) is Phase.DENSE:
+        return 1.0
+    # The first search is exact: what it computes is what was kept before it, everything.
+    first = Phase.SEARCH not in map(schedule.phase, range(step))
+    before = first and schedule.phase(step) is Phase.SEARCH
+    measure = functools.partial(metrics.density, num_heads=num_heads, step=step)
+    states = (None,) * len(states) if before else states
+    layers = zip(attention.patterns, states, strict=True)
+    return float(np.mean([measure(pattern, grid, state=state) for pattern, state in layers]))
+
+
+def closeness(clip: np.ndarray, reference: np.ndarray, weights: Mapping | None) -> dict[str, float]:
+    """psnr_db, ssim and, with weights, lpips of a clip to its reference, float [F, Y, X, C] in [-1, 1].
+
+    SSIM and LPIPS are means over frames.
+    """
+    clip, reference = (np.clip(x, -1, 1) for x in (clip, reference))
+    found = dict(
+        psnr_db=float(metrics.psnr(clip, reference, data_range=2.0)),
+        ssim=float(metrics.ssim(clip, reference, data_range=2.0)),
+    )
+    if weights is not None:
+        found["lpips"] = float(lpips.distance(weights, clip, reference).mean())
+    return found
