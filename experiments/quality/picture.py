@@ -44,13 +44,18 @@ def _draw_panel(axes, points: Sequence[Point], metric: str) -> None:
     listed = methods(points)
     unbeaten = front(listed, metric)
     curve = [(p.run_density, p.interval(metric).mean) for p in unbeaten]
-    axes.plot(*zip(*curve, strict=True), color="#bbbbbb", linewidth=6, alpha=0.6, zorder=0)
-    ends = []
-    for index, family in enumerate(dict.fromkeys(p.family for p in listed)):
+    axes.plot(*zip(*curve, strict=True), color="#bbbbbb", linewidth=7, alpha=0.6, zorder=0)
+    for p in points:
+        if p.key == REFERENCE:
+            _draw_reference(axes, p.interval(metric).mean, p.label)
+    families, ends = list(dict.fromkeys(p.family for p in listed)), []
+    for index, family in enumerate(families):
         own = [p for p in listed if p.family == family]
         colour = COLOURS[index % len(COLOURS)]
         intervals = [p.interval(metric) for p in own]
-        x, y = [p.run_density for p in own], [i.mean for i in intervals]
+        aside = 0.003 * (index - len(families) / 2)  # intervals at one density stay apart
+        x, y = [p.run_density + aside for p in own], [i.mean for i in intervals]
+        axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.5)
         axes.errorbar(
             x,
             y,
@@ -58,43 +63,59 @@ def _draw_panel(axes, points: Sequence[Point], metric: str) -> None:
             color=colour,
             marker=MARKERS[index % len(MARKERS)],
             markersize=5,
-            linewidth=0.8,
+            linestyle="none",
             elinewidth=0.8,
             capsize=2,
         )
         ends.append((y[-1], x[-1], family, colour))
     _label(axes, ends)
-    for p in points:
-        if p.key == REFERENCE:
-            axes.axhline(p.interval(metric).mean, color="#555555", linestyle=":", linewidth=1)
-            axes.annotate(
-                p.label,
-                (0.02, p.interval(metric).mean),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                fontsize=8,
-                color="#555555",
-            )
-    axes.set(xlabel="attention computed, share of dense over the whole run", title=TITLES[metric])
+    axes.set(xlabel="attention computed in the whole run, share of dense", title=TITLES[metric])
     axes.grid(alpha=0.25)
+
+
+def _draw_reference(axes, height: float, label: str) -> None:
+    axes.axhline(height, color="#555555", linestyle=":", linewidth=1)
+    axes.annotate(
+        label,
+        (0.98, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color="#555555",
+    )
 
 
 def _label(axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Family names right of their last points, moved apart so that none covers another."""
     low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
     left, right = axes.get_xlim()
     axes.set_xlim(left, right + 0.42 * (right - left))
-    gap, previous = 0.055 * (high - low), float("-inf")
-    for y, x, family, colour in sorted(ends):
-        previous = max(y, previous + gap)
+    gap = 0.055 * (high - low)
+    ends = sorted(ends)
+    heights = spread([y for y, _, _, _ in ends], gap, high - gap / 2)
+    for height, (y, x, family, colour) in zip(heights, ends, strict=True):
         axes.annotate(
             family.replace("Sparse-vDiT ", ""),
             (x, y),
-            xytext=(right + 0.03 * (right - left), previous),
+            xytext=(right + 0.03 * (right - left), height),
             textcoords="data",
             color=colour,
             fontsize=9,
             va="center",
             arrowprops=dict(arrowstyle="-", color=colour, linewidth=0.5, alpha=0.6),
         )
+
+
+def spread(heights: Sequence[float], gap: float, highest: float) -> list[float]:
+    """Ascending heights moved so that neighbours are at least `gap` apart and none is above `highest`."""
+    found, lowest = [], float("-inf")
+    for height in heights:
+        found.append(max(height, lowest))
+        lowest = found[-1] + gap
+    for i in reversed(range(len(found))):
+        found[i] = min(found[i], highest)
+        highest = found[i] - gap
+    return found

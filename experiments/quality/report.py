@@ -62,4 +62,5 @@ def print_duels(points: Sequence[Point]) -> None:
                 star = "*" if gap.excludes_zero else ""
                 cells.append(f"{name} {shown(gap, digits, sign=True)}{star}")
         names = [f"{p.family} {p.label} ({p.run_density:.3f})" for p in (a, b)]
-        console.print(" less ".join(names) + ": " + ", ".join(cells), highlight=False)
+        text = " less ".join(names) + ": " + ", ".join(cells)
+        console.print(text, highlight=False, soft_wrap=True)

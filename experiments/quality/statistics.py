@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -56,12 +57,10 @@ class Point:
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """Mean and half width of its 95 % interval by Student's t; the values are taken as independent."""
-    from scipy import stats
-
     mean, count = float(np.mean(values)), len(values)
     if count < 2:
         return Interval(mean, math.nan)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    quantile = float(special.stdtrit(count - 1, (1 + CONFIDENCE) / 2))
     return Interval(mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(count))
 
 
@@ -85,7 +84,7 @@ def front(points: Sequence[Point], metric: str) -> list[Point]:
     return found
 
 
-def duels(points: Sequence[Point], *, within: float = 0.03) -> list[tuple[Point, Point]]:
+def duels(points: Sequence[Point], *, within: float = 0.02) -> list[tuple[Point, Point]]:
     """Pairs of different families whose run densities differ by at most `within`, sparsest first."""
     ordered = sorted(points, key=lambda p: p.run_density)
     pairs = itertools.combinations(ordered, 2)

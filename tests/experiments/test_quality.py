@@ -9,6 +9,7 @@ import pytest
 from experiments import lpips
 from experiments.quality import __main__ as quality
 from experiments.quality import sweep
+from experiments.quality.picture import spread
 from experiments.quality.report import REFERENCE, shown
 from experiments.quality.settings import check_distinct, from_file, published
 from experiments.quality.statistics import (
@@ -21,7 +22,6 @@ from experiments.quality.statistics import (
     points_of,
 )
 from experiments.record import read
-from models.checkpoint import save_weights
 from models.tiny import TinyConfig
 from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid, metrics
 from sparsevdit_jax.patterns import Dense, Diagonal, PerHead
@@ -48,15 +48,16 @@ def no_lpips(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    save_weights(path, make_model(SIZES), config=dataclasses.asdict(SIZES))
-    return path
+def model():
+    return make_model(SIZES)
 
 
 @pytest.fixture
-def config(tmp_path, no_lpips, weights):
+def config(tmp_path, no_lpips, model, monkeypatch):
     """AdaSpa, and a file as a search writes it."""
+    monkeypatch.setattr(quality, "load_tiny", lambda path, *, dtype: model)
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"whose hash the records name")
     path = tmp_path / "found-30.json"
     path.write_text(FOUND.to_json())
     return quality.Config(
@@ -176,7 +177,7 @@ def test_flags_are_checked(change, message):
 def test_unknown_settings_and_equal_names_are_named(config):
     with pytest.raises(ValueError, match=r"only=\['stars'\] names no setting; choose from \['sta-"):
         quality.main(dataclasses.replace(config, only=("stars",)))
-    with pytest.raises(FileNotFoundError, match="run python -m experiments.quality first"):
+    with pytest.raises(FileNotFoundError, match=r"run python -m experiments\.quality first"):
         quality.main(dataclasses.replace(config, draw=True))
     settings = published(2, 15)
     check_distinct(settings)
@@ -237,6 +238,11 @@ def test_methods_of_equal_density_are_compared_clip_by_clip():
     assert gap.half == pytest.approx(4.302653 / 3, rel=1e-6)  # of 1, 1, 2: s = 1 / sqrt(3)
     with pytest.raises(ValueError, match="a and b share no clip"):
         difference(a, point("b", "B", 0.2, []), "psnr_db")
+
+
+def test_labels_are_spread_but_stay_inside():
+    assert spread([1.0, 1.1, 4.0], 1.0, 9.0) == [1.0, 2.0, 4.0]
+    assert spread([8.5, 8.6, 8.9], 1.0, 9.0) == [7.0, 8.0, 9.0]
 
 
 def test_records_of_an_older_attention_do_not_count():
