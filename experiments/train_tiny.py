@@ -19,22 +19,26 @@ Writes to `--out`: checkpoints, loss.jsonl, loss.png, samples_*.png, and at the 
 import dataclasses
 import functools
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from experiments.curriculum import PLANS, TRAINING_ATTENTION, Stage
 from experiments.loss_curve import draw_losses, whole_curve
 from experiments.moving_digits import MovingDigits
-from experiments.progress import progress_bar
 from experiments.record import environment, git_state
+from experiments.training import (
+    Checkpoints,
+    decay_at,
+    first_state,
+    make_optimizer,
+    next_state,
+    train,
+)
 from models.checkpoint import count_parameters, save_weights
 from models.flow_matching import add_noise, shift_time, velocity
 from models.sampling import generate
@@ -79,15 +83,6 @@ class Config:
         return PLANS[self.plan].total_steps
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW under a warm-up and a cosine, gradients clipped to norm 1."""
-    peak, warmup = config.learning_rate, min(config.warmup, config.total_steps // 4)
-    rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.total_steps, 0.02 * peak)
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=0.01)
-    )
-
-
 def make_model(config: Config) -> TinyVideoDiT:
     """The model that this run starts from."""
     if config.init is not None:
@@ -95,26 +90,47 @@ def make_model(config: Config) -> TinyVideoDiT:
     return TinyVideoDiT(TinyConfig(), dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(config.seed))
 
 
-def batch_at(config: Config, step: int, model_config: TinyConfig) -> tuple[dict, bool]:
-    """All that is random in a step, from (seed, step) alone, so that a resumed run sees the same numbers.
+def draw_batch(
+    rng: np.random.Generator,
+    stage: Stage,
+    model_config: TinyConfig,
+    *,
+    drop_label: float,
+    held_out: bool = False,
+) -> dict:
+    """Clips of a stage with times and noise: arrays x0, label, t and noise.
 
-    Returns:
-      Arrays x0, label, t, noise, and whether this step trains through sparse attention.
+    Args:
+      rng: where all of it comes from.
+      stage: canvas, batch, speed and shift.
+      model_config: patch, and the label that means no condition.
+      drop_label: share of clips without condition.
+      held_out: draw digits that training never sees.
     """
-    stage, rng = config.stage_at(step), np.random.default_rng((config.seed, step))
     size = (
         n * p
         for n, p in zip((stage.frames, stage.height, stage.width), model_config.patch, strict=True)
     )
     canvas = dict(zip(("frames", "height", "width"), size, strict=True))
     digits = MovingDigits(**canvas, speed=stage.speed)
-    x0, label = digits.clips(rng, stage.batch)
+    x0, label = digits.clips(rng, stage.batch, held_out=held_out)
     logit = 1.2 * rng.standard_normal(stage.batch)
     t = shift_time(1 / (1 + np.exp(-logit)), stage.shift).astype(np.float32)
-    dropped = rng.uniform(size=stage.batch) < config.drop_label
+    dropped = rng.uniform(size=stage.batch) < drop_label
     label = np.where(dropped, model_config.num_classes, label).astype(np.int32)
     noise = rng.standard_normal(x0.shape, np.float32)
-    return dict(x0=x0, label=label, t=t, noise=noise), bool(rng.uniform() < stage.sparse)
+    return dict(x0=x0, label=label, t=t, noise=noise)
+
+
+def batch_at(config: Config, step: int, model_config: TinyConfig) -> tuple[dict, bool]:
+    """All that is random in a step, from (seed, step) alone, so that a resumed run sees the same numbers.
+
+    Returns:
+      The arrays of `draw_batch`, and whether this step trains through sparse attention.
+    """
+    stage, rng = config.stage_at(step), np.random.default_rng((config.seed, step))
+    batch = draw_batch(rng, stage, model_config, drop_label=config.drop_label)
+    return batch, bool(rng.uniform() < stage.sparse)
 
 
 def velocity_loss(
@@ -143,32 +159,22 @@ def train_step(state: dict, batch: dict, ema: jax.Array, *, graph, optimizer, at
         return velocity_loss(nnx.merge(graph, params), batch, attention)
 
     loss, grads = jax.value_and_grad(loss_of)(state["params"])
-    updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-    params = optax.apply_updates(state["params"], updates)
-    average = jax.tree.map(lambda old, new: old * ema + new * (1 - ema), state["ema"], params)
-    return dict(params=params, ema=average, opt_state=opt_state), loss
+    return next_state(state, grads, ema, optimizer), loss
 
 
 class Trainer:
     """The run in `config.out`: its state, its checkpoints, and its step."""
 
     def __init__(self, config: Config):
-        import orbax.checkpoint as ocp
-
         self.config, model = config, make_model(config)
         self.model_config = model.config
         self.graph, params = nnx.split(model)
-        self.optimizer = make_optimizer(config)
-        average = jax.tree.map(jnp.copy, params)
-        self.state = dict(params=params, ema=average, opt_state=self.optimizer.init(params))
+        self.optimizer = make_optimizer(
+            learning_rate=config.learning_rate, warmup=config.warmup, total_steps=config.total_steps
+        )
         self.attention = SparseAttention((TRAINING_ATTENTION,) * model.config.num_layers)
-        config.out.mkdir(parents=True, exist_ok=True)
-        self._refuse_other_run()
-        options = ocp.CheckpointManagerOptions(max_to_keep=2)
-        self.manager = ocp.CheckpointManager(config.out.resolve() / "checkpoints", options=options)
-        self.step = self.manager.latest_step() or 0
-        if self.step:
-            self.state = self.manager.restore(self.step, args=ocp.args.StandardRestore(self.state))
+        self.checkpoints = Checkpoints(config.out, self.flags())
+        self.step, self.state = self.checkpoints.restore(first_state(params, self.optimizer))
 
     def flags(self) -> dict:
         """What decides the run's numbers, as JSON."""
@@ -176,26 +182,13 @@ class Trainer:
         del values["out"], values["save_every"]
         return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
 
-    def _refuse_other_run(self) -> None:
-        flags = self.flags()
-        path = self.config.out / "config.json"
-        if path.exists() and (stored := json.loads(path.read_text())) != flags:
-            changed = ", ".join(
-                f"{k}: {stored.get(k)} -> {v}" for k, v in flags.items() if stored.get(k) != v
-            )
-            raise SystemExit(
-                f"{path} belongs to a run with other flags ({changed}); use another --out"
-            )
-        path.write_text(json.dumps(flags, indent=1) + "\n")
-
     def advance(self) -> float:
         """Takes one step and returns its loss."""
         batch, sparse = batch_at(self.config, self.step, self.model_config)
-        ema = min(self.config.ema, (1 + self.step) / (10 + self.step))  # forget the start quickly
         self.state, loss = train_step(
             self.state,
             batch,
-            jnp.float32(ema),
+            decay_at(self.step, self.config.ema),
             graph=self.graph,
             optimizer=self.optimizer,
             attention=self.attention if sparse else None,
@@ -205,11 +198,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint of the present step, if there is none yet."""
-        import orbax.checkpoint as ocp
-
-        if self.step != self.manager.latest_step():
-            self.manager.save(self.step, args=ocp.args.StandardSave(self.state))
-            self.manager.wait_until_finished()
+        self.checkpoints.save(self.step, self.state)
 
     def averaged_model(self) -> TinyVideoDiT:
         """The model with averaged weights."""
@@ -254,28 +243,15 @@ def record_of(trainer: Trainer) -> dict:
 
 def main(config: Config) -> None:
     """Trains, or goes on training, and exports the averaged weights at the end."""
-    trainer, losses, began = Trainer(config), [], time.time()
+    trainer = Trainer(config)
     weights = config.out / "tiny_digits.safetensors"
-    with progress_bar("training", total=config.total_steps, done=trainer.step) as advance:
-        try:
-            while trainer.step < config.total_steps:
-                losses.append(trainer.advance())
-                advance(f"loss {np.mean(losses[-50:]):.3f}")
-                if trainer.step % 50 == 0:
-                    line = dict(
-                        step=trainer.step,
-                        loss=float(np.mean(losses[-50:])),
-                        seconds=time.time() - began,
-                    )
-                    with open(config.out / "loss.jsonl", "a") as file:
-                        file.write(json.dumps(line) + "\n")
-                if trainer.step % config.save_every == 0:
-                    trainer.save()
-                    draw_samples(trainer, config.out / f"samples_{trainer.step:06d}.png")
-        except KeyboardInterrupt:
-            trainer.save()
-            sys.exit(f"stopped at step {trainer.step}, saved; the same command goes on from here")
-    trainer.save()
+    train(
+        trainer,
+        total=config.total_steps,
+        save_every=config.save_every,
+        curve=config.out / "loss.jsonl",
+        after_save=lambda: draw_samples(trainer, config.out / f"samples_{trainer.step:06d}.png"),
+    )
     if not weights.exists():
         model, record = trainer.averaged_model(), record_of(trainer)
         save_weights(weights, model, config=dataclasses.asdict(model.config), dtype=jnp.bfloat16)

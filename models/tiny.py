@@ -141,6 +141,7 @@ class TinyVideoDiT(nnx.Module):
         attention: SparseAttention | None = None,
         states: tuple = (),
         ctx: StepContext | None = None,
+        remat: bool = False,
     ):
         """Predicts clean videos.
 
@@ -150,6 +151,7 @@ class TinyVideoDiT(nnx.Module):
           label: int32 [B], the class; `config.num_classes` means none.
           attention: a pattern for every layer with `states` from its `init` and the step's `ctx`; None
             is dense attention.
+          remat: recompute each block in the backward pass.
 
         Returns:
           Clean videos, float32 in the shape of `x`, and the layers' new states.
@@ -173,7 +175,14 @@ class TinyVideoDiT(nnx.Module):
             num_heads=self.config.num_heads,
         )
         h, new_states = run_blocks(
-            self.blocks, h, modulation, rope, patterns=patterns, states=layer_states, ctx=step
+            self.blocks,
+            h,
+            modulation,
+            rope,
+            patterns=patterns,
+            states=layer_states,
+            ctx=step,
+            remat=remat,
         )
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
         h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift

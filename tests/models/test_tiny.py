@@ -115,6 +115,18 @@ def test_every_parameter_has_a_gradient(model, inputs):
     assert min(flat) > 0
 
 
+def test_remat_recomputes_blocks(model, inputs):
+    graph, params = nnx.split(model)
+
+    def traced(remat):
+        def loss(params):
+            return nnx.merge(graph, params)(*inputs, remat=remat)[0].sum()
+
+        return str(jax.make_jaxpr(jax.grad(loss))(params))
+
+    assert ("remat" in traced(True), "remat" in traced(False)) == (True, False)
+
+
 def test_border_features_tell_the_borders():
     features = border_features((2, 3, 4)).reshape(2, 3, 4, 6)
     assert features.dtype == np.float32

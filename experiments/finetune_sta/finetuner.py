@@ -1,0 +1,198 @@
+"""The finetuning itself: its flags, its loss, its steps."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from experiments.curriculum import SLOW, Stage
+from experiments.demo.runner import WEIGHTS
+from experiments.record import ROOT
+from experiments.train_tiny import draw_batch
+from experiments.training import (
+    Checkpoints,
+    decay_at,
+    first_state,
+    make_optimizer,
+    next_state,
+)
+from models.flow_matching import add_noise, velocity
+from models.tiny import TinyVideoDiT, load_tiny
+from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule
+from sparsevdit_jax.distill import (
+    LossWeights,
+    Prediction,
+    distillation_loss,
+    layer_outputs,
+    record,
+)
+from sparsevdit_jax.patterns import Dense, SlidingTile
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags of the finetuning run.
+
+    Attributes:
+      out: folder of everything written; an existing run in it is continued.
+      weights: TinyVideoDiT that is the teacher, and where the student starts.
+      tile: of the student's attention, in tokens.
+      window: of the student's attention, in tiles.
+      canvas: frames, rows and columns of the training clips, in tokens; samples have the same.
+      batch: clips per step.
+      steps: optimiser steps, a multiple of `save_every`.
+      learning_rate: peak, after `warmup` steps; a cosine takes it to 2 % at the end.
+      ema: decay of the averaged weights, which are the ones measured.
+      drop_label: share of clips trained without condition, for classifier-free guidance.
+      data, final, attention: weights of the loss's terms; the defaults are the paper's.
+      remat: recompute each block in the backward pass: less memory, more time.
+      save_every: steps between checkpoints, each of which is measured.
+      held_out: clips on which the loss is measured.
+      digits: one clip is sampled of each, with a noise of its own.
+      sampling_steps: denoising steps of a clip.
+      guidance: scale of classifier-free guidance in sampling.
+      record: append the measurements to experiments/results instead of `out`.
+    """
+
+    out: Path = Path("out/finetune_sta")
+    weights: Path = WEIGHTS
+    tile: tuple[int, int, int] = (2, 2, 2)
+    window: tuple[int, int, int] = (3, 3, 3)
+    canvas: tuple[int, int, int] = (16, 16, 16)
+    batch: int = 1
+    steps: int = 300
+    learning_rate: float = 4e-4
+    warmup: int = 20
+    ema: float = 0.97
+    drop_label: float = 0.25
+    data: float = LossWeights.data
+    final: float = LossWeights.final
+    attention: float = LossWeights.attention
+    remat: bool = False
+    seed: int = 0
+    save_every: int = 100
+    held_out: int = 16
+    digits: tuple[int, ...] = (2, 3, 7, 9)
+    sampling_steps: int = 15
+    guidance: float = 2.0
+    record: bool = False
+
+    def __post_init__(self):
+        if self.steps % self.save_every:
+            raise ValueError(
+                f"steps={self.steps} must be a multiple of save_every={self.save_every}, so that "
+                "the end is measured; change one of them"
+            )
+
+    @property
+    def stage(self) -> Stage:
+        """What training draws: slow digits at the size of use."""
+        return Stage(self.steps, *self.canvas, self.batch, shift=5.0, speed=SLOW)
+
+    def flags(self) -> dict:
+        """What decides the run's numbers, as JSON."""
+        values = dataclasses.asdict(self)
+        del values["out"], values["record"]
+        weights = self.weights.resolve()
+        inside = weights.is_relative_to(ROOT)
+        values["weights"] = weights.relative_to(ROOT).as_posix() if inside else weights.name
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def predict(
+    model: TinyVideoDiT, batch: dict, attention: SparseAttention, *, remat: bool = False
+) -> Prediction:
+    """Velocity and every layer's attention output for one batch of `draw_batch`."""
+    x = add_noise(batch["x0"], batch["noise"], batch["t"])
+    recorded, grid = record(attention), model.grid(x.shape)
+    heads = dict(num_heads=model.config.num_heads, head_dim=model.config.head_dim)
+    x0, states = model(
+        x,
+        batch["t"],
+        batch["label"],
+        attention=recorded,
+        states=recorded.init(grid, batch=len(x), **heads),
+        ctx=StepContext(grid, Phase.REUSE),
+        remat=remat,
+    )
+    return Prediction(velocity(x, x0, batch["t"]), layer_outputs(states))
+
+
+def finetuning_loss(student, teacher, batch, *, attention, weights, remat=False):
+    """(loss, terms) of `distillation_loss` on one batch; both models start from one noisy clip."""
+    dense = SparseAttention.uniform(Dense(), attention.num_layers)
+    x = add_noise(batch["x0"], batch["noise"], batch["t"])
+    return distillation_loss(
+        predict(student, batch, attention, remat=remat),
+        predict(teacher, batch, dense),
+        velocity(x, batch["x0"], batch["t"]),
+        grid=student.grid(x.shape),
+        weights=weights,
+    )
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("graph", "optimizer", "attention", "weights", "remat"),
+    donate_argnames=("state",),
+)
+def finetune_step(state, teacher, batch, ema, *, graph, optimizer, attention, weights, remat=False):
+    """One optimiser step of the student; `state` holds params, ema and opt_state and is donated."""
+
+    def loss_of(params):
+        student = nnx.merge(graph, params)
+        return finetuning_loss(
+            student, teacher, batch, attention=attention, weights=weights, remat=remat
+        )
+
+    (loss, _), grads = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
+    return next_state(state, grads, ema, optimizer), loss
+
+
+class Finetuner:
+    """The run in `config.out`: teacher, student's state, checkpoints, and its step."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.teacher = load_tiny(config.weights, dtype="bfloat16")
+        self.graph, params = nnx.split(load_tiny(config.weights, dtype="bfloat16"))
+        self.optimizer = make_optimizer(
+            learning_rate=config.learning_rate, warmup=config.warmup, total_steps=config.steps
+        )
+        schedule = StepSchedule(config.sampling_steps)
+        window, layers = SlidingTile(config.tile, config.window), self.teacher.config.num_layers
+        self.attention = SparseAttention.uniform(window, layers, schedule)
+        self.weights = LossWeights(data=config.data, final=config.final, attention=config.attention)
+        self.checkpoints = Checkpoints(config.out, config.flags())
+        self.step, self.state = self.checkpoints.restore(first_state(params, self.optimizer))
+
+    def advance(self) -> float:
+        """Takes one step and returns its loss."""
+        rng = np.random.default_rng((self.config.seed, self.step))
+        batch = draw_batch(
+            rng, self.config.stage, self.teacher.config, drop_label=self.config.drop_label
+        )
+        self.state, loss = finetune_step(
+            self.state,
+            self.teacher,
+            batch,
+            decay_at(self.step, self.config.ema),
+            graph=self.graph,
+            optimizer=self.optimizer,
+            attention=self.attention,
+            weights=self.weights,
+            remat=self.config.remat,
+        )
+        self.step += 1
+        return float(loss)
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present step, if there is none yet."""
+        self.checkpoints.save(self.step, self.state)
+
+    def student(self) -> TinyVideoDiT:
+        """The student with averaged weights; before the first step it is the teacher."""
+        return nnx.merge(self.graph, self.state["ema"])
