@@ -51,7 +51,7 @@ def traced(weights, tmp_path_factory):
     return model, config, run
 
 
-def test_quality_is_recorded_once_for_each_variant_and_drawn(weights, tmp_path, monkeypatch):
+def test_quality_is_recorded_once_for_each_variant(weights, tmp_path, monkeypatch):
     chosen = next(v for v in VARIANTS if v.name == "no LSE cache")
     monkeypatch.setattr(command, "VARIANTS", (chosen,))
     config = command.Config(
