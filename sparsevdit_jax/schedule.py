@@ -94,18 +94,20 @@ class StepSchedule:
         return dict(collections.Counter(self.phases()))
 
 
-def attention_cost(schedule: StepSchedule, density: float) -> float:
+def attention_cost(schedule: StepSchedule, density: float, *, lse_cache: bool = True) -> float:
     """Attention work of a run of AdaSpa, in full attentions.
 
     A full attention costs 1 (its two products 0.5 each) and a sparse step costs `density`. The
-    first search is fused with an exact step (1 + 0.5); a later one adds the 0.5 of a pass over the
-    cached LSE to its sparse step.
+    first search is fused with an exact step (1 + 0.5); a later one adds to its sparse step the 0.5
+    of a pass over q and k under the cached LSE, and without `lse_cache` another 0.5 for its own LSE.
     """
     cost, searched = 0.0, False
     for phase in schedule.phases():
-        exact = phase is Phase.DENSE or (phase is Phase.SEARCH and not searched)
-        cost += (1.0 if exact else density) + 0.5 * (phase is Phase.SEARCH)
-        searched |= phase is Phase.SEARCH
+        search = phase is Phase.SEARCH
+        exact = phase is Phase.DENSE or (search and not searched)
+        passes = (1 if lse_cache or not searched else 2) * search
+        cost += (1.0 if exact else density) + 0.5 * passes
+        searched |= search
     return cost
 
 

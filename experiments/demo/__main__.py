@@ -23,6 +23,7 @@ from experiments.demo.methods import Method, per_head_mix, published_methods
 from experiments.demo.page import write_page
 from experiments.demo.report import describe, print_table
 from experiments.demo.runner import SHIFT, Config, Runner, load_model
+from experiments.layer_inputs import layer_inputs
 from experiments.loss_curve import draw_losses, whole_curve
 from experiments.media import write_clip
 from experiments.moving_digits import MovingDigits
@@ -55,7 +56,7 @@ def choose_modes(runner: Runner, methods: list[Method]) -> Method:
     clip, label = stream.clips(rng, 1, held_out=True)
     noise = rng.standard_normal(clip.shape, np.float32)
     noisy = add_noise(clip, noise, jnp.full((1,), t, jnp.float32))
-    layers = measure.layer_inputs(runner.model, noisy, t, label)
+    layers = layer_inputs(runner.model, noisy, t, label)
     candidates = [m.attention.patterns[0] for m in methods if m.key in MODES]
     recalls = {}
     with progress_bar("choosing a mode per head", total=len(candidates)) as advance:
@@ -97,7 +98,7 @@ def main(config: Config) -> None:
     methods, results = run_methods(runner, config)
 
     t = float(sampling_times(config.steps, SHIFT)[runner.probe_step])
-    layers = measure.layer_inputs(model, runner.kept[runner.probe_step], t, [config.digit])
+    layers = layer_inputs(model, runner.kept[runner.probe_step], t, [config.digit])
     attention_ms = measure.attention_times(methods, layers, runner.grid)
     rows, heads = [], {}
     with progress_bar("measuring what is kept", total=len(methods)) as advance:

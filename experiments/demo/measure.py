@@ -1,63 +1,21 @@
 """What a method keeps and what it costs, on the queries, keys and values of a real denoising step."""
 
-import dataclasses
 import functools
 import statistics
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.demo.methods import Method
-from models.tiny import TinyVideoDiT
 from sparsevdit_jax import (
     AttentionPattern,
     Phase,
-    SparseAttention,
     StepContext,
     VideoGrid,
     metrics,
 )
-from sparsevdit_jax.pattern import attend_dense
 from sparsevdit_jax.patterns import Dense
-
-
-@dataclasses.dataclass(frozen=True)
-class Tap(AttentionPattern):
-    """Dense attention whose state is the q, k, v that it was given: what a layer's heads really see."""
-
-    def init(self, grid, *, batch, num_heads, head_dim):
-        """Zeros of the shapes to come."""
-        shape = (batch, grid.num_tokens, num_heads, head_dim)
-        return tuple(jnp.zeros(shape, jnp.float32) for _ in range(3))
-
-    def attend(self, q, k, v, state, ctx):
-        """Exact attention; the state becomes (q, k, v)."""
-        del state
-        return attend_dense(q, k, v, ctx)[0], tuple(x.astype(jnp.float32) for x in (q, k, v))
-
-
-@functools.partial(jax.jit, static_argnames="attention")
-def _tapped(model, x, t, label, states, ctx, *, attention):
-    return model(x, t, label, attention=attention, states=states, ctx=ctx)[1]
-
-
-def layer_inputs(
-    model: TinyVideoDiT, x, t: float, label
-) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
-    """q, k, v [B, L, H, D] of every layer when `model` denoises x [B, F, Y, X, C] at time t."""
-    config, grid = model.config, model.grid(x.shape)
-    attention = SparseAttention((Tap(),) * config.num_layers)
-    states = attention.init(
-        grid, batch=len(x), num_heads=config.num_heads, head_dim=config.head_dim
-    )
-    ctx = StepContext(grid, Phase.REUSE)
-    times = jnp.full((len(x),), t, jnp.float32)
-    label = jnp.asarray(label, jnp.int32)
-    layers = _tapped(model, x, times, label, states, ctx, attention=attention)
-    dtype = model.blocks[0].dtype
-    return [tuple(a.astype(dtype) for a in layer) for layer in layers]
 
 
 @functools.partial(jax.jit, static_argnames="pattern")

@@ -1,9 +1,10 @@
-"""Do the figures that the three papers print follow from arithmetic, and does the library agree?
+"""Do the figures that papers print follow from arithmetic, and does the library agree?
 
-    python -m experiments.paper_figures                     # all three, a few seconds, no GPU
+    python -m experiments.paper_figures                     # all, a few seconds, no GPU
     python -m experiments.paper_figures --system adaspa --json out/figures.json
 
-Every number that needs neither the authors' weights nor their hardware, computed beside printed: by
+Every number of STA, AdaSpa and Sparse-vDiT, and many of other systems ("others"), that needs neither
+the authors' weights nor their hardware, computed beside printed: by
 the library where it computes such a thing (window masks, schedules, head budgets, token counts), by
 arithmetic on other printed numbers where it does not. Figures marked "by hand" are in no paper;
 they are the papers' rules worked out on a small case.
@@ -16,5 +17,5 @@ numbers that a computation starts from; the tolerance is the sum of both. Verdic
     holds      printed is a bound or a range, and computed obeys it
     slip       none of these: an error of print, or a rule other than the one stated
 
-The last answer: all agree but eight slips, which the table explains.
+The last answer: all agree but 13 slips, which the table explains.
 """

@@ -18,12 +18,12 @@ class Config:
     """Flags of the comparison.
 
     Attributes:
-      system: the paper to check.
+      system: the paper to check; "others" are systems that this library does not implement.
       json: file to write the rows to, as a list; must not exist.
       force: replace the file at --json.
     """
 
-    system: Literal["all", "sta", "adaspa", "sparse-vdit"] = "all"
+    system: Literal["all", "sta", "adaspa", "sparse-vdit", "others"] = "all"
     json: Path | None = None
     force: bool = False
 

@@ -59,6 +59,9 @@ def rows() -> Iterator[Figure]:
         spent = attention_cost(schedule, 1 - sparsity)
         yield Figure("adaspa", "cost in full attentions", name, spent, cost, BY_HAND)
     default = StepSchedule.adaspa()
+    uncached = attention_cost(default, 0.2, lse_cache=False)
+    name = "searches {10, 30} from step 1, sparsity 0.8, no LSE cache"
+    yield Figure("adaspa", "cost in full attentions", name, uncached, "19.5", BY_HAND)
     group = "schedule {10, 30} of 50"
     zero_based = StepSchedule.adaspa(first_step=0)
     yield Figure("adaspa", group, "exact steps, read from 1", exact_steps(default), "10", "text")

@@ -49,7 +49,7 @@ class Figure:
     """One published figure.
 
     Attributes:
-      system: "sta", "adaspa" or "sparse-vdit".
+      system: "sta", "adaspa", "sparse-vdit" or "others".
       group: what is checked.
       name: which of them.
       computed: ours; an int is a count, which must agree to the last unit.

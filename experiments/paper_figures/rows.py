@@ -1,9 +1,14 @@
 """All rows, in the order of the table."""
 
-from experiments.paper_figures import adaspa, sparse_vdit, sta
+from experiments.paper_figures import adaspa, others, sparse_vdit, sta
 from experiments.paper_figures.figure import Figure
 
-SYSTEMS = {"sta": sta.rows, "adaspa": adaspa.rows, "sparse-vdit": sparse_vdit.rows}
+SYSTEMS = {
+    "sta": sta.rows,
+    "adaspa": adaspa.rows,
+    "sparse-vdit": sparse_vdit.rows,
+    "others": others.rows,
+}
 
 
 def figures(system: str = "all") -> list[Figure]:

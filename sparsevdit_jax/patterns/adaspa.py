@@ -8,7 +8,12 @@ import numpy as np
 
 from pallas_kernels import BlockMask
 from pallas_kernels._pytree import pytree
-from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern, with_lengths
+from sparsevdit_jax.pattern import (
+    AttentionPlan,
+    BlockSparsePattern,
+    attend_dense,
+    with_lengths,
+)
 from sparsevdit_jax.schedule import Phase, StepContext
 from sparsevdit_jax.search import block_scores, select
 from sparsevdit_jax.token_order import TokenOrder
@@ -19,7 +24,8 @@ class AdaSpaState:
     """What AdaSpa carries from step to step, for each batch row (so CFG rows never mix) and head.
 
     Attributes:
-      lse: f32 [B, H, L], log-sum-exp of the step that searched first, in raster order.
+      lse: f32 [B, H, L], the log-sum-exp under which `mask` was chosen, in raster order: that of
+        the step that searched first, or without the cache that of the step that searched last.
       mask: the blocks chosen last, int32 lists [B, H, N, S]; full before any search, so that a
         REUSE step is exact.
       searched: bool scalar, whether `lse` and `mask` have been written.
@@ -36,8 +42,12 @@ class AdaSpa(BlockSparsePattern):
 
     The first SEARCH step is fused: its output is exact, its LSE is cached and its block masses give
     the mask. A later SEARCH step takes the masses of its own q and k under the cached LSE, and is
-    sparse itself. Every video row of a head keeps the same number of blocks. Text blocks are kept
-    always, as rows and as columns. Use `StepSchedule.adaspa`.
+    sparse itself. Without `lse_cache` it first takes its own LSE, and its mask is that of an exact
+    search: one more pass over all of q and k (a whole exact attention where XLA or the kernel
+    cannot leave the product with v out).
+
+    Every video row of a head keeps the same number of blocks. Text blocks are kept always, as rows
+    and as columns. Use `StepSchedule.adaspa`.
 
     Differs from the paper where it is silent: heads trade blocks in pairs
     (`search.select.head_levels`), counts are rounded half up, a block is text or video but never
@@ -55,6 +65,7 @@ class AdaSpa(BlockSparsePattern):
       recall_threshold: the recall above which a head can give.
       text_in_budget: text blocks count against a row's budget; otherwise they come on top, and the
         density of the whole mask, text included, is higher than `density`.
+      lse_cache: later searches use the LSE of the first; False: each takes its own.
     """
 
     density: float = 0.2
@@ -62,6 +73,7 @@ class AdaSpa(BlockSparsePattern):
     head_adaptive: bool = True
     recall_threshold: float = 0.8
     text_in_budget: bool = False
+    lse_cache: bool = True
 
     def __post_init__(self):
         if not 0 < self.density <= 1:
@@ -108,10 +120,9 @@ class AdaSpa(BlockSparsePattern):
         order, exact = self.token_order(ctx.grid), None
         if ctx.phase is Phase.SEARCH:
             exact = ~state.searched
-            mask = jax.lax.cond(
-                state.searched, lambda: self.search(q, k, state.lse, ctx), lambda: state.mask
+            state = jax.lax.cond(
+                state.searched, lambda: self._search_again(q, k, state, ctx), lambda: state
             )
-            state = dataclasses.replace(state, mask=mask)
         mask = with_lengths(state.mask, order, ctx.grid, ctx.text_lengths)
         return AttentionPlan(mask, order, exact), state
 
@@ -131,6 +142,10 @@ class AdaSpa(BlockSparsePattern):
         q, k, lse = (jax.lax.stop_gradient(x) for x in (q, k, lse))
         mass = block_scores.attention_mass(q, k, lse, order, ctx)
         return self.choose(mass, order)
+
+    def _search_again(self, q, k, state, ctx):
+        lse = state.lse if self.lse_cache else attend_dense(q, k, k, ctx)[1]
+        return dataclasses.replace(state, lse=lse, mask=self.search(q, k, lse, ctx))
 
     def choose(self, mass, order: TokenOrder) -> BlockMask:
         """Block masses f32 [B, H, N, N] -> the lists of every row, [B, H, N, S]."""

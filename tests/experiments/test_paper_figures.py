@@ -10,8 +10,10 @@ import pytest
 
 from experiments.paper_figures import __main__ as command
 from experiments.paper_figures.figure import Figure, Number, number
+from experiments.paper_figures.others import axis_share, frames_mask, frames_sparsity, svg_width
 from experiments.paper_figures.rows import SYSTEMS, figures
 from experiments.paper_figures.sparse_vdit import choose_mode, mode_losses
+from sparsevdit_jax import VideoGrid
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +26,11 @@ SLIPS = {
     ("sta", "released strategy, 50 steps", "leading full steps", "12"),
     ("sparse-vdit", "speed-up", "Sparse-vDiT, FP8 over SVG, Wan2.1", "1.78"),
     ("sparse-vdit", "FLOP reduction", "Wan2.1", "1.67"),
+    ("others", "Swin: sparsity of windows, %", "(24, 32, 32)", "87.42"),
+    ("others", "Swin: sparsity of windows, %", "(30, 40, 40)", "76.49"),
+    ("others", "Swin: sparsity of windows, %", "(48, 64, 64)", "55.81"),
+    ("others", "VSA: cubes", "(16, 28, 52)", "386"),
+    ("others", "MonarchRT: effective sparsity, %", "blocks (15, 26)", "90"),
 }
 
 ROUNDING = {
@@ -40,6 +47,7 @@ ROUNDING = {
     ("sparse-vdit", "speed-up", "spatial window, CogVideoX1.5", "1.69"),
     ("sparse-vdit", "speed-up", "temporal window, CogVideoX1.5", "1.67"),
     ("sparse-vdit", "speed-up", "SVG, HunyuanVideo", "1.75"),
+    ("others", "Radial Attention: speed-up", "Wan2.1, Radial", "1.77"),
 }
 
 COUNTS = {  # rows of each group, so that none is lost in silence
@@ -64,7 +72,7 @@ COUNTS = {  # rows of each group, so that none is lost in silence
     "adaspa": {
         "speed-up on HunyuanVideo": 5,
         "speed-up on CogVideoX1.5": 5,
-        "cost in full attentions": 5,
+        "cost in full attentions": 6,
         "schedule {10, 30} of 50": 4,
         "head-adaptive sparsity, base 0.8": 7,
         "head-adaptive sparsity, base 0.9": 7,
@@ -76,6 +84,23 @@ COUNTS = {  # rows of each group, so that none is lost in silence
         "PFLOPs of attention": 6,
         "attention density implied by PFLOPs": 5,
         "search loss": 8,
+    },
+    "others": {
+        "Swin: sparsity of windows, %": 3,
+        "SVG: half width in frames": 4,
+        "VSA: cubes": 3,
+        "VSA: sparsity with 32 cubes, %": 2,
+        "Efficient-vDiT: sparsity in blocks of 128, %": 9,
+        "Efficient-vDiT: speed-up": 9,
+        "MonarchRT: effective sparsity, %": 4,
+        "Jenga: blocks": 1,
+        "Radial Attention: speed-up": 7,
+        "Jenga: speed-up": 7,
+        "VORTA: speed-up": 3,
+        "SLA: reduction": 1,
+        "SpargeAttn: speed-up": 1,
+        "AdaCache: speed-up": 1,
+        "MonarchRT: speed-up": 2,
     },
 }
 
@@ -130,6 +155,10 @@ def test_all_groups_are_there(rows):
         ("sparse-vdit", "FLOP reduction", "Wan2.1", 1.66207),
         ("sparse-vdit", "attention density implied by PFLOPs", "Wan2.1, all steps", 0.43806),
         ("sparse-vdit", "search loss", "example, mode chosen", 2),
+        ("others", "Swin: sparsity of windows, %", "(24, 32, 32)", 88.0),
+        ("others", "VSA: cubes", "(16, 28, 52)", 364),
+        ("others", "SVG: half width in frames", "HunyuanVideo, density 0.25", 4.34869),
+        ("others", "MonarchRT: effective sparsity, %", "blocks (15, 26)", 89.4872),
     ],
 )
 def test_computed_values(rows, system, group, name, value):
@@ -154,6 +183,24 @@ def test_modes_of_the_search():
     assert choose_mode(losses) == 2  # a tie with M4
     assert choose_mode(mode_losses([0, 3, 2, 4, 1.5], [0, 1, 0.8, 0.8, 0.6])) == 0
     assert choose_mode(np.array([0.0, 1.0, 2.0, 2.0, 2.0])) == 1  # the bound itself is allowed
+
+
+def test_masks_of_other_systems():
+    # Frames 0 and 2 of four are global, so only 1 and 3 miss each other.
+    assert np.argwhere(~frames_mask(4, 2)).tolist() == [[1, 3], [3, 1]]
+    assert frames_mask(8, 3)[:, 1].nonzero()[0].tolist() == [0, 1, 3, 6]
+    assert frames_sparsity(1, 1) == 0
+    whole = 100 * (1 - frames_mask(8, 4).mean())  # blocks that touch two frames keep more
+    assert whole == pytest.approx(18.75)
+    assert whole - 1.5 < frames_sparsity(8, 4) < whole
+    # Two windows of 2 in 4 tokens keep a half; shifted by one, 1 + 4 + 1 of 16 pairs.
+    assert axis_share(4, 2, 2) == 0.5
+    assert axis_share(4, 2, 1) == 6 / 16
+    assert axis_share(3, 8, 8) == 1
+    for half in (0.5, 1.0):  # a band of that half width and the text have the density asked for
+        grid = VideoGrid(4, 10, 10)
+        share = 1 - (1 - half / grid.frames) ** 2
+        assert svg_width(grid, share) == pytest.approx(half)
 
 
 def verdict(computed, printed):
@@ -197,7 +244,7 @@ def test_printed_numbers_carry_half_their_last_digit():
 def test_table_shows_every_row_and_explains_slips(rows, capsys):
     command.print_table(rows)
     text = capsys.readouterr().out
-    assert "200 figures: 169 exact, 10 holds, 13 rounding, 8 slip" in text
+    assert "258 figures: 221 exact, 10 holds, 14 rounding, 13 slip" in text
     assert all(row.name in text and row.printed in text for row in rows)
     assert all(row.note in text for row in rows if row.verdict == "slip")
 

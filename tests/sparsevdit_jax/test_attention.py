@@ -29,6 +29,15 @@ def test_json_round_trip_writes_equal_layers_once():
     assert document["patterns"][0]["pattern"] == "adaspa.AdaSpa"
 
 
+def test_json_keeps_every_field_and_a_file_that_lacks_a_later_one_means_its_default():
+    attention = SparseAttention((AdaSpa(0.25, 8, lse_cache=False),))
+    assert SparseAttention.from_json(attention.to_json()) == attention
+    document = json.loads(attention.to_json())
+    del document["patterns"][0]["lse_cache"]
+    older = SparseAttention.from_json(json.dumps(document))
+    assert older.patterns == (AdaSpa(0.25, 8, lse_cache=True),)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [

@@ -33,6 +33,14 @@ def test_costs_of_other_search_steps(search_steps, density, cost):
     assert attention_cost(schedule, density) == pytest.approx(cost)
 
 
+@pytest.mark.parametrize(
+    ("search_steps", "cost"), [((10,), 18.5), ((10, 30), 19.5), ((10, 20, 30, 40), 21.5)]
+)
+def test_every_search_but_the_first_costs_another_pass_without_the_cache(search_steps, cost):
+    schedule = StepSchedule.adaspa(search_steps=search_steps)
+    assert attention_cost(schedule, 0.2, lse_cache=False) == pytest.approx(cost)
+
+
 def test_sta_and_no_schedule():
     assert StepSchedule(4, dense_steps=2).phases() == (D, D, R, R)
     assert StepSchedule(3).phases() == (R, R, R)

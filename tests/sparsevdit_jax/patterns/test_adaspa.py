@@ -114,6 +114,27 @@ def test_fused_search_is_exact_and_later_ones_are_sparse_under_the_first_lse():
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_without_the_cache_every_search_is_exact_for_its_own_q_and_k():
+    cached, own = (AdaSpa(0.25, BLOCK, lse_cache=cache) for cache in (True, False))
+    # Tokens of a block whose logits grow from the first search on make its LSE stale unevenly.
+    qkv = random_steps(3).at[2, 0].multiply(jnp.linspace(0.2, 8, 64)[None, :, None, None])
+    phases = (Phase.SEARCH, Phase.REUSE, Phase.SEARCH)
+    steps = {pattern: run(pattern, GRID, qkv, phases) for pattern in (cached, own)}
+    jax.tree.map(np.testing.assert_array_equal, *(s[0] for s in steps.values()))
+    out, _, state = steps[own][2]
+    exact, lse = oracles.masked_attention(*qkv[2], np.ones((1, 1, 64, 64), bool))
+    np.testing.assert_allclose(state.lse, lse, rtol=1e-5, atol=1e-5)
+    masses, _, _ = block_masses(np.asarray(qkv[2, 0]), np.asarray(qkv[2, 1]), GRID, None)
+    searched = own.choose(jnp.asarray(masses, np.float32), TokenOrder(GRID, BLOCK))
+    np.testing.assert_array_equal(state.mask.to_dense(), searched.to_dense())
+    assert np.any(state.mask.to_dense() != steps[cached][2][2].mask.to_dense())
+    # The searching step itself stays sparse.
+    keep = np.asarray(searched.to_dense()).repeat(BLOCK, -1).repeat(BLOCK, -2)
+    expected, _ = oracles.masked_attention(*qkv[2], keep)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(out - exact).max() > 1e-2
+
+
 def test_before_any_search_reuse_is_exact():
     qkv = random_steps(1)
     ((out, _, state),) = run(AdaSpa(0.25, BLOCK), GRID, qkv, (Phase.REUSE,))
@@ -153,14 +174,19 @@ def test_planted_blocks_are_found():
     np.testing.assert_array_equal(mask.to_dense(), planted)
 
 
-def test_a_constant_shift_of_the_cached_lse_changes_no_row():
+def test_a_stale_lse_changes_no_row_where_its_shift_is_one_for_a_block():
     pattern, (q, k, _) = AdaSpa(0.25, BLOCK, head_adaptive=False), random_steps(1)[0]
     _, lse = oracles.masked_attention(q, k, k, np.ones((1, 1, 64, 64), bool))
+    by_block = np.random.default_rng(0).normal(size=(*lse.shape[:2], 8)).repeat(BLOCK, -1)
+    by_token = np.linspace(-4, 4, BLOCK).tolist() * 8
     search = jax.jit(pattern.search)
-    masks = [
-        search(q, k, jnp.asarray(lse + shift, np.float32), StepContext(GRID)) for shift in (0, 1.5)
-    ]
-    jax.tree.map(np.testing.assert_array_equal, *masks)
+    own, same, block, token = (
+        search(q, k, jnp.asarray(lse + shift, np.float32), StepContext(GRID))
+        for shift in (0, 1.5, by_block, by_token)
+    )
+    for mask in (same, block):
+        jax.tree.map(np.testing.assert_array_equal, own, mask)
+    assert np.any(token.to_dense() != own.to_dense())
 
 
 def test_chosen_blocks_maximise_recall_and_recall_grows_with_density():
@@ -214,8 +240,9 @@ def test_counts(fields, counts):
     assert AdaSpa(block=BLOCK, **fields).video_counts(grid) == counts
 
 
-def test_a_run_of_the_paper_compiles_three_programs():
-    pattern, schedule = AdaSpa(0.25, BLOCK), StepSchedule.adaspa()
+@pytest.mark.parametrize("lse_cache", [True, False])
+def test_a_run_of_the_paper_compiles_three_programs(lse_cache):
+    pattern, schedule = AdaSpa(0.25, BLOCK, lse_cache=lse_cache), StepSchedule.adaspa()
     qkv = random_steps(1, heads=1)[0]
 
     @jax.jit

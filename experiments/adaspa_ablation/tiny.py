@@ -1,0 +1,71 @@
+"""Guided runs of the Tiny model that the parts share."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.demo.runner import SHIFT
+from models.sampling import generate
+from models.tiny import TinyVideoDiT
+
+PAPER_STEPS = 50
+
+
+def scaled(search_steps: tuple[int, ...], num_steps: int) -> tuple[int, ...]:
+    """The paper's search steps of 50, counted from 1, for a run of `num_steps`."""
+    return tuple(max(1, round(step * num_steps / PAPER_STEPS)) for step in search_steps)
+
+
+def noise(model: TinyVideoDiT, video: tuple[int, int, int], seed: int, count: int) -> jax.Array:
+    """Noise of `count` clips: [count, F, Y, X, C]."""
+    return jax.random.normal(jax.random.key(seed), (count, *video, model.config.channels))
+
+
+def denoise(
+    model: TinyVideoDiT,
+    x,
+    digits,
+    *,
+    steps: int,
+    guidance: float,
+    attention=None,
+    start: int = 0,
+    on_step: Callable | None = None,
+) -> np.ndarray:
+    """Clips float32 [B, F, Y, X, C] in [-1, 1] from x before step `start`; see `generate`."""
+    clips = generate(
+        model,
+        jnp.asarray(x),
+        digits,
+        num_steps=steps,
+        attention=attention,
+        guidance=guidance,
+        unconditional=model.config.num_classes,
+        shift=SHIFT,
+        start=start,
+        on_step=on_step,
+    )
+    return np.clip(np.asarray(clips, np.float32), -1, 1)
+
+
+def kept(
+    path: Path, config: Any, make: Callable[[], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays of an earlier run with an equal `config` from `path`, or what `make` gives, stored there."""
+    key = json.dumps(dataclasses.asdict(config), default=str, sort_keys=True)
+    if path.is_file():
+        with np.load(path) as stored:
+            if str(stored["config"]) == key:
+                return {name: stored[name] for name in stored.files if name != "config"}
+    arrays = dict(make())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part.npz")
+    np.savez(partial, config=np.asarray(key), **arrays)
+    partial.replace(path)
+    return arrays
