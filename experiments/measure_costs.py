@@ -1,6 +1,6 @@
 """What does a head of each pattern cost on this device, relative to a dense one?
 
-    python -m experiments.measure_costs                        # the tiny model's shape: 3 minutes on 2 cores
+    python -m experiments.measure_costs                        # the tiny model's shape: 4 minutes on 2 cores
     python -m experiments.measure_costs --grid 21 45 80 --text 0 --heads 40 --head-dim 128 --block 128 --tile 4 4 8
 
 Every pattern kind at several densities, and dense, in turns in one process: medians. Timed is what

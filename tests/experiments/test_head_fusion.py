@@ -4,7 +4,7 @@ import pytest
 
 from experiments import head_fusion, record
 from experiments.head_fusion import Config
-from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, Skip
+from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, Skip, SlidingTile
 
 TINY = Config(
     grid=(4, 8, 8),
@@ -35,6 +35,14 @@ def test_all_ways_agree_and_are_timed():
     assert set(results) == {"fused", "per_mode", "per_head"}
     assert all(error < 1e-5 for _, error in results.values())
     assert all(time.latency_ms > 0 for time, _ in results.values())
+
+
+def test_a_mix_whose_blocks_differ_has_no_table(capsys):
+    config = dataclasses.replace(TINY, grid=(3, 8, 8))  # tiles of the last frame are half empty
+    patterns = (Diagonal(density=0.4, block=8), SlidingTile((2, 2, 2), (1, 3, 3)))
+    assert set(head_fusion.ways(patterns, config)) == {"fused", "per_mode", "per_head"}
+    assert "library patterns have blocks of different" in capsys.readouterr().out
+    assert "table" in head_fusion.ways(patterns, TINY)
 
 
 def test_ways_that_differ_are_not_timed(monkeypatch):
