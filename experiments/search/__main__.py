@@ -8,10 +8,11 @@ from pathlib import Path
 import jax
 
 from experiments.record import RESULTS, Run, environment
-from experiments.search.choose import Choice, Task, choose, make_task
+from experiments.search.choose import Choice, choose
 from experiments.search.pictures import draw_all
 from experiments.search.settings import Config, candidates_of, schedule_of
 from experiments.search.subjects import make_subject
+from experiments.search.task import Task, make_task
 from sparsevdit_jax.fastvideo import to_strategy
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.search.choose import Choice, Task, agreeing
+from experiments.search.choose import Choice
+from experiments.search.report import agreeing
+from experiments.search.task import Task
 from sparsevdit_jax.offline.rules import agreement
 from sparsevdit_jax.pattern import BlockSparsePattern
 from sparsevdit_jax.patterns import SlidingTile

@@ -10,8 +10,8 @@ import pytest
 
 from experiments.search import subjects
 from experiments.search.__main__ import main
-from experiments.search.choose import make_task
 from experiments.search.settings import Config, candidates_of, default_windows
+from experiments.search.task import make_task
 from models.text_embeddings import TextEmbeddings, save_embeddings
 from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid, codec
 from sparsevdit_jax.fastvideo import from_strategy
