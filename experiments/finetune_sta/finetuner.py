@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -158,7 +159,8 @@ class Finetuner:
     def __init__(self, config: Config):
         self.config = config
         self.teacher = load_tiny(config.weights, dtype="bfloat16")
-        self.graph, params = nnx.split(load_tiny(config.weights, dtype="bfloat16"))
+        self.graph, params = nnx.split(self.teacher)
+        params = jax.tree.map(jnp.copy, params)  # steps donate the student's
         self.optimizer = make_optimizer(
             learning_rate=config.learning_rate, warmup=config.warmup, total_steps=config.steps
         )

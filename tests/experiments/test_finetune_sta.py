@@ -11,8 +11,8 @@ from experiments.finetune_sta.finetuner import Config, Finetuner
 from experiments.record import read
 from experiments.train_tiny import draw_batch
 from models.checkpoint import save_weights
-from models.tiny import TinyConfig, load_tiny
-from tests.models.test_tiny import make_model
+from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
+from tests.models.random_weights import random_model
 
 SMALL = TinyConfig(dim=32, num_layers=1, num_heads=2, condition_tokens=2, patch=(1, 8, 8))
 
@@ -27,7 +27,7 @@ def _standard_promotion():
 @pytest.fixture
 def config(tmp_path):
     weights = tmp_path / "teacher.safetensors"
-    save_weights(weights, make_model(SMALL), config=dataclasses.asdict(SMALL))
+    save_weights(weights, random_model(TinyVideoDiT, SMALL), config=dataclasses.asdict(SMALL))
     return Config(
         out=tmp_path / "run",
         weights=weights,
