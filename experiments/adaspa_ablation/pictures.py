@@ -179,6 +179,6 @@ def _pyplot():
 
 
 def _save(figure, path: Path) -> Path:
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=96)
     _pyplot().close(figure)
     return path
