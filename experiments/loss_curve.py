@@ -30,7 +30,7 @@ def draw_recovery(rows: Sequence[dict], path: Path) -> None:
     """What a sparse model gains while it is finetuned: held-out loss, PSNR and SSIM over steps, in a PNG file.
 
     Args:
-      rows: `measured` of the records of `finetune_sta`, one of the dense model among them.
+      rows: `measured` of the records of `finetune_sta`; one of them of the dense model, one of a black clip.
       path: where to write.
     """
     import matplotlib
@@ -38,7 +38,9 @@ def draw_recovery(rows: Sequence[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    dense = next(row for row in rows if row["model"] == "dense")
+    dense, black = (
+        next(row for row in rows if row["model"] == model) for model in ("dense", "black")
+    )
     student = sorted((row for row in rows if row["model"] == "student"), key=lambda r: r["step"])
     steps = [row["step"] for row in student]
     panels = (
@@ -62,11 +64,11 @@ def draw_recovery(rows: Sequence[dict], path: Path) -> None:
         axis.set(xlabel="finetuning steps", title=title)
         axis.margins(x=0.12, y=0.15)
         axis.grid(alpha=0.3)
-    level = sum(dense["held_out_data_loss"]) / len(dense["held_out_data_loss"])
-    axes[0].axhline(level, color="#555555", linestyle="--")
-    axes[0].annotate(
-        f"dense {level:.3g}", (steps[-1], level), (0, 5), textcoords="offset points", ha="right"
-    )
+    for axis, (key, _), row in zip(axes, panels, (dense, black, black), strict=True):
+        level = sum(row[key]) / len(row[key])
+        axis.axhline(level, color="#555555", linestyle="--")
+        name = "dense" if row is dense else "black clip"
+        axis.annotate(f"{name} {level:.3g}", (steps[0], level), (0, 5), textcoords="offset points")
     figure.suptitle(f"One window in all heads, {student[0]['density']:.1%} of all pairs")
     figure.savefig(path, dpi=130)
     plt.close(figure)

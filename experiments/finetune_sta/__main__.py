@@ -11,9 +11,10 @@ without label instead of guidance, which this model takes no input for; fewer st
 
 Every `save_every` steps the averaged weights are measured: the loss's terms on held-out digits, and PSNR and
 SSIM of sampled clips against the dense teacher's from the same noise. The same command goes on where an
-interrupted run stopped, with the same bits. Takes about 25 minutes on two cores. Writes to `--out`:
-checkpoints, loss.jsonl, clips, finetune_sta.png (drawn from the records), clips.png, and at the end
-finetuned.safetensors (11 MB, not committed). The answer: experiments/LOG.md.
+interrupted run stopped, with the same bits. Takes about 20 minutes on two idle cores. Writes to `--out`:
+checkpoints, loss.jsonl, clips, and at the end finetuned.safetensors (11 MB, not committed). Records and the
+pictures drawn from them go to experiments/results with `--record`, else to `--out`. The answer:
+experiments/LOG.md.
 """
 
 import dataclasses

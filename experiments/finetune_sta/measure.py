@@ -28,6 +28,14 @@ QUALITY = {
 }
 
 
+def _quality(clips, reference) -> dict:
+    """PSNR and SSIM of each clip against the dense one; both are in [-1, 1]."""
+    pairs = list(zip(clips, reference, strict=True))
+    return {
+        key: [round(float(metric(a, b)), 4) for a, b in pairs] for key, metric in QUALITY.items()
+    }
+
+
 class Measurements:
     """What is measured of dense attention and of the student, each once, and the pictures of it."""
 
@@ -59,40 +67,47 @@ class Measurements:
         return [row["measured"] for row in rows if row["config"] == self.run.config]
 
     def take(self) -> None:
-        """Measures dense attention and the student of the present step, unless they are on record."""
+        """Measures dense attention and the student of the present step, unless they are on record.
+
+        Also a black clip: most of a canvas is dark, so that it is what a student has to beat.
+        """
         tuner = self.tuner
         dense = SparseAttention.uniform(
             Dense(), tuner.attention.num_layers, tuner.attention.schedule
         )
         reference = self._clips("dense", tuner.teacher, dense)
-        self._measure("dense", tuner.teacher, dense, reference, reference)
+        self._log("dense", lambda: self._losses(tuner.teacher, dense))
+        self._log("black", lambda: _quality(np.full_like(reference, -1), reference))
         student = tuner.student()
         clips = self._clips("student", student, tuner.attention)
-        self._measure("student", student, tuner.attention, clips, reference)
+        self._log(
+            "student",
+            lambda: self._losses(student, tuner.attention) | _quality(clips, reference),
+        )
 
-    def _measure(self, name, model, attention, clips, reference):
-        step = 0 if name == "dense" else self.tuner.step
+    def _log(self, name, measure):
+        step = self._step(name)
         if any((row["model"], row["step"]) == (name, step) for row in self.rows()):
             return
+        self.run.log(model=name, step=step, **measure())
+
+    def _losses(self, model, attention) -> dict:
+        """Density of the first layer's pattern, and the loss's terms of each held-out clip."""
         measure = functools.partial(measure_terms, attention=attention, weights=self.tuner.weights)
         losses = [measure(model, self.tuner.teacher, batch)[1] for batch in self.batches]
-        terms = {
+        pattern, density = attention.patterns[0], 1.0
+        if pattern != Dense():
+            grid = model.grid(self.batches[0]["x0"].shape)
+            kept = metrics.density(pattern, grid, num_heads=model.config.num_heads)
+            density = float(kept.mean())
+        return dict(density=density) | {
             f"held_out_{term}_loss": [round(float(row[term]), 6) for row in losses]
             for term in ("data", "final", "attention")
         }
-        pairs, quality = list(zip(clips, reference, strict=True)), {}
-        if name != "dense":  # PSNR of a clip against itself is infinite
-            for key, metric in QUALITY.items():
-                quality[key] = [round(float(metric(a, b)), 4) for a, b in pairs]
-        grid, heads = model.grid(clips.shape), model.config.num_heads
-        density = 1.0
-        if name != "dense":
-            density = float(metrics.density(attention.patterns[0], grid, num_heads=heads).mean())
-        self.run.log(model=name, step=step, density=density, **terms, **quality)
 
     def _clips(self, name, model, attention) -> np.ndarray:
         """float32 [clips, F, Y, X, C] in [-1, 1], one of each digit; sampled once."""
-        path = self._path(name, 0 if name == "dense" else self.tuner.step)
+        path = self._path(name, self._step(name))
         if not path.exists():
             np.save(path, self._sample(model, attention))
         return np.load(path)
@@ -114,16 +129,21 @@ class Measurements:
             clips.append(np.clip(np.asarray(clip)[0], -1, 1))
         return np.stack(clips)
 
+    def _step(self, name: str) -> int:
+        return self.tuner.step if name == "student" else 0
+
     def _path(self, name: str, step: int) -> Path:
         return self.config.out / f"clips_{name}_{step:06d}.npy"
 
     def draw(self) -> None:
         """The curve from the records, and frames of the clips: dense, before, after."""
-        draw_recovery(self.rows(), self.config.out / "finetune_sta.png")
+        folder = self.run.folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        draw_recovery(self.rows(), folder / "finetune_sta.png")
         sheet, names = {}, (("dense", 0), ("student", 0), ("student", self.tuner.step))
         sources = [(name, step, np.load(self._path(name, step))) for name, step in names]
         for i, digit in enumerate(self.config.digits):
             for name, step, clips in sources:
                 steps = "" if name == "dense" else f" after {step} steps"
                 sheet[f"{digit}: {name}{steps}"] = to_uint8(clips[i])
-        contact_sheet(self.config.out / "clips.png", sheet)
+        contact_sheet(folder / "finetune_sta_clips.png", sheet)

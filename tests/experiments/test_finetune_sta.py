@@ -34,8 +34,8 @@ def config(tmp_path):
         tile=(2, 2, 2),
         window=(1, 1, 1),
         canvas=(2, 4, 4),
-        steps=20,
-        save_every=10,
+        steps=50,
+        save_every=25,
         held_out=2,
         digits=(7,),
         sampling_steps=2,
@@ -72,18 +72,21 @@ def test_the_command_measures_dense_before_and_after_once(config):
     rows = [row["measured"] for row in read("finetune_sta", folder=config.out)]
     assert [(r["model"], r["step"]) for r in rows] == [
         ("dense", 0),
+        ("black", 0),
         ("student", 0),
-        ("student", 10),
-        ("student", 20),
+        ("student", 25),
+        ("student", 50),
     ]
-    dense, before, _, after = rows
+    dense, black, before, _, after = rows
     assert dense["held_out_final_loss"] == dense["held_out_attention_loss"] == [0, 0]
     assert dense["density"] == 1 > before["density"]
     assert min(before["held_out_final_loss"]) > 0
-    assert len(after["psnr_db"]) == len(after["ssim"]) == 1
+    assert len(black["psnr_db"]) == len(after["psnr_db"]) == len(after["ssim"]) == 1
     assert after["psnr_db"] != before["psnr_db"]
     written = {path.name for path in config.out.iterdir()}
-    assert {"finetune_sta.png", "clips.png", "config.json"} <= written
+    assert {"pictures", "config.json", "loss.jsonl"} <= written
+    drawn = sorted(path.name for path in (config.out / "pictures").iterdir())
+    assert drawn == ["finetune_sta.png", "finetune_sta_clips.png"]
     assert load_tiny(config.out / "finetuned.safetensors").config == SMALL
     assert json.loads((config.out / "config.json").read_text())["weights"] == "teacher.safetensors"
 
@@ -98,5 +101,5 @@ def test_steps_on_one_batch_lower_its_loss(config, monkeypatch):
 
 
 def test_an_end_that_is_not_measured_is_refused(config):
-    with pytest.raises(ValueError, match="steps=5 must be a multiple of save_every=10"):
+    with pytest.raises(ValueError, match="steps=5 must be a multiple of save_every=25"):
         dataclasses.replace(config, steps=5)

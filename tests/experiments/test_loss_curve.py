@@ -20,5 +20,6 @@ def test_the_recovery_is_drawn_from_the_records(tmp_path):
         for step in (2, 0)
     ]  # fmt: skip
     rows.append(dict(model="dense", step=0, density=1.0, held_out_data_loss=[0.1, 0.1]))
+    rows.append(dict(model="black", step=0, psnr_db=[11.0, 12.0], ssim=[0.5, 0.7]))
     draw_recovery(rows, tmp_path / "recovery.png")
     assert (tmp_path / "recovery.png").read_bytes()[:4] == b"\x89PNG"
