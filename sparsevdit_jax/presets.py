@@ -67,8 +67,9 @@ def sta_pattern(grid: VideoGrid) -> SlidingTile:
 def sparse_vdit_pattern(num_heads: int, density: float, *, block: int = 64) -> PerHead:
     """Sparse-vDiT's three sparse modes, dealt out to the heads in turn.
 
-    The paper's table of modes was never published; this stands in until a search (`sparsevdit_jax.offline`,
-    `experiments.search`) has found one for the model at hand. Neither are widths and densities: `density` is declared for every head.
+    The paper's table of modes was never published, nor were widths and densities. This stands in until a search
+    (`sparsevdit_jax.offline`, `experiments.search`) has found a table for the model at hand; `density` is
+    declared for every head.
     """
     modes = (
         Diagonal(density, block),

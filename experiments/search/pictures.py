@@ -41,12 +41,15 @@ def _colours(count: int) -> np.ndarray:
 
 
 def _legend(figure, plt, names: Sequence[str], colours, used) -> None:
+    """Below the picture, as many entries in a row as its width has room for."""
     handles = [
         plt.Line2D([], [], marker="s", linestyle="", markersize=9, color=colours[i], label=names[i])
         for i in used
     ]
-    columns = min(len(handles), 5)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    columns = max(1, int(figure.get_figwidth() // 1.7))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
 
 
 def draw_table(choice: Choice, task: Task, path: Path) -> None:
