@@ -91,7 +91,7 @@ class Measurements:
             )
             if changed:
                 listed = "; ".join(
-                    f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} here"
+                    f"{name}: {_short(stored.get(name))} there, {_short(wanted.get(name))} here"
                     for name in changed
                 )
                 raise ValueError(
@@ -99,3 +99,9 @@ class Measurements:
                     "ones to go on, or choose another folder"
                 )
             return cls(file["error"], file["power"], file["choice"])
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    """A value as a message can show it."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
