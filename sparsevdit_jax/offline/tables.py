@@ -1,12 +1,13 @@
 """Choices -> `SparseAttention`: a table keyed by step, or one pattern for each (layer, head)."""
 
-import jax.numpy as jnp
 import numpy as np
 
+from pallas_kernels import BlockMask
 from sparsevdit_jax import metrics
 from sparsevdit_jax.attention import SparseAttention
 from sparsevdit_jax.grid import VideoGrid
-from sparsevdit_jax.pattern import BlockSparsePattern
+from sparsevdit_jax.masks.blocks import with_text
+from sparsevdit_jax.pattern import BlockSparsePattern, with_lengths
 from sparsevdit_jax.patterns.adaspa import AdaSpa
 from sparsevdit_jax.patterns.dense import Dense
 from sparsevdit_jax.patterns.per_head import PerHead
@@ -74,12 +75,15 @@ def declared_density(pattern: BlockSparsePattern, grid: VideoGrid) -> float:
     For `AdaSpa` without heads that trade it is what every head has, but for the raggedness of its
     last block.
     """
-    state = pattern.init(grid, batch=1, num_heads=1, head_dim=1)
     if isinstance(pattern, AdaSpa):
-        order = pattern.token_order(grid)
-        nothing = jnp.zeros((1, 1, order.num_blocks, order.num_blocks), np.float32)
-        state = type(state)(state.lse, pattern.choose(nothing, order), state.searched)
-    return float(metrics.density(pattern, grid, num_heads=1, state=state)[0])
+        order, (_, base, _) = pattern.token_order(grid), pattern.video_counts(grid)
+        keep = np.zeros((order.num_video_blocks,) * 2, bool)
+        keep[:, :base] = True
+        mask = BlockMask.from_dense(
+            with_text(keep, order)[None], block_q=order.block, block_kv=order.block
+        )
+        return float(with_lengths(mask, order, grid).density())
+    return float(metrics.density(pattern, grid, num_heads=1)[0])
 
 
 def choice_density(choice: np.ndarray, densities) -> np.ndarray:
