@@ -10,7 +10,7 @@ import pytest
 
 from experiments.search import subjects
 from experiments.search.__main__ import main
-from experiments.search.settings import Config, candidates_of, default_windows
+from experiments.search.settings import Config, candidates_of, default_windows, schedule_of
 from experiments.search.task import make_task
 from models.text_embeddings import TextEmbeddings, save_embeddings
 from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid, codec
@@ -23,8 +23,8 @@ from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, MultiDiagonal, Skip
 from ..generation import folders
 
 METHODS = {
-    "sta": dict(windows=((1, 1, 3), (1, 3, 1), (3, 1, 1)), dense_steps=1),
-    "sparse-vdit": dict(density=0.6, rounds=1, dense_steps=1, relative=True),
+    "sta": dict(windows=((1, 1, 3), (1, 3, 1), (3, 1, 1)), dense_steps=0),
+    "sparse-vdit": dict(density=0.6, rounds=1, dense_steps=0, relative=True),
     "mixture": dict(density=0.5, dense_steps=1, held_out=1),
 }
 MIXED = (
@@ -34,7 +34,7 @@ MIXED = (
     AdaSpa(0.2, 6, False),
     SlidingTile((1, 2, 3), (1, 1, 3)),
 )
-SMALL = dict(steps=3, tile=(1, 2, 3), block=6, dtype="float32", save_every=1)
+SMALL = dict(steps=2, tile=(1, 2, 3), block=6, dtype="float32", save_every=1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -82,8 +82,7 @@ def test_every_search_takes_every_family(family, method, checkpoints, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     attention = SparseAttention.from_json((tmp_path / "attention.json").read_text())
     assert attention == choice.attention
-    assert attention.schedule.num_steps == 3
-    assert attention.schedule.dense_steps == (0 if method == "mixture" else 1)
+    assert attention.schedule == schedule_of(Config(method=method, **METHODS[method]), 2)
     assert abs(sum(row["share"] for row in report["candidates"]) - 1) < 1e-9
     assert 0 < report["chosen_error"]["calibration_error"] < np.inf
     assert not list(tmp_path.glob("*.run.safetensors*"))
@@ -116,7 +115,8 @@ class Interrupted(Exception):
 
 
 def test_an_interrupted_search_goes_on_in_the_middle_of_a_run(checkpoints, tmp_path, monkeypatch):
-    config = Config(method="sta", out=tmp_path, **{**SMALL, **METHODS["sta"], **checkpoints["wan"]})
+    flags = {**SMALL, **METHODS["sta"], **checkpoints["wan"], "steps": 3, "dense_steps": 1}
+    config = Config(method="sta", out=tmp_path, **flags)
     whole = main(dataclasses.replace(config, out=tmp_path / "whole"))
     add, steps = Measurements.add, []
 
