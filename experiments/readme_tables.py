@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import record
+from experiments.quality.statistics import points_of
 
 README = record.ROOT / "README.md"
 MODELS_README = record.ROOT / "models" / "README.md"
@@ -154,8 +155,42 @@ def parity_table(folder: Path = record.RESULTS) -> str:
     return f"{record.markdown_table(rows, columns)}\n\n{made}."
 
 
+def quality_table(folder: Path = record.RESULTS) -> str:
+    """Closeness to dense of every setting of the sweep."""
+    rows = record.read("quality", folder=folder)
+    lines = []
+    for point in sorted(points_of(rows), key=lambda p: (p.family, p.density)):
+        values = {}
+        for metric, digits in (("psnr_db", 1), ("ssim", 3), ("lpips", 3)):
+            if point.values[metric]:
+                found = point.interval(metric)
+                values[metric] = f"{found.mean:.{digits}f} ± {found.half:.{digits}f}"
+        lines.append(
+            {
+                "measured": dict(
+                    family=point.family, label=point.label, density=point.density, **values
+                )
+            }
+        )
+    columns = {
+        "method": "{measured[family]}",
+        "setting": "{measured[label]}",
+        "density": "{measured[density]:.3f}",
+        "PSNR, dB": "{measured[psnr_db]}",
+        "SSIM": "{measured[ssim]}",
+        "LPIPS": "{measured[lpips]}",
+    }
+    clips = sorted({(r["measured"]["digit"], r["measured"]["seed"]) for r in rows})
+    settings = rows[-1]["config"]
+    made = "; ".join(sorted({provenance(row) for row in rows}))
+    return (
+        f"{record.markdown_table(lines, columns)}\n\nMeans over {len(clips)} clips and 95 % intervals (Student's t); "
+        f"{settings['steps']} steps, the first fifth exact; density of the other steps. {made}."
+    )
+
+
 TABLES = {
-    README: {"demo": demo_table, "bench": bench_table},
+    README: {"demo": demo_table, "quality": quality_table, "bench": bench_table},
     MODELS_README: {"parity": parity_table, "full-size": full_size_table},
 }
 
