@@ -74,7 +74,8 @@ def draw_table(choice: Choice, task: Task, path: Path) -> None:
         panel.set_title(f"layer {layer}", fontsize=9)
     heads = whole.shape[2]
     axes[0, 0].set_xticks(range(0, heads, max(1, heads // 4)))
-    figure.supxlabel("head", fontsize=10)
+    for panel in axes[-1, : layers - columns * (rows - 1)]:
+        panel.set_xlabel("head")
     figure.supylabel("denoising step", fontsize=10)
     _legend(figure, plt, names, colours, sorted(i % len(names) for i in np.unique(whole)))
     figure.savefig(path, dpi=110)
