@@ -18,6 +18,7 @@ from sparsevdit_jax.patterns import (
     VerticalStripe,
 )
 from sparsevdit_jax.presets import TILE, adaspa_schedule, sparse_vdit_schedule, sta_schedule
+from sparsevdit_jax.schedule import exact_steps
 
 Method = Literal["sta", "sparse-vdit", "mixture"]
 
@@ -105,12 +106,11 @@ class Config:
 def schedule_of(config: Config, num_steps: int) -> StepSchedule:
     """The method's schedule, with `dense_steps` where given."""
     if config.method == "mixture":
-        schedule = adaspa_schedule(num_steps)
-        if config.dense_steps is not None:  # the first search is the last exact step
-            second = schedule.search_steps[-1]
-            first = max(1, config.dense_steps)
-            schedule = StepSchedule.adaspa(num_steps, tuple(sorted({first, max(first, second)})))
-        return schedule
+        # The first search is exact for AdaSpa's heads alone, so it comes after the steps exact for all.
+        usual = adaspa_schedule(num_steps)
+        dense = exact_steps(usual) if config.dense_steps is None else config.dense_steps
+        searches = {min(dense + 1, num_steps), max(dense + 1, usual.search_steps[-1])}
+        return StepSchedule.adaspa(num_steps, tuple(sorted(s for s in searches if s <= num_steps)))
     dense = sta_schedule if config.method == "sta" else sparse_vdit_schedule
     if config.dense_steps is not None:
         return StepSchedule(num_steps, config.dense_steps)

@@ -25,7 +25,7 @@ from ..generation import folders
 METHODS = {
     "sta": dict(windows=((1, 1, 3), (1, 3, 1), (3, 1, 1)), dense_steps=0),
     "sparse-vdit": dict(density=0.6, rounds=1, dense_steps=0, relative=True),
-    "mixture": dict(density=0.5, dense_steps=1, held_out=1),
+    "mixture": dict(density=0.5, dense_steps=0, held_out=1),
 }
 MIXED = (
     Skip(),
@@ -162,6 +162,22 @@ def test_the_tiny_model_is_searched_the_same_way_and_recorded(tmp_path, monkeypa
     )
     assert choice.attention.grid == VideoGrid(2, 4, 4, text_len=8)
     assert choice.choice.shape == (2, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "dense", "phases"),
+    [
+        (5, 2, "ddsrr"),
+        (15, 3, "dddsrrrrsrrrrrr"),
+        (50, None, "d" * 10 + "s" + "r" * 18 + "s" + "r" * 20),
+        (2, 0, "sr"),
+        (2, 1, "ds"),
+    ],
+)
+def test_a_mixture_searches_after_the_steps_that_are_exact_for_all(steps, dense, phases):
+    config = Config(method="mixture", density=0.2, dense_steps=dense)
+    schedule = schedule_of(config, steps)
+    assert "".join(phase.value[0] for phase in schedule.phases()) == phases
 
 
 def test_default_windows_are_the_papers_on_its_canvas_and_fit_any():
