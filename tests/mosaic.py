@@ -22,6 +22,7 @@ needs_interpreter = pytest.mark.skipif(
 _ROOT = Path(__file__).resolve().parents[1]
 _MARK = "verdict: "
 _HUNG = 86  # exit status of a process that stopped making progress
+_TRIES = 6
 
 
 def lower_for_cuda(f: Callable, *args: jax.ShapeDtypeStruct) -> str:
@@ -59,10 +60,17 @@ def verdict(f: Callable, *args: Any, agrees: Callable[[Any], bool]) -> str:
 
 
 def judge(verdict: Callable[..., str]) -> None:
-    """The program of a module of mutants, for `verdicts`: judges those named in its argument."""
+    """The program of a module of mutants, for `verdicts`: judges those named in its argument.
+
+    Clean is who was clean `_TRIES` times. The interpreter hands copies to simulated TMA threads as
+    they come free, and every copy counts up only its own view of its thread's clock. So a read
+    that is ordered after one copy can look ordered after another that the same thread did: about
+    one run in nine shows no race where a wait for a consumer's own rows is left out.
+    """
     give_up_when_idle()
     for mutant in json.loads(sys.argv[1]):
-        print(_MARK + verdict(*mutant), flush=True)
+        tries = (verdict(*mutant) for _ in range(_TRIES))
+        print(_MARK + next((end for end in tries if end != "clean"), "clean"), flush=True)
     os._exit(0)  # what still waits in a simulated warp is not waited for
 
 
