@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from models.tiny import TinyVideoDiT
 from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext
-from sparsevdit_jax.pattern import attend_dense
+from sparsevdit_jax.launch import attend_dense
 
 
 @dataclasses.dataclass(frozen=True)

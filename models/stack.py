@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax.parallel import spread_tokens
 from sparsevdit_jax.patterns import Dense
 
 
@@ -73,6 +74,7 @@ def run_blocks(
     """Runs `block(carry, *args, pattern=, state=, ctx=) -> (carry, state)` for every block in turn.
 
     Args:
+      carry: token sequences [B, L, dim]; under a mesh each is spread over its devices.
       remat: recompute each block in the backward pass (`jax.checkpoint`): memory of one block's
         activations instead of all blocks', for about a third more work.
       name: of the named scope in profiles, followed by the block's index.
@@ -86,6 +88,7 @@ def run_blocks(
         def call(block, carry, args, state, ctx, pattern=pattern):
             return block(carry, *args, pattern=pattern, state=state, ctx=ctx)
 
+        carry = jax.tree.map(spread_tokens, carry)
         with jax.named_scope(f"{name}_{i}"):
             carry, state = (jax.checkpoint(call) if remat else call)(block, carry, args, state, ctx)
         new_states.append(state)

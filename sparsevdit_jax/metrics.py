@@ -6,10 +6,10 @@ import numpy as np
 
 from pallas_kernels import BlockMask
 from sparsevdit_jax.grid import VideoGrid
-from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern, attend_dense
+from sparsevdit_jax.launch import attend_dense, attention_mass
+from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern
 from sparsevdit_jax.patterns.per_head import PerHead
 from sparsevdit_jax.schedule import Phase, StepContext
-from sparsevdit_jax.search.block_scores import attention_mass
 from sparsevdit_jax.token_order import TokenOrder
 
 

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import BlockMask, block_sparse_attention, dense_attention
+from pallas_kernels import BlockMask
 from pallas_kernels._pytree import pytree, static
 from sparsevdit_jax.grid import VideoGrid
+from sparsevdit_jax.launch import attend_blocks, attend_dense
 from sparsevdit_jax.schedule import Phase, StepContext
 from sparsevdit_jax.token_order import TokenOrder
 from sparsevdit_jax.token_permutation import TokenPermutation
@@ -35,6 +36,7 @@ class AttentionPlan:
         (TokenPermutation). None: the raster sequence as it is.
       exact: bool scalar; where true, attention is exact whatever the mask says (AdaSpa's first
         search). None: never.
+      deal: which heads go to which device, from `parallel.deal_heads`; None: by the mask's counts.
       full: meaning of ``mask=None``: dense attention (True), or nothing computed and output zero
         (False).
     """
@@ -42,6 +44,7 @@ class AttentionPlan:
     mask: BlockMask | None
     order: TokenOrder | TokenPermutation | None = None
     exact: jax.Array | None = None
+    deal: jax.Array | None = None
     full: bool = static(default=True)
 
     def run(self, q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
@@ -50,11 +53,11 @@ class AttentionPlan:
             return attend_dense(q, k, v, ctx) if self.full else attend_nothing(q)
         mask, order = self.mask, self.order
         if self.exact is None:
-            return _attend_blocks(q, k, v, mask, order, ctx)
+            return attend_blocks(q, k, v, mask, order, ctx, self.deal)
         return jax.lax.cond(
             self.exact,
             lambda q, k, v: attend_dense(q, k, v, ctx),
-            lambda q, k, v: _attend_blocks(q, k, v, mask, order, ctx),
+            lambda q, k, v: attend_blocks(q, k, v, mask, order, ctx, self.deal),
             q,
             k,
             v,
@@ -139,25 +142,6 @@ class StaticPattern(BlockSparsePattern):
         return state
 
 
-def attend_dense(q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
-    """Exact attention among the real tokens of raster-order q, k, v: (out, lse f32 [B, H, L])."""
-    grid, lengths = ctx.grid, ctx.text_lengths
-    if lengths is None or not grid.text_len:
-        return dense_attention(q, k, v, scale=ctx.scale, implementation=ctx.implementation)
-    # Real tokens must come first, so text that stands before the video trades places with it.
-    cut = grid.text_len if grid.text_first else 0
-    lengths = jnp.asarray(lengths) + np.int32(grid.num_video_tokens)
-    out, lse = dense_attention(
-        *(_rotate(x, cut, 1) for x in (q, k, v)),
-        scale=ctx.scale,
-        q_lengths=lengths,
-        kv_lengths=lengths,
-        implementation=ctx.implementation,
-    )
-    back = grid.num_video_tokens if grid.text_first else 0
-    return _rotate(out, back, 1), _rotate(lse, back, 2)
-
-
 def attend_nothing(q) -> tuple[jax.Array, jax.Array]:
     """Attention to no key: out 0, lse -inf."""
     batch, length, heads, _ = q.shape
@@ -192,22 +176,6 @@ def with_lengths(
     """`mask` with the real tokens of each block of `order`; text_lengths int32 [B] or None."""
     lengths = order.mask_lengths(text_lengths if grid.text_len else None)
     return dataclasses.replace(mask, q_lengths=lengths, kv_lengths=lengths)
-
-
-def _attend_blocks(q, k, v, mask, order, ctx):
-    if order is not None:
-        q, k, v = (order.apply(x) for x in (q, k, v))
-    out, lse = block_sparse_attention(
-        q, k, v, mask, scale=ctx.scale, implementation=ctx.implementation
-    )
-    return (out, lse) if order is None else (order.undo(out), order.undo(lse, axis=2))
-
-
-def _rotate(x, cut, axis):
-    if not cut:
-        return x
-    head = jax.lax.slice_in_dim(x, 0, cut, axis=axis)
-    return jnp.concatenate([jax.lax.slice_in_dim(x, cut, None, axis=axis), head], axis)
 
 
 @functools.lru_cache(maxsize=64)

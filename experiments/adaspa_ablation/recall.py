@@ -15,9 +15,9 @@ from experiments.progress import progress_bar
 from models.sampling import sampling_times
 from models.tiny import TinyVideoDiT
 from sparsevdit_jax import StepContext, TokenOrder, VideoGrid
-from sparsevdit_jax.pattern import StaticPattern, attend_dense
+from sparsevdit_jax.launch import attend_dense, attention_mass
+from sparsevdit_jax.pattern import StaticPattern
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, MultiDiagonal, SlidingTile, VerticalStripe
-from sparsevdit_jax.search.block_scores import attention_mass
 
 DENSITIES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 TILE = (4, 4, 4)

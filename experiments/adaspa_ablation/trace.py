@@ -13,8 +13,7 @@ from experiments.demo.runner import VIDEO, WEIGHTS
 from experiments.progress import progress_bar
 from models.tiny import TinyVideoDiT
 from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepSchedule, TokenOrder
-from sparsevdit_jax.pattern import attend_dense
-from sparsevdit_jax.search.block_scores import attention_mass
+from sparsevdit_jax.launch import attend_dense, attention_mass
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pallas_kernels import dense_attention
 from sparsevdit_jax import AttentionPattern, StepContext
+from sparsevdit_jax.launch import attend_across
 
 from .. import layers, nn
 from ..layers import modulate, split_heads
@@ -67,7 +67,7 @@ class CrossAttention(_Attention):
 
         def attend(k, v):
             k, v = split_heads(k, self.num_heads), split_heads(v, self.num_heads)
-            return dense_attention(q, k, v, implementation=implementation)[0]
+            return attend_across(q, k, v, implementation=implementation)
 
         out = attend(self.norm_k(self.to_k(text)), self.to_v(text))
         if image is not None:

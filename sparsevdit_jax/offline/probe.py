@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels._pytree import pytree
+from sparsevdit_jax.launch import attend_dense
 from sparsevdit_jax.offline.rules import SparseVditRule
-from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern, attend_dense, check_inputs
+from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern, check_inputs
 from sparsevdit_jax.schedule import Phase
 
 

@@ -8,14 +8,11 @@ import numpy as np
 
 from pallas_kernels import BlockMask
 from pallas_kernels._pytree import pytree
-from sparsevdit_jax.pattern import (
-    AttentionPlan,
-    BlockSparsePattern,
-    attend_dense,
-    with_lengths,
-)
+from sparsevdit_jax.launch import attend_dense, attention_mass
+from sparsevdit_jax.parallel import per_head
+from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern, with_lengths
 from sparsevdit_jax.schedule import Phase, StepContext
-from sparsevdit_jax.search import block_scores, select
+from sparsevdit_jax.search import select
 from sparsevdit_jax.token_order import TokenOrder
 
 
@@ -113,7 +110,7 @@ class AdaSpa(BlockSparsePattern):
             order.num_blocks,
         )
         lse = jnp.zeros((batch, num_heads, grid.num_tokens), np.float32)
-        return AdaSpaState(lse, mask, jnp.zeros((), bool))
+        return _with_its_heads(AdaSpaState(lse, mask, jnp.zeros((), bool)))
 
     def plan(self, q, k, state, ctx):
         """The mask in the state; a SEARCH step renews it, or is exact if no LSE is cached."""
@@ -130,17 +127,18 @@ class AdaSpa(BlockSparsePattern):
         """After the first SEARCH: its LSE and the mask that its masses give."""
         if ctx.phase is not Phase.SEARCH:
             return state
-        return jax.lax.cond(
+        state = jax.lax.cond(
             state.searched,
             lambda: state,
             lambda: AdaSpaState(lse, self.search(q, k, lse, ctx), jnp.ones((), bool)),
         )
+        return _with_its_heads(state)
 
     def search(self, q, k, lse, ctx: StepContext) -> BlockMask:
         """The mask of these q, k [B, L, H, D] under `lse` f32 [B, H, L], all in raster order."""
         order = self.token_order(ctx.grid)
         q, k, lse = (jax.lax.stop_gradient(x) for x in (q, k, lse))
-        mass = block_scores.attention_mass(q, k, lse, order, ctx)
+        mass = attention_mass(q, k, lse, order, ctx)
         return self.choose(mass, order)
 
     def _search_again(self, q, k, state, ctx):
@@ -177,3 +175,8 @@ class AdaSpa(BlockSparsePattern):
 
     def _capacity(self, order):
         return self.video_counts(order.grid)[2] + order.num_text_blocks
+
+
+def _with_its_heads(state: AdaSpaState) -> AdaSpaState:
+    """Under a mesh, each head's LSE and lists where the head attends."""
+    return jax.tree.map(lambda a: per_head(a) if a.ndim > 1 else a, state)

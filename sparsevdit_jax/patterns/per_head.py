@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
+from sparsevdit_jax.launch import attend_dense
 from sparsevdit_jax.pattern import (
     AttentionPattern,
     AttentionPlan,
     BlockSparsePattern,
-    attend_dense,
     check_inputs,
 )
 from sparsevdit_jax.schedule import Phase, StepContext

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
+from sparsevdit_jax.parallel import deal_steps
 from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern
 from sparsevdit_jax.schedule import Phase, StepContext
 from sparsevdit_jax.token_order import TokenOrder
@@ -80,6 +81,7 @@ class Table(BlockSparsePattern):
         self._check_heads(q.shape[2])
         lists, counts, orders, order_of = _library(self, ctx.grid)
         choice, step = np.asarray(self.choice, np.int32), ctx.step
+        deal = deal_steps(counts.sum(-1)[choice])
         if isinstance(step, jax.Array):
             lists, counts, order_of, choice = (
                 jnp.asarray(a) for a in (lists, counts, order_of, choice)
@@ -93,7 +95,9 @@ class Table(BlockSparsePattern):
             lists[row][None], counts[row][None], lengths, lengths, block, block, counts.shape[-1]
         )
         order = orders[0] if len(orders) == 1 else TokenPermutation.choose(orders, which)
-        return AttentionPlan(mask, order), state
+        if deal is not None:
+            deal = jnp.take(deal, step, axis=0, mode="clip")
+        return AttentionPlan(mask, order, deal=deal), state
 
     def update(self, q, k, lse, state, ctx):
         """Nothing to remember."""

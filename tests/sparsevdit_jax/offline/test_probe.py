@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import Phase, StepContext, VideoGrid
+from sparsevdit_jax.launch import attend_dense
 from sparsevdit_jax.offline.probe import Probe
 from sparsevdit_jax.offline.rules import SparseVditRule
-from sparsevdit_jax.pattern import attend_dense
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,

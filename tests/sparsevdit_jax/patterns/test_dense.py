@@ -1,7 +1,7 @@
 import numpy as np
 
 from sparsevdit_jax import sparse_attention
-from sparsevdit_jax.pattern import attend_dense
+from sparsevdit_jax.launch import attend_dense
 from sparsevdit_jax.patterns import Dense
 from sparsevdit_jax.schedule import StepContext
 from tests.conformance.pattern_suite import PatternSuite, make_case

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import AttentionPattern, Phase, StepContext, VideoGrid, pattern
+from sparsevdit_jax import AttentionPattern, Phase, StepContext, VideoGrid, launch
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -60,7 +60,7 @@ def test_equals_the_loop_over_heads_bit_for_bit(name, monkeypatch):
     # Every group by itself; AdaSpa's heads trade blocks among themselves, so they stay together.
     state = merged.init(GRID, batch=2, num_heads=4, head_dim=8)
     alone = list(state)
-    launches, kernel = [], pattern.block_sparse_attention
+    launches, kernel = [], launch.block_sparse_attention
 
     def counted(*args, **kwargs):
         launches.append(1)
@@ -68,7 +68,7 @@ def test_equals_the_loop_over_heads_bit_for_bit(name, monkeypatch):
 
     for phase in (Phase.SEARCH, Phase.REUSE):
         launches.clear()
-        monkeypatch.setattr(pattern, "block_sparse_attention", counted)
+        monkeypatch.setattr(launch, "block_sparse_attention", counted)
         out, lse, state = jax.jit(merged.attend_with_lse)(*qkv, state, ctx_of(phase))
         monkeypatch.undo()
         if phase is Phase.REUSE:

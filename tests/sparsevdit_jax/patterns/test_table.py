@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, StepContext, VideoGrid, metrics, pattern
+from sparsevdit_jax import Phase, StepContext, VideoGrid, launch, metrics
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -50,9 +50,9 @@ def ctx_at(step):
 
 def test_every_step_equals_the_loop_over_heads_in_one_program_and_one_launch(monkeypatch):
     table, qkv, launches = Table(LIBRARY, CHOICE), inputs(), []
-    kernel = pattern.block_sparse_attention
+    kernel = launch.block_sparse_attention
     monkeypatch.setattr(
-        pattern, "block_sparse_attention", lambda *a, **k: launches.append(1) or kernel(*a, **k)
+        launch, "block_sparse_attention", lambda *a, **k: launches.append(1) or kernel(*a, **k)
     )
     attend = jax.jit(table.attend_with_lse)
     results = [attend(*qkv, (), ctx_at(step)) for step in range(5)]

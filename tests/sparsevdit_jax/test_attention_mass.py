@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import Phase, StepContext, VideoGrid
-from sparsevdit_jax.search.block_scores import attention_mass
+from sparsevdit_jax.launch import attention_mass
 from sparsevdit_jax.token_order import TokenOrder
 from tests.tolerances import exact_attention
 

@@ -1,0 +1,16 @@
+"""Attention on more than one device, on JAX's own SPMD.
+
+    mesh = parallel.make_mesh(cfg=2, seq=4)
+    with jax.set_mesh(mesh):
+        out, state = step(q, k, v, state, ctx)      # any jitted function that attends
+
+Nothing else changes: under a mesh every pattern's attention runs under `jax.shard_map`, and what
+lies around it is partitioned by XLA. Arrays keep their shapes, and values are those of one device.
+"""
+
+from .balance import deal_heads as deal_heads
+from .balance import deal_steps as deal_steps
+from .balance import imbalance as imbalance
+from .mesh import make_mesh as make_mesh
+from .mesh import per_head as per_head
+from .mesh import spread_tokens as spread_tokens

@@ -1,0 +1,78 @@
+"""Which heads go to which device: by counted work, as many to each."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .mesh import current
+
+
+def deal_heads(work: Any, devices: int) -> Any:
+    """The order in which heads are laid out so that devices, each with its share, do equal work.
+
+    Rounds of one head to each device: the largest heads left, the largest of them to the device
+    that has least. On concrete numbers pairs are swapped after that, while a swap takes from the
+    device that has most.
+
+    Args:
+      work: of each head, [H], such as its kept blocks; may be traced.
+      devices: n.
+
+    Returns:
+      int32 [ceil(H / n) n], the head of each place; the first ceil(H / n) places are device 0's. H
+      and above stand for no head.
+    """
+    heads = work.shape[0]
+    xp: Any = jnp if isinstance(work, jax.Array) else np
+    padded = xp.concatenate([work, xp.zeros(-heads % devices, work.dtype)])
+    largest_first = xp.argsort(-padded, stable=True).astype(np.int32).reshape(-1, devices)
+    load, rounds = xp.zeros(devices, work.dtype), []
+    for row in largest_first:
+        # rank of each device by load: the least loaded takes the round's first head
+        taken = row[xp.argsort(xp.argsort(load, stable=True), stable=True)]
+        load = load + padded[taken]
+        rounds.append(taken)
+    dealt = xp.stack(rounds, axis=1)
+    if xp is np:
+        dealt = _swap(dealt, padded.astype(np.float64))
+    return dealt.reshape(-1).astype(np.int32)
+
+
+def deal_steps(work: np.ndarray) -> np.ndarray | None:
+    """`deal_heads` of every step's work [steps, H] for the present mesh; None if none is needed."""
+    shards = current()
+    if shards is None or shards.tokens == 1 or shards.uses_ring(work.shape[1]):
+        return None
+    return np.stack([deal_heads(row, shards.tokens) for row in work])
+
+
+def imbalance(work: np.ndarray, devices: int, deal: np.ndarray | None = None) -> float:
+    """Work of the busiest device / mean work of a device, 1 at best.
+
+    Args:
+      work: of each head, [H].
+      devices: n.
+      deal: from `deal_heads`; None lays heads out as they are numbered.
+    """
+    deal = np.arange(-(-work.shape[0] // devices) * devices) if deal is None else deal
+    padded = np.concatenate([work, np.zeros(len(deal) - work.shape[0], work.dtype)])
+    load = padded[deal].reshape(devices, -1).sum(-1, dtype=np.float64)
+    return float(load.max() / load.mean()) if load.any() else 1.0
+
+
+def _swap(dealt: np.ndarray, work: np.ndarray) -> np.ndarray:
+    """`dealt` [n, heads of a device] after the best swaps with the busiest device."""
+    dealt = dealt.copy()
+    while True:
+        load = work[dealt].sum(-1)
+        most = int(load.argmax())
+        # moved[i, d, j]: what the busiest loses if its place i trades with place j of device d
+        moved = work[dealt[most]][:, None, None] - work[dealt][None]
+        higher = np.maximum(load[most] - moved, load[None, :, None] + moved)
+        higher[:, most] = np.inf
+        i, d, j = np.unravel_index(higher.argmin(), higher.shape)
+        if higher[i, d, j] >= load[most] * (1 - 1e-9):
+            return dealt
+        dealt[most, i], dealt[d, j] = dealt[d, j], dealt[most, i]

@@ -1,0 +1,132 @@
+"""The mesh's axes, and where arrays lie on them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+AXES = ("data", "cfg", "seq")
+"""Videos, guidance's two rows, and the tokens of a sequence (its heads, while it attends)."""
+_BATCH = ("cfg", "data")  # guidance stacks its rows outside the videos
+
+
+def make_mesh(
+    *, data: int = 1, cfg: int = 1, seq: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh for `jax.set_mesh`, with the axes that attention knows.
+
+    Neighbours on `seq` are neighbours in `devices`, so that the axis with the most traffic stays
+    inside a machine.
+
+    Args:
+      data: devices over which the videos of a batch are spread.
+      cfg: 2 spreads the two rows of classifier-free guidance, which never meet inside the model.
+      seq: devices over which the tokens of a sequence are spread.
+      devices: data x cfg x seq of them; the first ones of `jax.devices()` by default.
+
+    Raises:
+      ValueError: an axis is not positive, or there are too few devices or others than asked for.
+    """
+    shape = dict(zip(AXES, (data, cfg, seq), strict=True))
+    count = data * cfg * seq
+    if min(shape.values()) < 1:
+        raise ValueError(f"axes {shape} must be positive numbers of devices")
+    if devices is None and len(jax.devices()) < count:
+        raise ValueError(
+            f"axes {shape} need {count} devices, but JAX has {len(jax.devices())}; make an axis "
+            "smaller, or start more processes (jax.distributed)"
+        )
+    devices = list(jax.devices()[:count] if devices is None else devices)
+    if len(devices) != count:
+        raise ValueError(f"axes {shape} need {count} devices, but devices= has {len(devices)}")
+    grid = np.asarray(devices, object).reshape(data, cfg, seq)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """How the present mesh spreads sequences.
+
+    Attributes:
+      rows: devices over which batch rows are spread.
+      tokens: devices over which tokens are spread, n.
+    """
+
+    rows: int
+    tokens: int
+
+    def check_rows(self, batch: int) -> None:
+        """ValueError unless every device gets as many of `batch` rows."""
+        if batch % self.rows:
+            raise ValueError(
+                f"{batch} batch rows cannot be spread evenly over the {self.rows} devices of the "
+                f"mesh's axes {_BATCH}; give as many rows to each, or make those axes smaller"
+            )
+
+    def uses_ring(self, heads: int) -> bool:
+        """The rule: whole heads go to devices, unless there are fewer heads than devices.
+
+        An exchange of heads moves 4 L H D / n numbers through a device (q, k, v and the output), a
+        ring 2 L H D / n for each of its hops, up to n - 1 of them: the former wins wherever every
+        device gets a head. With fewer heads some devices would have nothing to do.
+        """
+        return heads < self.tokens
+
+
+def current() -> Shards | None:
+    """The mesh that `jax.set_mesh` has set; None without one, and inside of `jax.shard_map`.
+
+    Raises:
+      ValueError: the mesh's axes have explicit types.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    types = {name: types[name] for name in AXES if name in types}
+    if not types or AxisType.Manual in types.values():
+        return None
+    if AxisType.Explicit in types.values():
+        raise ValueError(
+            f"the mesh has axes of explicit types, {types}; attention needs AxisType.Auto, which "
+            "is what sparsevdit_jax.parallel.make_mesh gives"
+        )
+    sizes = mesh.shape
+    rows = int(np.prod([sizes.get(name, 1) for name in _BATCH]))
+    shards = Shards(rows, sizes.get("seq", 1))
+    return shards if shards.rows * shards.tokens > 1 else None
+
+
+def spec(ndim: int, *, rows: int | None = 0, tokens: int | None = None) -> PartitionSpec:
+    """Axis `rows` of an array over `cfg` and `data`, axis `tokens` over `seq`; None: over neither."""
+    names = jax.sharding.get_abstract_mesh().axis_names
+    axes: list[Any] = [None] * ndim
+    if rows is not None:
+        axes[rows] = tuple(name for name in _BATCH if name in names) or None
+    if tokens is not None:
+        axes[tokens] = "seq" if "seq" in names else None
+    return PartitionSpec(*axes)
+
+
+def spread_tokens(x: jax.Array) -> jax.Array:
+    """`x` [B, L, ...] with its rows and tokens spread over the mesh; as it is without a mesh.
+
+    L need not divide: the last devices then have fewer tokens.
+    """
+    shards = current()
+    if shards is None or not isinstance(x, jax.core.Tracer):
+        return x
+    shards.check_rows(x.shape[0])
+    return jax.lax.with_sharding_constraint(x, spec(x.ndim, tokens=1))
+
+
+def per_head(x: jax.Array) -> jax.Array:
+    """`x` [B, H, ...], part of a pattern's state, with each head where it attends.
+
+    Stays whole on every device without a mesh, and where heads do not divide.
+    """
+    shards = current()
+    if shards is None or x.shape[1] % shards.tokens or x.shape[0] % shards.rows:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(x.ndim, tokens=1))
