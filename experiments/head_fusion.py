@@ -10,6 +10,7 @@ batches so) and "per_head". All ways must agree before they are timed, in turns,
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 
 import jax
@@ -21,6 +22,7 @@ from experiments.measure_costs import Dtype, chain_timer, chosen_state, inputs
 from experiments.record import Run
 from experiments.timing import Timing, race
 from sparsevdit_jax import AttentionPattern, Phase, StepContext
+from sparsevdit_jax.offline.costs import head_densities
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -147,6 +149,8 @@ def compare(
 
 def main(config: Config) -> None:
     """Times every way of every mix and prints ratios as it goes."""
+    for pattern in {p for patterns in mixes(config).values() for p in patterns}:
+        head_densities(pattern, config.video_grid, 1)  # one that does not fit is refused here
     run = (
         Run.start("head_fusion", config, allow_dirty=config.allow_dirty) if config.record else None
     )
@@ -180,4 +184,7 @@ def main(config: Config) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Config))
+    try:
+        main(tyro.cli(Config))
+    except (ValueError, NotImplementedError, OSError) as problem:
+        sys.exit(f"error: {problem}")

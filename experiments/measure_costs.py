@@ -13,6 +13,7 @@ each row. Shapes that the table holds are not measured again, unless with --agai
 import dataclasses
 import itertools
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 from experiments.record import RESULTS, Run, environment
 from experiments.timing import Timer, race
 from experiments.timing import Timing as Race
-from sparsevdit_jax import AttentionPattern, Phase, StepContext, VideoGrid
+from sparsevdit_jax import AttentionPattern, Phase, StepContext, TokenOrder, VideoGrid
 from sparsevdit_jax.offline.costs import (
     CostTable,
     Measurement,
@@ -88,8 +89,13 @@ class Config:
         bad = [d for d in self.densities if not 0 < d <= 1]
         if bad or not self.densities:
             raise ValueError(f"densities {bad} must lie in (0, 1], and there must be one at least")
-        if self.rounds < 1:
-            raise ValueError(f"rounds={self.rounds} must be at least 1")
+        for name in ("rounds", "heads", "head_dim", "batch"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if TokenOrder(self.video_grid, self.block).num_video_blocks < 2:
+            raise ValueError(
+                f"block={self.block} puts all of {self.video_grid} in one block; choose a smaller --block"
+            )
 
     @property
     def video_grid(self) -> VideoGrid:
@@ -228,7 +234,14 @@ def table_path(folder: Path) -> Path:
 
 def read_table(path: Path) -> CostTable:
     """The table at `path`, empty if there is none."""
-    return CostTable.from_json(path.read_text(encoding="utf-8")) if path.exists() else CostTable()
+    if not path.exists():
+        return CostTable()
+    try:
+        return CostTable.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise ValueError(
+            f"{path} holds no table of costs ({problem}); restore it, or move it away and measure again"
+        ) from problem
 
 
 def is_measured(table: CostTable, config: Config, dtype: Dtype) -> bool:
@@ -280,4 +293,7 @@ def main(config: Config) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Config))
+    try:
+        main(tyro.cli(Config))
+    except (ValueError, NotImplementedError, OSError) as problem:
+        sys.exit(f"error: {problem}")

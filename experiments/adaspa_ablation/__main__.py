@@ -39,6 +39,10 @@ class Config:
     results: Path = RESULTS
     allow_dirty: bool = False
 
+    def __post_init__(self):
+        if not self.densities or not all(0 < d <= 1 for d in self.densities):
+            raise ValueError(f"densities={self.densities} must lie in (0, 1], and one at least")
+
     def wants(self, part: str) -> bool:
         """Whether `part` was asked for."""
         return self.part in ("all", part)

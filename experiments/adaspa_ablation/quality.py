@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.adaspa_ablation.tiny import denoise, kept, noise, scaled
+from experiments.adaspa_ablation.tiny import check_digits, denoise, kept, noise, scaled
 from experiments.demo.runner import VIDEO, WEIGHTS
 from experiments.progress import progress_bar
 from models.tiny import TinyVideoDiT
@@ -35,7 +36,10 @@ class QualityConfig:
     guidance: float = 2.0
     video: tuple[int, int, int] = VIDEO
     weights: Path = WEIGHTS
-    dtype: str = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    def __post_init__(self):
+        check_digits(self.digits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.adaspa_ablation.tiny import denoise, kept, noise, scaled
+from experiments.adaspa_ablation.tiny import check_digits, denoise, kept, noise, scaled
 from experiments.demo.runner import VIDEO, WEIGHTS
 from experiments.progress import progress_bar
 from models.tiny import TinyVideoDiT
@@ -42,7 +42,16 @@ class TraceConfig:
     block: int = 64
     video: tuple[int, int, int] = VIDEO
     weights: Path = WEIGHTS
-    dtype: str = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    def __post_init__(self):
+        check_digits(self.digits)
+        first, second = self.search_steps
+        if not first < second < self.steps:
+            raise ValueError(
+                f"search={self.search} of 50 are steps {first} and {second} of steps={self.steps}; "
+                "the second must come after the first, before the end: change them or raise steps"
+            )
 
     @property
     def clip_digits(self) -> list[int]:

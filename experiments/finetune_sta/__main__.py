@@ -18,6 +18,7 @@ experiments/LOG.md.
 """
 
 import dataclasses
+import sys
 
 import jax.numpy as jnp
 
@@ -50,4 +51,7 @@ def main(config: Config) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Config))
+    try:
+        main(tyro.cli(Config))
+    except (ValueError, OSError) as problem:
+        sys.exit(f"error: {problem}")

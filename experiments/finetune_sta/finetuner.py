@@ -82,6 +82,11 @@ class Config:
     record: bool = False
 
     def __post_init__(self):
+        for name in ("steps", "save_every", "batch", "held_out", "sampling_steps"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if not self.digits or not all(0 <= d <= 9 for d in self.digits):
+            raise ValueError(f"digits={self.digits} must be 0 to 9, and one at least")
         if self.steps % self.save_every:
             raise ValueError(
                 f"steps={self.steps} must be a multiple of save_every={self.save_every}, so that "

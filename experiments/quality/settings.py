@@ -83,6 +83,10 @@ def from_file(path: Path, *, grid: VideoGrid, model: TinyConfig, num_steps: int)
     Raises:
       ValueError: not such a file, or one made for another grid, model or number of steps.
     """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no file {path} for --attention; give one that a search has written"
+        )
     sizes = dict(num_layers=model.num_layers, num_heads=model.num_heads)
     try:
         attention = SparseAttention.from_json(path.read_text(), grid=grid, **sizes)

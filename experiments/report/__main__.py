@@ -1,6 +1,7 @@
 """The report's flags. What it asks and answers: the package's docstring."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from experiments.paper_figures.rows import figures
@@ -21,6 +22,10 @@ class Config:
     out: Path = Path("out/report")
     folder: Path = ROOT / "experiments"
 
+    def __post_init__(self):
+        if not self.folder.is_dir():
+            raise ValueError(f"no folder {self.folder} for --folder; give one that holds results/")
+
 
 def main(config: Config) -> None:
     """Writes the page and says what it lacks."""
@@ -33,4 +38,7 @@ def main(config: Config) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Config))
+    try:
+        main(tyro.cli(Config))
+    except (ValueError, OSError) as problem:
+        sys.exit(f"error: {problem}")

@@ -20,10 +20,6 @@ def main(config: Config) -> Choice:
     """Searches, and writes what was found."""
     run = Run.start("search", config) if config.record else None
     subject = make_subject(config)
-    if config.held_out >= len(subject.prompts):
-        raise ValueError(
-            f"held_out={config.held_out} leaves none of {len(subject.prompts)} prompts to calibrate on"
-        )
     candidates = candidates_of(config, subject.grid)
     # Patterns that do not fit the canvas are refused here, before anything takes time.
     task = make_task(config, subject, candidates, schedule_of(config, subject.num_steps))

@@ -46,7 +46,7 @@ def choose(task: Task) -> Choice:
 
 def _sta(task: Task) -> Choice:
     found = measure(task.subject, task.config, task.candidates, task.schedule)
-    steps = task.steps(found)
+    steps = task.steps
     error = found.error[:, steps]
     by_prompt = np.stack([least_error(e[None]) for e in error])
     if task.config.shared:
@@ -71,10 +71,10 @@ def _sparse_vdit(task: Task) -> Choice:
             found = measure(
                 task.subject, config, task.candidates, task.schedule, rule=rule, name=name
             )
-            fed = choice_density(found.choice[:, task.steps(found)], task.densities).mean()
+            fed = choice_density(found.choice[:, task.steps], task.densities).mean()
             rounds.append(dict(epsilon=rule.epsilon, density=float(fed)))
             rule = _calibrated(task, found, rule)
-    steps = task.steps(found)
+    steps = task.steps
     error, power = found.error[:, steps], found.power[:, steps]
     by_prompt = rule.choose(error, power)
     if config.shared:
@@ -87,7 +87,7 @@ def _sparse_vdit(task: Task) -> Choice:
 
 
 def _calibrated(task: Task, found: Measurements, rule: SparseVditRule) -> SparseVditRule:
-    steps = task.steps(found)
+    steps = task.steps
     error, power = found.error[task.calibration, steps], found.power[task.calibration, steps]
     if task.config.shared:
         error, power = shared_over_steps(error, 1), shared_over_steps(power, 1)
@@ -99,7 +99,7 @@ def _calibrated(task: Task, found: Measurements, rule: SparseVditRule) -> Sparse
 def _mixture(task: Task) -> Choice:
     config = task.config
     found = measure(task.subject, config, task.candidates, task.schedule)
-    steps = task.steps(found)
+    steps = task.steps
     error = found.error[:, steps]
     if config.relative:
         error = error / np.maximum(found.power[:, steps], 1e-30)[..., None, :]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -97,10 +99,31 @@ class Config:
             raise ValueError("a mixture needs its budget: pass --density, such as 0.2")
         if self.density is not None and not 0 < self.density <= 1:
             raise ValueError(f"density={self.density} must lie in (0, 1]")
-        if self.rounds < 1:
-            raise ValueError(f"rounds={self.rounds} must be at least 1")
+        for name in ("rounds", "save_every", "steps", "frames", "height", "width"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.held_out < 0:
+            raise ValueError(f"held_out={self.held_out} must not be negative: it counts prompts")
+        for name in ("lam", "epsilon"):
+            if math.isnan(getattr(self, name)):
+                raise ValueError(f"{name}=nan must be a number; no loss is below nan")
+        # Files of the record bear the name, and are written after everything else.
+        if self.name is not None and not re.fullmatch(r"[\w-]+", self.name):
+            raise ValueError(f"name={self.name!r} must be letters, digits, - and _: it names files")
         if self.prompts and self.embeddings:
             raise ValueError("give --prompts or --embeddings, not both")
+        if self.embeddings and self.model is None:
+            raise ValueError(
+                "--embeddings are for a --model; the tiny model takes --prompts, digits"
+            )
+        # Here, since loading a model comes before anything is read, and may take minutes.
+        files = dict(candidates=[self.candidates], costs=[self.costs], embeddings=self.embeddings)
+        for flag, paths in files.items():
+            for path in paths:
+                if path is not None and not path.is_file():
+                    raise ValueError(
+                        f"no file {path} for --{flag}; give one, or leave --{flag} out"
+                    )
 
 
 def schedule_of(config: Config, num_steps: int) -> StepSchedule:
@@ -124,11 +147,21 @@ def candidates_of(config: Config, grid: VideoGrid) -> tuple[BlockSparsePattern, 
     tile = config.tile or tuple(
         min(t, max(1, -(-n // 2))) for t, n in zip(TILE, grid.shape, strict=True)
     )
+    if any(not 1 <= t <= n for t, n in zip(tile, grid.shape, strict=True)):
+        raise ValueError(
+            f"tile={tile} must have 1 to {grid.shape} tokens along frames, rows and columns; "
+            "choose a smaller --tile, or leave it out"
+        )
     windows = config.windows or default_windows(tiles_of(grid, tile))
     sta = tuple(SlidingTile(tile, window) for window in windows)
     if config.method == "sta":
         return sta
     block = config.block
+    if TokenOrder(grid, block).num_video_blocks < 2:
+        raise ValueError(
+            f"block={block} puts all {grid.num_video_tokens} tokens of the video in one block, of "
+            "which nothing can be left out; choose a smaller --block"
+        )
     if config.method == "sparse-vdit":
         return (Skip(), *_modes(0.25, block, grid))
     modes = (mode for density in (0.15, 0.3) for mode in _modes(density, block, grid))
@@ -168,12 +201,13 @@ def _modes(density: float, block: int, grid: VideoGrid) -> tuple[BlockSparsePatt
 
 
 def _read_candidates(path: Path) -> tuple[BlockSparsePattern, ...]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path} for --candidates")
     try:
         patterns = codec.decode(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as problem:
-        raise ValueError(f"{path}: {problem}") from problem
-    if not isinstance(patterns, tuple) or not patterns:
+        raise ValueError(
+            f"{path} holds no list of patterns ({problem}); write one as in attention.json"
+        ) from problem
+    listed = isinstance(patterns, tuple) and patterns
+    if not listed or not all(isinstance(p, BlockSparsePattern) for p in patterns):
         raise ValueError(f"{path} must hold a list of patterns, as in attention.json")
     return patterns

@@ -48,7 +48,7 @@ class TinySubject(Subject):
 
     def __init__(self, config: Config):
         self.model = load_tiny(WEIGHTS, dtype=config.dtype)
-        self.prompts = config.prompts or ("2", "3", "5", "7")
+        self.prompts = _prompts(config, ("2", "3", "5", "7"))
         if bad := [p for p in self.prompts if p not in "0123456789" or len(p) != 1]:
             raise ValueError(f"prompts {bad} must be digits, 0 to 9, for the tiny model")
         self.num_steps = config.steps or 15
@@ -89,9 +89,7 @@ class FolderSubject(Subject):
             raise ValueError(
                 f"{config.model} holds an image-to-video model; search with the text-to-video one"
             )
-        self.prompts = config.prompts or tuple(path.stem for path in config.embeddings)
-        if not self.prompts:
-            raise ValueError("nothing to calibrate on; give --prompts or --embeddings")
+        self.prompts = _prompts(config, ())
         default = self.family.defaults
         self.num_steps = config.steps or default.steps
         self.guidance = default.guidance if config.guidance is None else config.guidance
@@ -156,6 +154,18 @@ class FolderSubject(Subject):
                 attention=attention,
             )
         return self._denoisers[key]
+
+
+def _prompts(config: Config, usual: tuple[str, ...]) -> tuple[str, ...]:
+    prompts = config.prompts or tuple(path.stem for path in config.embeddings) or usual
+    if not prompts:
+        raise ValueError("nothing to calibrate on; give --prompts or --embeddings")
+    if config.held_out >= len(prompts):
+        raise ValueError(
+            f"held_out={config.held_out} leaves none of {len(prompts)} prompts to calibrate on; "
+            "give more prompts or hold out fewer"
+        )
+    return prompts
 
 
 def make_subject(config: Config) -> Subject:

@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 
+from experiments.measure_costs import read_table
 from experiments.search.settings import Config
 from experiments.search.subjects import Subject
 from sparsevdit_jax import StepSchedule
-from sparsevdit_jax.offline.costs import CostTable
 from sparsevdit_jax.offline.measurements import Measurements
 from sparsevdit_jax.offline.tables import declared_density
-from sparsevdit_jax.patterns import AdaSpa
+from sparsevdit_jax.patterns import AdaSpa, SlidingTile, Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,22 +39,57 @@ class Task:
         """Prompts that judge."""
         return slice(len(self.subject.prompts) - self.config.held_out, None)
 
-    def steps(self, found: Measurements) -> np.ndarray:
+    @property
+    def steps(self) -> np.ndarray:
         """Steps that count."""
         online = any(isinstance(p, AdaSpa) for p in self.candidates)
-        return found.sparse_steps(self.schedule, online=online)
+        return Measurements.sparse_steps(self.schedule, online=online)
+
+    def check(self) -> None:
+        """ValueError for what could only fail, or mean nothing, after everything was measured."""
+        config, method = self.config, self.config.method
+        if not len(self.steps):
+            raise ValueError(
+                f"of {self.schedule} no step counts: all are exact; lower --dense-steps or raise --steps"
+            )
+        if (self.densities == 1).all():
+            raise ValueError(
+                f"no candidate leaves anything out on {self.subject.grid} ({self.candidates[0]} is "
+                "the first); give smaller windows, tiles or blocks"
+            )
+        if method != "mixture":  # its choices become a `Table`, which knows what it can hold
+            table = Table(self.candidates, ((0,),))
+            table.init(self.subject.grid, batch=1, num_heads=1, head_dim=self.subject.head_dim)
+        tile = getattr(self.candidates[0], "tile", None)
+        other = [p for p in self.candidates if not isinstance(p, SlidingTile) or p.tile != tile]
+        if method == "sta" and other:
+            raise ValueError(
+                f"{other[0]} is no window of the first candidate's tile, and --method sta takes "
+                "nothing else; search with --method mixture"
+            )
+        least = min(self.costs if method == "mixture" else self.densities)
+        if config.density is not None and config.density < least * (1 - 1e-9):
+            raise ValueError(
+                f"density={config.density} is below {least:.4f}, the least of all candidates; "
+                "raise --density or add sparser candidates"
+            )
 
 
 def make_task(config: Config, subject: Subject, candidates: tuple, schedule: StepSchedule) -> Task:
     """Costs and densities of the candidates on the subject's canvas.
 
     Raises:
-      ValueError: a table of costs was given that has not measured every candidate here.
+      ValueError: see `Task.check`; or a table of costs was given that has not measured every candidate here.
     """
     densities = np.array([declared_density(p, subject.grid) for p in candidates])
-    if config.costs is None:
-        return Task(config, subject, candidates, schedule, densities, densities)
-    table = CostTable.from_json(config.costs.read_text(encoding="utf-8"))
+    costs = densities if config.costs is None else _measured_costs(config, subject, candidates)
+    task = Task(config, subject, candidates, schedule, costs, densities)
+    task.check()
+    return task
+
+
+def _measured_costs(config: Config, subject: Subject, candidates: tuple) -> np.ndarray:
+    table = read_table(config.costs)
     sizes = dict(num_heads=subject.num_heads, head_dim=subject.head_dim, dtype=config.dtype)
     costs = [table.relative(p, subject.grid, **sizes) for p in candidates]
     absent = [str(p) for p, cost in zip(candidates, costs, strict=True) if not cost.measured]
@@ -64,6 +99,4 @@ def make_task(config: Config, subject: Subject, candidates: tuple, schedule: Ste
             f"({absent[0]} is the first) for {subject.grid}, {sizes}; measure them with "
             "python -m experiments.measure_costs, or leave --costs out to take densities"
         )
-    return Task(
-        config, subject, candidates, schedule, np.array([cost.value for cost in costs]), densities
-    )
+    return np.array([cost.value for cost in costs])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class Measurements:
         """Whether this step of this prompt is there."""
         return not np.isnan(self.error[prompt, step]).any()
 
-    def sparse_steps(self, schedule: StepSchedule, *, online: bool = False) -> np.ndarray:
+    @staticmethod
+    def sparse_steps(schedule: StepSchedule, *, online: bool = False) -> np.ndarray:
         """Indices of the steps that count: not dense and, where candidates search `online`, not the
         first search, which is exact for them.
         """
@@ -80,28 +82,37 @@ class Measurements:
 
     @classmethod
     def load(cls, path: Path, settings: dict[str, Any]) -> "Measurements":
-        """The inverse of `save`; ValueError if they were made with other settings."""
-        with np.load(path) as file:
-            stored = json.loads(str(file["settings"]))
-            wanted = json.loads(json.dumps(settings, sort_keys=True))
-            changed = sorted(
-                name
-                for name in {*stored, *wanted}
-                if stored.get(name, ...) != wanted.get(name, ...)
+        """The inverse of `save`; ValueError if the file is damaged or made with other settings."""
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                stored = json.loads(str(arrays["settings"]))
+                found = cls(arrays["error"], arrays["power"], arrays["choice"])
+        except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as problem:
+            raise ValueError(
+                f"{path} is damaged or holds no measurements; move it away to measure anew, or "
+                "choose another folder"
+            ) from problem
+        wanted = json.loads(json.dumps(settings, sort_keys=True))
+        changed = sorted(
+            name for name in {*stored, *wanted} if stored.get(name, ...) != wanted.get(name, ...)
+        )
+        if changed:
+            pairs = {name: (stored.get(name), wanted.get(name)) for name in changed}
+            listed = "; ".join(
+                f"{name}: {_short(there, here)} there, {_short(here, there)} here"
+                for name, (there, here) in pairs.items()
             )
-            if changed:
-                listed = "; ".join(
-                    f"{name}: {_short(stored.get(name))} there, {_short(wanted.get(name))} here"
-                    for name in changed
-                )
-                raise ValueError(
-                    f"{path} holds measurements made with other settings ({listed}); give the same "
-                    "ones to go on, or choose another folder"
-                )
-            return cls(file["error"], file["power"], file["choice"])
+            raise ValueError(
+                f"{path} holds measurements made with other settings ({listed}); give the same "
+                "ones to go on, or choose another folder"
+            )
+        return found
 
 
-def _short(value: Any, limit: int = 60) -> str:
-    """A value as a message can show it."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."
+def _short(value: Any, other: Any, limit: int = 60) -> str:
+    """A value as a message can show it: what is around the place where it parts from the other."""
+    text, against = repr(value), repr(other)
+    parts = (i for i, (a, b) in enumerate(zip(text, against, strict=False)) if a != b)
+    start = max(0, next(parts, 0) - limit // 2)
+    end = start + limit
+    return f"{'...' * (start > 0)}{text[start:end]}{'...' * (end < len(text))}"

@@ -65,8 +65,8 @@ class Probe(AttentionPattern):
         object.__setattr__(self, "candidates", tuple(self.candidates))
         if not self.candidates:
             raise ValueError("candidates=() leaves nothing to measure; name one pattern at least")
-        if len(set(self.candidates)) != len(self.candidates):
-            raise ValueError("candidates holds a pattern twice; name each once")
+        if twice := [p for p in self.candidates if self.candidates.count(p) > 1]:
+            raise ValueError(f"candidates holds {twice[0]} twice; name each once")
         for pattern in self.candidates:
             if not isinstance(pattern, BlockSparsePattern):
                 raise ValueError(

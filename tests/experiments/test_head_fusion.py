@@ -29,6 +29,12 @@ def test_every_mix_fills_all_heads():
     assert len(set(mixes["two windows"])) == 2
 
 
+def test_a_mode_that_does_not_fit_is_refused_before_anything_is_timed(monkeypatch):
+    monkeypatch.setattr(head_fusion, "compare", lambda *args: pytest.fail("timed"))
+    with pytest.raises(ValueError, match=r"density=0\.01 keeps"):
+        head_fusion.main(dataclasses.replace(TINY, heads=4, density=0.01, record=False))
+
+
 def test_all_ways_agree_and_are_timed():
     patterns = (AdaSpa(density=0.4, block=8), Diagonal(density=0.4, block=8))
     results = head_fusion.compare(patterns, TINY, "float32")

@@ -28,11 +28,21 @@ TINY = Config(
         ({"densities": (0.5, 2.0)}, r"densities \[2\.0\] must lie in \(0, 1\]"),
         ({"densities": ()}, "there must be one at least"),
         ({"rounds": 0}, "rounds=0 must be at least 1"),
+        ({"heads": 0}, "heads=0 must be at least 1"),
+        ({"grid": (4, 4, 4), "block": 64}, "block=64 puts all of .* smaller --block"),
     ],
 )
 def test_bad_flags_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Config(**change)
+
+
+def test_a_table_that_is_none_is_named_and_kept(tmp_path):
+    path = measure_costs.table_path(tmp_path)
+    path.write_bytes(b"\xff{")
+    with pytest.raises(ValueError, match=r"cpu.json holds no table of costs .*move it away"):
+        measure_costs.main(dataclasses.replace(TINY, out=tmp_path, record=False))
+    assert path.read_bytes() == b"\xff{"
 
 
 def test_kinds_and_densities_of_the_candidates(capsys):

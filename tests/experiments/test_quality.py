@@ -257,3 +257,8 @@ def test_records_of_an_older_attention_do_not_count():
     assert found.values["psnr_db"] == {(2, 1): 3.0, (4, 1): 4.0}
     assert found.density == pytest.approx(0.25)
     assert found.values["lpips"] == {}
+
+
+def test_an_attention_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*gone\.json for --attention; give one"):
+        from_file(tmp_path / "gone.json", grid=GRID, model=SIZES, num_steps=5)

@@ -222,3 +222,27 @@ def test_pictures_of_written_records(tmp_path):
     ]
     for path in drawn:
         assert 5_000 < path.stat().st_size < 150_000
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: command.Config(densities=(0.2, 1.5)), "must lie in"),
+        (lambda: QualityConfig(digits=(3, 12)), "must be 0 to 9"),
+        (lambda: TraceConfig(digits=()), "must be 0 to 9, and one at least"),
+        (lambda: TraceConfig(search=(40, 30)), "the second must come after the first"),
+        (lambda: TraceConfig(steps=1), "raise steps"),
+    ],
+)
+def test_bad_flags_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("content", [b"junk", b"", b"PK\x03\x04"])
+def test_a_damaged_run_is_named_and_kept(content, tmp_path):
+    path = tmp_path / "trace.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"trace\.npz is damaged .*move it away"):
+        kept(path, TraceConfig(), lambda: pytest.fail("ran again"))
+    assert path.read_bytes() == content

@@ -103,3 +103,16 @@ def test_steps_on_one_batch_lower_its_loss(config, monkeypatch):
 def test_an_end_that_is_not_measured_is_refused(config):
     with pytest.raises(ValueError, match="steps=5 must be a multiple of save_every=25"):
         dataclasses.replace(config, steps=5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (dict(save_every=0), "save_every=0 must be at least 1"),
+        (dict(batch=0), "batch=0 must be at least 1"),
+        (dict(digits=(10,)), "must be 0 to 9"),
+    ],
+)
+def test_bad_flags_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**flags)

@@ -206,3 +206,8 @@ def test_sections_of_the_project_are_whole(tmp_path, capsys):
     # These were measured long ago, so a table without rows is a table that is named wrongly.
     assert {"One clip, every method", "Latency of one call", "Largest differences"} <= labels
     assert "index.html" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no folder .*gone for --folder; give one"):
+        Config(folder=tmp_path / "gone")

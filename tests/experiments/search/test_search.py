@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -222,6 +223,9 @@ def test_measured_costs_take_the_place_of_densities(tmp_path):
     np.testing.assert_allclose(task.densities[:2], [1, 0])
     with pytest.raises(ValueError, match=r"1 of 1 candidates \(MultiDiagonal.*measure_costs"):
         make_task(config, subject, (MultiDiagonal(0.3, 6),), StepSchedule(3))
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"costs.json holds no table of costs .*measure again"):
+        make_task(config, subject, (Dense(), Skip()), StepSchedule(3))
 
 
 @pytest.mark.parametrize(
@@ -232,17 +236,54 @@ def test_measured_costs_take_the_place_of_densities(tmp_path):
         (dict(method="sparse-vdit", rounds=0), "at least 1"),
         (dict(method="sta", prompts=("cat",)), "must be digits"),
         (dict(method="sta", prompts=("2",), held_out=1), "leaves none of 1 prompts"),
-        (dict(method="sta", candidates="nowhere.json"), "no file"),
+        (dict(method="sta", held_out=9), "leaves none of 4 prompts"),
+        (dict(method="sta", held_out=-1), "must not be negative"),
+        (dict(method="sta", steps=0), "steps=0 must be at least 1"),
+        (dict(method="sta", save_every=0), "save_every=0 must be at least 1"),
+        (dict(method="sta", name="a/b"), "name='a/b' must be letters"),
+        (dict(method="sparse-vdit", lam=float("nan")), "lam=nan must be a number"),
+        (dict(method="sta", embeddings=(Path("a.npz"),)), "embeddings are for a --model"),
+        (dict(method="sta", candidates=Path("nowhere.json")), "no file nowhere.json for --cand"),
+        (dict(method="mixture", density=0.2, costs=Path("no.json")), "no file no.json for --costs"),
+        (dict(method="sta", tile=(0, 1, 1)), r"tile=\(0, 1, 1\) must have 1 to \(16, 16, 16\)"),
+        (dict(method="sta", tile=(64, 64, 64)), "choose a smaller --tile"),
+        (dict(method="mixture", density=0.2, block=4096), "block=4096 puts all 4096 tokens"),
+        (dict(method="sta", windows=((9, 9, 9),)), "no candidate leaves anything out"),
+        (dict(method="sta", dense_steps=15), "no step counts"),
+        (dict(method="mixture", density=0.2, dense_steps=15), "no step counts"),
+        (dict(method="mixture", density=0.2, steps=1), "no step counts"),
     ],
 )
-def test_bad_flags_are_refused(flags, message, tmp_path, monkeypatch):
-    from pathlib import Path
-
+def test_bad_flags_are_refused_before_anything_is_measured(flags, message, tmp_path, monkeypatch):
     monkeypatch.setattr(subjects, "load_tiny", lambda *a, **k: _tiny())
-    if "candidates" in flags:
-        flags = dict(flags, candidates=Path(tmp_path / flags["candidates"]))
-    with pytest.raises((ValueError, OSError), match=message):
-        main(Config(out=tmp_path, **flags))
+    with pytest.raises(ValueError, match=message):
+        main(Config(out=tmp_path / "out", **flags))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "message"),
+    [
+        ('{"a": [', "sta", "holds no list of patterns .*write one as in attention.json"),
+        ("[]", "sta", "must hold a list of patterns"),
+        ("[1, 2]", "sta", "must hold a list of patterns"),
+        ([Diagonal(0.5, 64), Diagonal(0.25, 32)], "sparse-vdit", "blocks of different"),
+        ([AdaSpa(0.2, 64, False)], "sparse-vdit", "AdaSpa"),
+        ([SlidingTile((4, 4, 4), (1, 1, 1)), Skip()], "sta", "Skip.* is no window .*mixture"),
+        ([Diagonal(0.25, 64), Diagonal(0.5, 64)], "sparse-vdit", "density=0.1 is below 0.2.*add"),
+        ([Diagonal(0.25, 64), Diagonal(0.5, 64)], "mixture", "density=0.1 is below 0.2.*add"),
+    ],
+)
+def test_bad_candidates_are_refused_before_anything_is_measured(
+    text, method, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(subjects, "load_tiny", lambda *a, **k: _tiny())
+    path = tmp_path / "candidates.json"
+    path.write_text(text if isinstance(text, str) else json.dumps(codec.encode(text)))
+    config = Config(method=method, density=0.1, candidates=path, out=tmp_path / "out")
+    with pytest.raises(ValueError, match=message):
+        main(config)
+    assert not (tmp_path / "out").exists()
 
 
 def _tiny():

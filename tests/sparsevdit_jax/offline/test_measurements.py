@@ -41,3 +41,24 @@ def test_saved_and_loaded_with_the_same_settings_only(tmp_path):
     with pytest.raises(ValueError, match="steps: 3 there, 4 here"):
         Measurements.load(path, dict(prompts=["a", "b"], steps=4))
     assert [p.name for p in tmp_path.iterdir()] == ["run.npz"]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"junk", lambda b: b"", lambda b: b[: len(b) // 2]])
+def test_a_damaged_file_is_named_and_kept(damage, tmp_path):
+    path = tmp_path / "m.npz"
+    Measurements.empty(prompts=1, steps=2, layers=1, candidates=2, heads=3).save(path, {})
+    path.write_bytes(damaged := damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"m\.npz is damaged .*move it away"):
+        Measurements.load(path, {})
+    assert path.read_bytes() == damaged
+    np.savez(path, other=np.zeros(2))
+    with pytest.raises(ValueError, match=r"m\.npz is damaged or holds no measurements"):
+        Measurements.load(path, {})
+
+
+def test_long_settings_are_shown_where_they_differ(tmp_path):
+    path = tmp_path / "m.npz"
+    found = Measurements.empty(prompts=1, steps=1, layers=1, candidates=1, heads=1)
+    found.save(path, dict(candidates=[*range(500), "left", *range(500)]))
+    with pytest.raises(ValueError, match=r"\.\.\..*'left'.*\.\.\. there, \.\.\..*'right'.*here"):
+        Measurements.load(path, dict(candidates=[*range(500), "right", *range(500)]))
