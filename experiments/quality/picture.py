@@ -12,8 +12,9 @@ TITLES = {
     "lpips": "LPIPS to dense (less is closer)",
 }
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#5e3c99", "#555555")
-"""Okabe and Ito's, apart from each other to every eye; families take them in turn, and markers too."""
-MARKERS = "osD^vPX"
+"""Okabe and Ito's, apart from each other to every eye; families take them in turn."""
+MARKERS = "osD^vPX*<>h"
+"""Families that share a colour have different markers, the later one hollow."""
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
@@ -62,6 +63,7 @@ def _draw_panel(axes, points: Sequence[Point], metric: str) -> None:
             yerr=[i.half for i in intervals],
             color=colour,
             marker=MARKERS[index % len(MARKERS)],
+            markerfacecolor=colour if index < len(COLOURS) else "white",
             markersize=5,
             linestyle="none",
             elinewidth=0.8,
