@@ -70,10 +70,12 @@ def apply_rope(x: jax.Array, table: Rope) -> jax.Array:
     Returns:
       [B, L, H, D] in the dtype of `x`; the rotation itself is float32.
     """
-    cos, sin = (jnp.asarray(part)[None, :, None] for part in table)
-    tokens = cos.shape[1]
-    video = x[:, :tokens].astype(jnp.float32)
-    even, odd = video[..., 0::2], video[..., 1::2]
+    # Text turns by no angle: to cut it off and join it again would move the sequence between devices.
+    rest = ((0, x.shape[1] - table[0].shape[0]), (0, 0))
+    cos, sin = (
+        jnp.pad(jnp.asarray(part), rest, constant_values=still)[None, :, None]
+        for part, still in zip(table, (1, 0), strict=True)
+    )
+    even, odd = (x[..., i::2].astype(jnp.float32) for i in (0, 1))
     rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
-    rotated = rotated.reshape(video.shape).astype(x.dtype)
-    return jnp.concatenate([rotated, x[:, tokens:]], 1)
+    return rotated.reshape(x.shape).astype(x.dtype)

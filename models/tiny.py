@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax.parallel import join
 
 from . import checkpoint, layers
 from .rope import apply_rope, as_arrays, rope_table
@@ -161,7 +162,7 @@ class TinyVideoDiT(nnx.Module):
             self.patch_in(layers.patchify(x, patch))
             + self.border_in(jnp.asarray(border_features(grid.shape)))[None]
         )
-        h = jnp.concatenate([h, self.label_tokens[...][label]], 1)
+        h = join(h, self.label_tokens[...][label])
         time = self.time_in(layers.sinusoidal_embedding(1000 * t, self.config.dim))
         vector = self.time_out(jax.nn.silu(time)) + self.label_vector[...][label]
         modulation = self.modulation(jax.nn.silu(vector)).reshape(x.shape[0], 6, -1)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sparsevdit_jax.parallel import join
+
 from .. import layers, nn
 from .config import CogVideoXConfig
 from .positions import sincos_embedding
@@ -51,11 +53,11 @@ class PatchEmbed(nnx.Module):
             self._check_canvas(shape, text.shape[1])
             # diffusers adds sines and cosines, not the learned table, to another number of frames.
             if shape == config.sample_shape:
-                joint = jnp.concatenate([text, tokens], 1)
+                joint = join(tokens, text, text_first=True)
                 return joint + self.pos_embedding[...].astype(self.dtype)
         if config.adds_positions:
             tokens += sincos_embedding(config, shape).astype(self.dtype)[None]
-        return jnp.concatenate([text, tokens], 1)
+        return join(tokens, text, text_first=True)
 
     def _check_canvas(self, shape: tuple[int, int, int], text_len: int) -> None:
         config = self.config

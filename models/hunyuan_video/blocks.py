@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sparsevdit_jax import AttentionPattern, StepContext
+from sparsevdit_jax.parallel import join
 
 from .. import layers, nn
 from ..layers import gelu_tanh, split_heads
@@ -110,8 +111,7 @@ class DualAttention(_Attention):
     ) -> tuple[jax.Array, jax.Array, Any]:
         """What video [B, Lv, dim] and text [B, Lt, dim] take from both, and the pattern's new state."""
         q, k, v = (
-            jnp.concatenate(pair, 1)
-            for pair in zip(self.project(video), self.project_text(text), strict=True)
+            join(*pair) for pair in zip(self.project(video), self.project_text(text), strict=True)
         )
         out, state = pattern.attend(apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
         out = out.reshape(*out.shape[:2], -1)

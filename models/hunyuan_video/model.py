@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax.parallel import join
 
 from .. import nn
 from ..layers import check_shape, token_shape, unpatchify
@@ -166,7 +167,7 @@ class HunyuanVideoTransformer(nnx.Module):
         )
         joint, single_states = run_blocks(
             self.single_transformer_blocks,
-            jnp.concatenate(streams, 1),
+            join(*streams),
             vector,
             rope,
             patterns=patterns[dual:],

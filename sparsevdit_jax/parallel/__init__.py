@@ -11,6 +11,7 @@ lies around it is partitioned by XLA. Arrays keep their shapes, and values are t
 from .balance import deal_heads as deal_heads
 from .balance import deal_steps as deal_steps
 from .balance import imbalance as imbalance
+from .join import join as join
 from .mesh import make_mesh as make_mesh
 from .mesh import per_head as per_head
 from .mesh import spread_tokens as spread_tokens

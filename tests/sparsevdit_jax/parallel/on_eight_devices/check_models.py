@@ -1,0 +1,102 @@
+"""The models on a mesh: the values of one device, and no traffic but what attention needs."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.cogvideox import CogVideoXConfig, CogVideoXTransformer
+from models.hunyuan_video import HunyuanVideoConfig, HunyuanVideoTransformer
+from models.wan import WanConfig, WanTransformer
+from sparsevdit_jax import Phase, SparseAttention, StepContext, parallel
+from sparsevdit_jax.patterns import AdaSpa, SlidingTile
+from tests.models.random_weights import random_model
+
+HEADS, TEXT, WIDTH = 4, 8, 24
+LATENT = (2, 16, 8, 8, 12)  # 8 x 4 x 6 tokens of a 2 x 2 patch
+
+
+def wan():
+    config = WanConfig(
+        num_attention_heads=HEADS, attention_head_dim=16, ffn_dim=96, num_layers=2, text_dim=WIDTH,
+        freq_dim=32,
+    )  # fmt: skip
+    model = random_model(WanTransformer, config)
+    return model, {"encoder_hidden_states": draw(2, TEXT, WIDTH)}, model.grid(LATENT)
+
+
+def hunyuan_video():
+    config = HunyuanVideoConfig(
+        num_attention_heads=HEADS, attention_head_dim=16, num_layers=2, num_single_layers=2,
+        num_refiner_layers=1, text_embed_dim=WIDTH, pooled_projection_dim=12, rope_axes_dim=(4, 6, 6),
+    )  # fmt: skip
+    model = random_model(HunyuanVideoTransformer, config)
+    inputs = {
+        "encoder_hidden_states": draw(2, TEXT, WIDTH),
+        "encoder_attention_mask": jnp.asarray(np.arange(TEXT) < np.array([[5], [8]]), np.int32),
+        "pooled_projections": draw(2, 12),
+        "guidance": jnp.full(2, 6000.0),
+    }
+    return model, inputs, model.grid(LATENT, TEXT)
+
+
+def cogvideox():
+    config = CogVideoXConfig(
+        num_attention_heads=HEADS, attention_head_dim=16, time_embed_dim=16, text_embed_dim=WIDTH,
+        num_layers=2, sample_width=12, sample_height=8, sample_frames=29, max_text_seq_length=TEXT,
+    )  # fmt: skip
+    model = random_model(CogVideoXTransformer, config)
+    inputs = {"encoder_hidden_states": draw(2, TEXT, WIDTH)}
+    return model, inputs, model.grid((2, 8, 16, 8, 12), TEXT)
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+MODELS = pytest.mark.parametrize("make", [wan, hunyuan_video, cogvideox])
+WINDOW = SlidingTile((2, 2, 2), (3, 3, 3))
+
+
+def problem(make, *patterns):
+    """A jitted step, the model and its inputs; layers take the patterns in turn."""
+    model, inputs, grid = make()
+    shape = (2, 8, 16, 8, 12) if make is cogvideox else LATENT
+    inputs |= {"hidden_states": draw(*shape, seed=1), "timestep": jnp.full(2, 500.0)}
+    layers = model.num_attention_layers
+    attention = SparseAttention(tuple(patterns[i % len(patterns)] for i in range(layers)))
+
+    @jax.jit
+    def step(model, inputs):
+        states = attention.init(grid, batch=2, num_heads=HEADS, head_dim=16)
+        ctx = StepContext(grid, Phase.SEARCH, step=1)
+        return model(**inputs, attention=attention, states=states, ctx=ctx)[0]
+
+    return step, model, inputs, grid
+
+
+@MODELS
+def test_a_step_is_that_of_one_device(make):
+    step, model, inputs, _ = problem(make, WINDOW, AdaSpa(density=0.3, block=16))
+    expected = step(model, inputs)
+    with jax.set_mesh(parallel.make_mesh(cfg=2, seq=4)):
+        found = step(model, inputs)
+    # Products over at most 256 numbers round differently in pieces of another shape, in 4 layers.
+    atol = 4 * np.sqrt(256) * np.finfo(np.float32).eps * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
+@MODELS
+def test_only_what_attends_and_a_few_tokens_of_text_travel(make):
+    step, model, inputs, grid = problem(make, WINDOW)
+    with jax.set_mesh(parallel.make_mesh(cfg=2, seq=4)):
+        program = step.lower(model, inputs).compile().as_text()
+    assert len(re.findall(r" all-to-all\(", program)) == 4 * model.num_attention_layers
+    share = grid.num_video_tokens // 4
+    moved = re.findall(
+        r"= f32\[1,(\d+),(?:64|4,16)\]\S* (?:all-gather|collective-permute)\(", program
+    )
+    assert (make is wan) == (not moved)
+    assert all(int(tokens) <= TEXT < share for tokens in moved)
