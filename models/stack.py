@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext, VideoGrid
-from sparsevdit_jax.parallel import spread_tokens
+from sparsevdit_jax.parallel import spread_tokens, whole
 from sparsevdit_jax.patterns import Dense
 
 
@@ -86,6 +86,7 @@ def run_blocks(
     for i, (block, pattern, state) in enumerate(zip(blocks, patterns, states, strict=True)):
 
         def call(block, carry, args, state, ctx, pattern=pattern):
+            block = jax.tree.map(whole, block)  # from where `models.sharding` has put it
             return block(carry, *args, pattern=pattern, state=state, ctx=ctx)
 
         carry = jax.tree.map(spread_tokens, carry)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from experiments.kernel_resources.deviceless import as_on_hopper
 from models.cogvideox import PRESETS as COGVIDEOX
@@ -18,6 +19,7 @@ from models.keys import checkpoint_slots
 from models.pipelines import FAMILIES, Clip, Denoiser, Family
 from models.pretrained import TRANSFORMERS
 from models.schedulers import scheduler_from_json
+from models.sharding import fully_sharded
 from models.text_embeddings import TextEmbeddings
 from models.wan import PRESETS as WAN
 from models.wan_vae import PRESETS as WAN_VAE
@@ -171,3 +173,21 @@ def steps() -> Iterator[tuple[str, Callable, tuple]]:
             phase = None if method == "dense" else Phase.REUSE
             step, arguments = denoiser.program(case.model(), case.conditions(), phase)
             yield f"{case.name} {method}", as_on_hopper(step), arguments
+
+
+AXES = {"wan2.1-t2v-14b": {"cfg": 2, "seq": 4}, "hunyuanvideo": {"seq": 8}}
+"""Eight H200s in one machine: guidance's rows apart where there are two."""
+
+
+def sharded_steps(mesh: Mesh) -> Iterator[tuple[str, Callable, tuple]]:
+    """`steps` of the models in `AXES` on a mesh: weights and states spread, the rest whole on each device."""
+    place = fully_sharded(mesh)
+    for case in CASES:
+        for method in METHODS if case.name in AXES else ():
+            denoiser = case.denoiser(method)
+            phase = None if method == "dense" else Phase.REUSE
+            step, (model, *rest) = denoiser.program(case.model(), case.conditions(), phase)
+            model = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place("", x.shape)), model
+            )
+            yield f"{case.name} {method}", as_on_hopper(step), (model, *rest)

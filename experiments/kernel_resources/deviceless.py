@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,6 +37,7 @@ class Compiled:
       error: why it does not compile, or None.
       memory: bytes of the program's "argument", "temp", "output" and "alias" (outputs in the place of
         arguments), as XLA has planned them for the device.
+      collectives: what devices exchange in it, by kind; see `collectives.count`.
       seconds: that lowering and compiling took.
     """
 
@@ -44,6 +45,7 @@ class Compiled:
     kernels: tuple[Resources, ...] = ()
     error: str | None = None
     memory: dict[str, int] | None = None
+    collectives: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
     def faults(self) -> list[str]:
@@ -79,7 +81,11 @@ def refuse_old_jax() -> None:
 
 
 def compile_for_h200(
-    cases: str, *names: str, timeout_s: float = 900, dump: bool = True
+    cases: str,
+    *names: str,
+    timeout_s: float = 900,
+    dump: bool = True,
+    axes: Mapping[str, int] | None = None,
 ) -> list[Compiled]:
     """Compiles the cases that a function lists, in one fresh process.
 
@@ -88,6 +94,8 @@ def compile_for_h200(
         arguments being a tuple of pytrees of anything with a shape and a dtype.
       *names: only these cases; all by default.
       timeout_s: for the whole process. A case it cuts off is an error, as are those after it.
+      axes: of a mesh of several H200s in one machine, for `parallel.make_mesh`. The function then takes the mesh;
+        arguments lie where their `sharding` says, whole on each by default.
       dump: let the compiler print its kernels; without, `Compiled.kernels` stays empty.
 
     Raises:
@@ -99,6 +107,7 @@ def compile_for_h200(
     path = [*packages(), str(ROOT), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     env["SPARSEVDIT_DUMP"] = str(int(dump))
+    env["SPARSEVDIT_AXES"] = json.dumps(dict(axes or {}))
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.jsonl")
         command = [sys.executable, "-m", "experiments.kernel_resources.worker"]
@@ -120,6 +129,7 @@ def compile_for_h200(
             row["name"],
             tuple(sorted(parse(row["output"]), key=lambda k: k.name)),
             memory=row["memory"],
+            collectives=row["collectives"],
             seconds=row["seconds"],
         )
         for row in rows

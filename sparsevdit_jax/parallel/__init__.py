@@ -15,3 +15,4 @@ from .join import join as join
 from .mesh import make_mesh as make_mesh
 from .mesh import per_head as per_head
 from .mesh import spread_tokens as spread_tokens
+from .mesh import whole as whole

@@ -121,6 +121,13 @@ def spread_tokens(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(x.ndim, tokens=1))
 
 
+def whole(x: jax.Array) -> jax.Array:
+    """`x` whole on every device, as a block needs its weights; as it is without a mesh."""
+    if current() is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
 def per_head(x: jax.Array) -> jax.Array:
     """`x` [B, H, ...], part of a pattern's state, with each head where it attends.
 

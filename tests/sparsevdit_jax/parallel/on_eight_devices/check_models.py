@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models import load_transformer, save_transformer, sharding
 from models.cogvideox import CogVideoXConfig, CogVideoXTransformer
 from models.hunyuan_video import HunyuanVideoConfig, HunyuanVideoTransformer
 from models.wan import WanConfig, WanTransformer
@@ -77,15 +78,18 @@ def problem(make, *patterns):
     return step, model, inputs, grid
 
 
+def rounding(expected):
+    """Products over at most 256 numbers round differently in pieces of another shape, in 4 layers."""
+    return 4 * np.sqrt(256) * np.finfo(np.float32).eps * np.abs(expected).max()
+
+
 @MODELS
 def test_a_step_is_that_of_one_device(make):
     step, model, inputs, _ = problem(make, WINDOW, AdaSpa(density=0.3, block=16))
     expected = step(model, inputs)
     with jax.set_mesh(parallel.make_mesh(cfg=2, seq=4)):
         found = step(model, inputs)
-    # Products over at most 256 numbers round differently in pieces of another shape, in 4 layers.
-    atol = 4 * np.sqrt(256) * np.finfo(np.float32).eps * np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=rounding(expected))
 
 
 @MODELS
@@ -100,3 +104,22 @@ def test_only_what_attends_and_a_few_tokens_of_text_travel(make):
     )
     assert (make is wan) == (not moved)
     assert all(int(tokens) <= TEXT < share for tokens in moved)
+
+
+def test_weights_lie_in_parts_and_give_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST", 256)  # the tiny model's matrices count as large
+    step, model, inputs, _ = problem(wan, WINDOW)
+    save_transformer(model, tmp_path / "transformer")
+    mesh = parallel.make_mesh(seq=4, data=2)
+    spread = load_transformer(tmp_path, sharding=sharding.fully_sharded(mesh))
+    kernel = spread.blocks[0].attn1.to_q.kernel[...]
+    assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 8}
+    held = sum(w.addressable_shards[0].data.nbytes for w in jax.tree.leaves(spread))
+    assert held < sum(w.nbytes for w in jax.tree.leaves(model)) / 4
+    with jax.set_mesh(mesh):
+        found = step(spread, inputs)
+        expected = step(model, inputs)
+        program = step.lower(spread, inputs).compile().as_text()
+    # Blocks gather their weights; the layers around them may add up partial products instead.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=rounding(expected))
+    assert len(re.findall(r" all-gather\(", program)) >= 10 * len(model.blocks)
