@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.kernel_resources.collectives import count
 from models import load_transformer, save_transformer, sharding
 from models.cogvideox import CogVideoXConfig, CogVideoXTransformer
 from models.hunyuan_video import HunyuanVideoConfig, HunyuanVideoTransformer
@@ -97,8 +98,9 @@ def test_only_what_attends_and_a_few_tokens_of_text_travel(make):
     step, model, inputs, grid = problem(make, WINDOW)
     with jax.set_mesh(parallel.make_mesh(cfg=2, seq=4)):
         program = step.lower(model, inputs).compile().as_text()
-    assert len(re.findall(r" all-to-all\(", program)) == 4 * model.num_attention_layers
-    share = grid.num_video_tokens // 4
+    layers, share = model.num_attention_layers, -(-grid.num_tokens // 4)
+    exchanged = {"count": 4 * layers, "bytes": 4 * layers * share * HEADS * 16 * 4}
+    assert count(program)["all-to-all"] == exchanged
     moved = re.findall(
         r"= f32\[1,(\d+),(?:64|4,16)\]\S* (?:all-gather|collective-permute)\(", program
     )

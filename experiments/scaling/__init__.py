@@ -1,0 +1,1 @@
+"""One step on several H200s: compiled without them, and predicted."""
