@@ -107,3 +107,18 @@ def test_a_process_that_fails_or_takes_too_long_is_an_error():
         compile_for_h200("no_such_module:cases")
     with pytest.raises(RuntimeError, match="more than"):
         compile_for_h200(TOYS, timeout_s=0.5)
+
+
+def test_attention_on_several_gpus_compiles():
+    if OLD:
+        assert refuses_all()
+        return
+    module = "tests.experiments.kernel_resources.sharded"
+    axes = {"cfg": 2, "seq": 4}
+    found = {c.name: c for c in compile_for_h200(f"{module}:cases", dump=False, axes=axes)}
+    assert not {name: case.error for name, case in found.items() if case.error}
+    share = 12 * 16 * 16 // 4 * 128 * 2  # bytes of a head
+    exchanged = {"dense": 8, "one window": 40, "windows of heads": 40, "heads that are added": 8}
+    for name, heads in exchanged.items():
+        assert found[name].collectives["all-to-all"]["bytes"] == 4 * heads * share, name
+    assert "all-to-all" not in found["ring"].collectives
