@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pallas_kernels import dense_attention
 from sparsevdit_jax import Phase, StepContext, VideoGrid
-from sparsevdit_jax.launch import attention_mass
+from sparsevdit_jax.launch import attend_across, attention_mass
 from sparsevdit_jax.token_order import TokenOrder
 from tests.tolerances import exact_attention
 
@@ -37,3 +38,8 @@ def test_mass_is_the_sum_of_probabilities(tile, text_first):
         jnp.asarray(q), jnp.asarray(k), jnp.asarray(lse, jnp.float32), order=order, ctx=ctx
     )
     np.testing.assert_allclose(got, exact, rtol=2e-5, atol=1e-6)
+
+
+def test_attention_to_another_sequence_is_dense():
+    q, (k, v) = jnp.ones((2, 6, 3, 4)), jax.random.normal(jax.random.key(0), (2, 2, 5, 3, 4))
+    np.testing.assert_array_equal(attend_across(q, k, v), dense_attention(q, k, v)[0])

@@ -1,0 +1,14 @@
+"""Without a mesh; with one, on_eight_devices/check_vae.py decodes."""
+
+import jax.numpy as jnp
+
+from models.time_shards import frames_before, time_devices
+
+
+def test_one_device_spreads_nothing():
+    assert time_devices(20, least=2) == 0
+
+
+def test_a_cache_is_what_it_is():
+    cache = jnp.ones((1, 2, 3))
+    assert frames_before(cache, jnp.zeros((1, 4, 3))) is cache
