@@ -50,7 +50,6 @@ class Generation:
     """
 
     def __init__(self, config: Config):
-        self.mesh = hosts.mesh_of(distributed=config.distributed, cfg=config.cfg, seq=config.seq)
         self.family = read_family(config.model)
         if config.shift is not None:
             self.family = self.family.with_shift(config.shift)
@@ -72,6 +71,7 @@ class Generation:
                 f"cfg={config.cfg} must divide the rows of the transformer's batch, here {self.rows} (two with "
                 "classifier-free guidance, one without); leave --cfg out"
             )
+        self.mesh = hosts.mesh_of(distributed=config.distributed, cfg=config.cfg, seq=config.seq)
         self.grid = self.family.grid(self.transformer, self.clip, text.shape[1])
         self.attention = choose_attention(
             config.attention,

@@ -92,6 +92,9 @@ def check_flags(config: Config, family: Family) -> None:
     family.check_clip(clip_of(config))
     if config.steps < 1:
         raise ValueError(f"steps={config.steps} must be at least 1; 20 to 50 are usual")
+    for name in ("cfg", "seq"):
+        if (count := getattr(config, name)) < 1:
+            raise ValueError(f"{name}={count} must be at least 1, a number of devices")
     if config.out.suffix != ".mp4":
         raise ValueError(f"out={config.out} must end in .mp4")
     for path in outputs(config):
