@@ -8,10 +8,15 @@ sparse-vdit or a JSON file (of `SparseAttention.to_json`, or FastVideo's STA str
 video too and reports PSNR, SSIM and the speed-up. The noise depends on the seed and the size only. A run that was
 interrupted goes on where it was when the same command is given again. Beside the video lies a JSON with
 everything measured.
+
+Denoising runs on cfg x seq devices: `--cfg 2` gives each of guidance's two rows devices of its own, `--seq N` spreads
+a row's tokens over N. On several hosts give each the same command with `--distributed` (`experiments.hosts` says how
+they find each other); all of them read MODEL and the folder of `--out`, the first one writes.
 """
 
 import sys
 
+from experiments import hosts
 from experiments.generation.generation import Generation
 from experiments.generation.memory import NotEnoughMemory
 from experiments.generation.settings import Config
@@ -19,8 +24,11 @@ from experiments.generation.settings import Config
 
 def main(config: Config) -> None:
     """Runs the command."""
+    hosts.start(config.distributed)
     generation = Generation(config)
     report = generation.run()
+    if not hosts.is_first():
+        return
     for name, rows in report["phases"].items():
         for phase, row in rows.items():
             print(f"{name:>12} {phase:<7} {row['steps']:3d} steps, {row['median_ms']:9.1f} ms each")

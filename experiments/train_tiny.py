@@ -11,7 +11,8 @@
 First a curriculum of short clips on growing canvases, then single frames and clips of the demo's length
 (4,096 video tokens) by turns, the long ones mostly through sliding tile attention, then clips of half and
 full length, at last of slower digits. About three and a half hours on one core with native bfloat16. The
-same command goes on where an interrupted run stopped, with the same bits.
+same command goes on where an interrupted run stopped, with the same bits. `--data` and `--seq` spread clips
+and their tokens over devices, `--distributed` over those of several hosts.
 Writes to `--out`: checkpoints, loss.jsonl, loss.png, samples_*.png, and at the end tiny_digits.safetensors
 (the averaged weights, bfloat16) with tiny_digits.json, the record of the run. The answer: experiments/LOG.md.
 """
@@ -19,6 +20,7 @@ Writes to `--out`: checkpoints, loss.jsonl, loss.png, samples_*.png, and at the 
 import dataclasses
 import functools
 import json
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -27,17 +29,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from experiments import hosts
 from experiments.curriculum import PLANS, TRAINING_ATTENTION, Stage
 from experiments.loss_curve import draw_losses, whole_curve
 from experiments.moving_digits import MovingDigits
 from experiments.record import environment, git_state
 from experiments.training import (
+    DEVICE_FLAGS,
     Checkpoints,
     decay_at,
     first_state,
     make_optimizer,
     next_state,
     train,
+    training_mesh,
 )
 from models.checkpoint import count_parameters, save_weights
 from models.flow_matching import add_noise, shift_time, velocity
@@ -60,6 +65,9 @@ class Config:
       drop_label: share of clips trained without condition, for classifier-free guidance.
       save_every: steps between checkpoints and samples.
       dtype: of matmul operands; weights and sums are float32.
+      data: devices over which the clips of a batch are spread.
+      seq: devices over which the tokens of a clip are spread.
+      distributed: one process of several, on as many hosts; see `experiments.hosts`.
     """
 
     out: Path = Path("out/train")
@@ -72,6 +80,9 @@ class Config:
     seed: int = 0
     save_every: int = 250
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    data: int = 1
+    seq: int = 1
+    distributed: bool = False
 
     def stage_at(self, step: int) -> Stage:
         """The stage of a 0-based step."""
@@ -168,31 +179,40 @@ class Trainer:
     def __init__(self, config: Config):
         self.config, model = config, make_model(config)
         self.model_config = model.config
+        self.mesh = training_mesh(
+            data=config.data,
+            seq=config.seq,
+            distributed=config.distributed,
+            batches=[stage.batch for stage in PLANS[config.plan].stages],
+        )
         self.graph, params = nnx.split(model)
         self.optimizer = make_optimizer(
             learning_rate=config.learning_rate, warmup=config.warmup, total_steps=config.total_steps
         )
         self.attention = SparseAttention((TRAINING_ATTENTION,) * model.config.num_layers)
         self.checkpoints = Checkpoints(config.out, self.flags())
-        self.step, self.state = self.checkpoints.restore(first_state(params, self.optimizer))
+        first = hosts.on_every(first_state(params, self.optimizer), self.mesh)
+        self.step, self.state = self.checkpoints.restore(first)
 
     def flags(self) -> dict:
-        """What decides the run's numbers, as JSON."""
+        """What decides the run's numbers, as JSON; on how many devices changes their rounding only."""
         values = dataclasses.asdict(self.config)
-        del values["out"], values["save_every"]
+        for name in ("out", "save_every", *DEVICE_FLAGS):
+            del values[name]
         return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
 
     def advance(self) -> float:
         """Takes one step and returns its loss."""
         batch, sparse = batch_at(self.config, self.step, self.model_config)
-        self.state, loss = train_step(
-            self.state,
-            batch,
-            decay_at(self.step, self.config.ema),
-            graph=self.graph,
-            optimizer=self.optimizer,
-            attention=self.attention if sparse else None,
-        )
+        with hosts.on(self.mesh):
+            self.state, loss = train_step(
+                self.state,
+                hosts.by_rows(batch, self.mesh),
+                decay_at(self.step, self.config.ema),
+                graph=self.graph,
+                optimizer=self.optimizer,
+                attention=self.attention if sparse else None,
+            )
         self.step += 1
         return float(loss)
 
@@ -201,8 +221,8 @@ class Trainer:
         self.checkpoints.save(self.step, self.state)
 
     def averaged_model(self) -> TinyVideoDiT:
-        """The model with averaged weights."""
-        return nnx.merge(self.graph, self.state["ema"])
+        """The model with averaged weights, on one device."""
+        return nnx.merge(self.graph, hosts.here(self.state["ema"]))
 
 
 def draw_samples(trainer: Trainer, path: Path) -> None:
@@ -243,6 +263,7 @@ def record_of(trainer: Trainer) -> dict:
 
 def main(config: Config) -> None:
     """Trains, or goes on training, and exports the averaged weights at the end."""
+    hosts.start(config.distributed)
     trainer = Trainer(config)
     weights = config.out / "tiny_digits.safetensors"
     train(
@@ -252,7 +273,7 @@ def main(config: Config) -> None:
         curve=config.out / "loss.jsonl",
         after_save=lambda: draw_samples(trainer, config.out / f"samples_{trainer.step:06d}.png"),
     )
-    if not weights.exists():
+    if hosts.is_first() and not weights.exists():
         model, record = trainer.averaged_model(), record_of(trainer)
         save_weights(weights, model, config=dataclasses.asdict(model.config), dtype=jnp.bfloat16)
         weights.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
@@ -261,9 +282,13 @@ def main(config: Config) -> None:
         print(
             f"{count_parameters(model):,} parameters, {weights.stat().st_size / 1e6:.1f} MB: {weights}"
         )
+    hosts.barrier("the weights are written")
 
 
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Config))
+    try:
+        main(tyro.cli(Config))
+    except ValueError as problem:
+        sys.exit(f"train_tiny: {problem}")

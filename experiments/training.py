@@ -4,7 +4,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
+from experiments import hosts
 from experiments.progress import progress_bar
+
+DEVICE_FLAGS = ("data", "seq", "distributed")
+"""Flags of every training run that `training_mesh` reads."""
 
 
 @functools.cache  # equal arguments give one object, so that a step compiles once
@@ -41,12 +46,35 @@ def next_state(state: dict, grads: Any, ema: jax.Array, optimizer) -> dict:
     updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     average = jax.tree.map(lambda old, new: old * ema + new * (1 - ema), state["ema"], params)
-    return dict(params=params, ema=average, opt_state=opt_state)
+    after = dict(params=params, ema=average, opt_state=opt_state)
+    if jax.sharding.get_abstract_mesh().empty:
+        return after
+    return jax.lax.with_sharding_constraint(after, PartitionSpec())  # whole on every device
 
 
-def decay_at(step: int, ema: float) -> jax.Array:
-    """The average's decay, float32: less at first, to forget the start quickly."""
-    return jnp.float32(min(ema, (1 + step) / (10 + step)))
+def decay_at(step: int, ema: float) -> np.float32:
+    """The average's decay: less at first, to forget the start quickly."""
+    return np.float32(min(ema, (1 + step) / (10 + step)))
+
+
+def training_mesh(*, data: int, seq: int, distributed: bool, batches: Iterable[int]) -> Mesh | None:
+    """The mesh of a training run's flags; None for one device.
+
+    Args:
+      data: devices over which the clips of a batch are spread.
+      seq: devices over which the tokens of a clip are spread.
+      distributed: they are those of several processes.
+      batches: clips in the batches that will come.
+
+    Raises:
+      ValueError: a batch cannot be spread evenly, or the devices are others.
+    """
+    if odd := sorted({batch for batch in batches if data > 0 and batch % data}):
+        raise ValueError(
+            f"data={data} must divide the clips of every batch, but some have {', '.join(map(str, odd))}; pass a "
+            "smaller --data, and spread a clip's tokens with --seq"
+        )
+    return hosts.mesh_of(distributed=distributed, data=data, seq=seq)
 
 
 class Checkpoints:
@@ -84,12 +112,15 @@ class Checkpoints:
 
 
 def _refuse_other_run(path: Path, flags: dict) -> None:
+    hosts.barrier("the run's folder is there")
     if path.exists() and (stored := json.loads(path.read_text())) != flags:
         changed = ", ".join(
             f"{k}: {stored.get(k)} -> {v}" for k, v in flags.items() if stored.get(k) != v
         )
         raise SystemExit(f"{path} belongs to a run with other flags ({changed}); use another --out")
-    path.write_text(json.dumps(flags, indent=1) + "\n")
+    hosts.barrier("the run's flags are read")
+    if hosts.is_first():
+        path.write_text(json.dumps(flags, indent=1) + "\n")
 
 
 class Trainable(Protocol):
@@ -116,12 +147,14 @@ def train(
 ) -> None:
     """Steps on to `total`; an interrupt saves, and then ends the program.
 
+    Of several processes, which an interrupt finds at different steps, none saves then.
+
     Args:
       trainer: from whichever step it stands at.
       total: steps of the whole run.
       save_every: steps between checkpoints.
       curve: JSON lines, the mean loss of each 50 steps.
-      after_save: called after each of these checkpoints.
+      after_save: called after each of these checkpoints, on the first process.
     """
     losses, began = [], time.time()
     with progress_bar("training", total=total, done=trainer.step) as advance:
@@ -129,15 +162,18 @@ def train(
             while trainer.step < total:
                 losses.append(trainer.advance())
                 advance(f"loss {np.mean(losses[-50:]):.3f}")
-                if trainer.step % 50 == 0:
+                if trainer.step % 50 == 0 and hosts.is_first():
                     mean, seconds = float(np.mean(losses[-50:])), time.time() - began
                     with open(curve, "a") as file:
                         line = dict(step=trainer.step, loss=mean, seconds=seconds)
                         file.write(json.dumps(line) + "\n")
                 if trainer.step % save_every == 0:
                     trainer.save()
-                    after_save()
+                    if hosts.is_first():
+                        after_save()
         except KeyboardInterrupt:
+            if jax.process_count() > 1:
+                sys.exit("stopped; the same command goes on from the last checkpoint")
             trainer.save()
             sys.exit(f"stopped at step {trainer.step}, saved; the same command goes on from here")
     trainer.save()

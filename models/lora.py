@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
+
+from sparsevdit_jax.parallel import put
 
 from .keys import checkpoint_slots
 
@@ -129,5 +130,5 @@ def _check(path, modules, shapes, slots) -> None:
 
 def _add(parameter, delta) -> None:
     old = parameter[...]
-    new = jnp.asarray(old, jnp.float32) + jax.device_put(np.ascontiguousarray(delta), old.sharding)
+    new = jnp.asarray(old, jnp.float32) + put(np.ascontiguousarray(delta), old.sharding)
     parameter.set_value(new.astype(old.dtype))

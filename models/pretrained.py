@@ -19,6 +19,8 @@ import ml_dtypes  # noqa: F401 (numpy's bfloat16)
 import numpy as np
 from flax import nnx
 
+from sparsevdit_jax.parallel import put
+
 from .cogvideox import CogVideoXTransformer
 from .cogvideox_vae import CogVideoXVAE
 from .config import config_from_json, config_to_json
@@ -52,7 +54,7 @@ def load_transformer(folder: str | Path, *, dtype=None, sharding: Sharding = Non
       dtype: of weights and compute: bfloat16, float16 or float32. What the original keeps in float32 stays so.
         None: each tensor as it is stored, compute in the dtype that most of them have.
       sharding: where each weight goes: one `Sharding` for all, or a function of (name in the checkpoint, shape
-        in our layout) that gives it. None: the default device.
+        in our layout) that gives it. None: the default device. Of several hosts each reads the files.
 
     Returns:
       The model, such as a `models.wan.WanTransformer`.
@@ -163,8 +165,12 @@ def _load(folder, part, registry: Mapping[str, Any], stem, dtype, sharding):
         if dtype is not None:
             array = array.astype(slot.parameter.dtype)
         where = sharding(name, array.shape) if callable(sharding) else sharding
-        # may_alias=False: on a CPU the device's array must not lean on the file's.
-        slot.parameter.set_value(jax.device_put(array, where, may_alias=False))
+        if where is None or where.is_fully_addressable:
+            # may_alias=False: on a CPU the device's array must not lean on the file's.
+            array = jax.device_put(array, where, may_alias=False)
+        else:
+            array = put(array, where)
+        slot.parameter.set_value(array)
     return model
 
 

@@ -136,7 +136,7 @@ class StepContext:
 
     grid: VideoGrid = static()
     phase: Phase = static(default=Phase.REUSE)
-    step: jax.Array | int = 0
+    step: jax.Array | np.integer | int = 0
     text_lengths: jax.Array | None = None
     implementation: str | None = static(default=None)
     scale: float | None = static(default=None)

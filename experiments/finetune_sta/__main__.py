@@ -11,10 +11,11 @@ without label instead of guidance, which this model takes no input for; fewer st
 
 Every `save_every` steps the averaged weights are measured: the loss's terms on held-out digits, and PSNR and
 SSIM of sampled clips against the dense teacher's from the same noise. The same command goes on where an
-interrupted run stopped, with the same bits. Takes about 20 minutes on two idle cores. Writes to `--out`:
-checkpoints, loss.jsonl, clips, and at the end finetuned.safetensors (11 MB, not committed). Records and the
-pictures drawn from them go to experiments/results with `--record`, else to `--out`. The answer:
-experiments/LOG.md.
+interrupted run stopped, with the same bits. Takes about 20 minutes on two idle cores. `--data` and `--seq`
+spread clips and their tokens over devices, `--distributed` over those of several hosts, the first of which
+measures. Writes to `--out`: checkpoints, loss.jsonl, clips, and at the end finetuned.safetensors (11 MB, not
+committed). Records and the pictures drawn from them go to experiments/results with `--record`, else to
+`--out`. The answer: experiments/LOG.md.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ import sys
 
 import jax.numpy as jnp
 
+from experiments import hosts
 from experiments.finetune_sta.finetuner import Config, Finetuner
 from experiments.finetune_sta.measure import Measurements
 from experiments.training import train
@@ -30,22 +32,25 @@ from models.checkpoint import save_weights
 
 def main(config: Config) -> None:
     """Finetunes, or goes on finetuning, measures on the way, and draws at the end."""
+    hosts.start(config.distributed)
     tuner = Finetuner(config)
-    measurements = Measurements(tuner)
-    if tuner.step % config.save_every == 0:
+    measurements = Measurements(tuner) if hosts.is_first() else None
+    if measurements and tuner.step % config.save_every == 0:
         measurements.take()
     train(
         tuner,
         total=config.steps,
         save_every=config.save_every,
         curve=config.out / "loss.jsonl",
-        after_save=measurements.take,
+        after_save=lambda: measurements.take(),
     )
-    student, weights = tuner.student(), config.out / "finetuned.safetensors"
-    if not weights.exists():
-        sizes = dataclasses.asdict(student.config)
-        save_weights(weights, student, config=sizes, dtype=jnp.bfloat16)
-    measurements.draw()
+    if measurements:
+        student, weights = tuner.student(), config.out / "finetuned.safetensors"
+        if not weights.exists():
+            sizes = dataclasses.asdict(student.config)
+            save_weights(weights, student, config=sizes, dtype=jnp.bfloat16)
+        measurements.draw()
+    hosts.barrier("the pictures are drawn")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from experiments import hosts
 from experiments.curriculum import SLOW, Stage
 from experiments.demo.runner import WEIGHTS
 from experiments.record import ROOT
 from experiments.train_tiny import draw_batch
 from experiments.training import (
+    DEVICE_FLAGS,
     Checkpoints,
     decay_at,
     first_state,
     make_optimizer,
     next_state,
+    training_mesh,
 )
 from models.flow_matching import add_noise, velocity
 from models.tiny import TinyVideoDiT, load_tiny
@@ -56,6 +59,9 @@ class Config:
       sampling_steps: denoising steps of a clip.
       guidance: scale of classifier-free guidance in sampling.
       record: append the measurements to experiments/results instead of `out`.
+      data: devices over which the clips of a batch are spread.
+      seq: devices over which the tokens of a clip are spread.
+      distributed: one process of several, on as many hosts; see `experiments.hosts`.
     """
 
     out: Path = Path("out/finetune_sta")
@@ -80,6 +86,9 @@ class Config:
     sampling_steps: int = 15
     guidance: float = 2.0
     record: bool = False
+    data: int = 1
+    seq: int = 1
+    distributed: bool = False
 
     def __post_init__(self):
         for name in ("steps", "save_every", "batch", "held_out", "sampling_steps"):
@@ -99,9 +108,10 @@ class Config:
         return Stage(self.steps, *self.canvas, self.batch, shift=5.0, speed=SLOW)
 
     def flags(self) -> dict:
-        """What decides the run's numbers, as JSON."""
+        """What decides the run's numbers, as JSON; on how many devices changes their rounding only."""
         values = dataclasses.asdict(self)
-        del values["out"], values["record"]
+        for name in ("out", "record", *DEVICE_FLAGS):
+            del values[name]
         weights = self.weights.resolve()
         inside = weights.is_relative_to(ROOT)
         values["weights"] = weights.relative_to(ROOT).as_posix() if inside else weights.name
@@ -163,6 +173,12 @@ class Finetuner:
 
     def __init__(self, config: Config):
         self.config = config
+        self.mesh = training_mesh(
+            data=config.data,
+            seq=config.seq,
+            distributed=config.distributed,
+            batches=[config.batch],
+        )
         self.teacher = load_tiny(config.weights, dtype="bfloat16")
         self.graph, params = nnx.split(self.teacher)
         params = jax.tree.map(jnp.copy, params)  # steps donate the student's
@@ -174,7 +190,9 @@ class Finetuner:
         self.attention = SparseAttention.uniform(window, layers, schedule)
         self.weights = LossWeights(data=config.data, final=config.final, attention=config.attention)
         self.checkpoints = Checkpoints(config.out, config.flags())
-        self.step, self.state = self.checkpoints.restore(first_state(params, self.optimizer))
+        first = hosts.on_every(first_state(params, self.optimizer), self.mesh)
+        self.step, self.state = self.checkpoints.restore(first)
+        self._teacher = hosts.on_every(self.teacher, self.mesh)  # where the steps are taken
 
     def advance(self) -> float:
         """Takes one step and returns its loss."""
@@ -182,17 +200,18 @@ class Finetuner:
         batch = draw_batch(
             rng, self.config.stage, self.teacher.config, drop_label=self.config.drop_label
         )
-        self.state, loss = finetune_step(
-            self.state,
-            self.teacher,
-            batch,
-            decay_at(self.step, self.config.ema),
-            graph=self.graph,
-            optimizer=self.optimizer,
-            attention=self.attention,
-            weights=self.weights,
-            remat=self.config.remat,
-        )
+        with hosts.on(self.mesh):
+            self.state, loss = finetune_step(
+                self.state,
+                self._teacher,
+                hosts.by_rows(batch, self.mesh),
+                decay_at(self.step, self.config.ema),
+                graph=self.graph,
+                optimizer=self.optimizer,
+                attention=self.attention,
+                weights=self.weights,
+                remat=self.config.remat,
+            )
         self.step += 1
         return float(loss)
 
@@ -201,5 +220,5 @@ class Finetuner:
         self.checkpoints.save(self.step, self.state)
 
     def student(self) -> TinyVideoDiT:
-        """The student with averaged weights; before the first step it is the teacher."""
-        return nnx.merge(self.graph, self.state["ema"])
+        """The student with averaged weights, on one device; before the first step it is the teacher."""
+        return nnx.merge(self.graph, hosts.here(self.state["ema"]))

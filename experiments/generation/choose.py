@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from experiments.hosts import say
 from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.fastvideo import from_strategy
 from sparsevdit_jax.presets import METHODS, PRESETS, attention_for
@@ -32,10 +33,10 @@ def choose_attention(
                 num_steps,
             )
             if same and (preset.num_layers, preset.num_heads) == (num_layers, num_heads):
-                print(f"{choice}: the setting {name} ({preset.source})")
+                say(f"{choice}: the setting {name} ({preset.source})")
                 return preset.attention()
         attention = attention_for(choice, grid, num_steps=num_steps, **sizes)
-        print(f"{choice}: {attention.patterns[0]} in every layer")
+        say(f"{choice}: {attention.patterns[0]} in every layer")
         return attention
     path = Path(choice)
     if path.suffix != ".json":

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
+from experiments import hosts
 from experiments.generation.choose import choose_attention
 from experiments.generation.memory import GIB, check_memory, device_memory
 from experiments.generation.report import compare, timing, write_report
 from experiments.generation.settings import Config, check_flags, clip_of, dense_path
-from experiments.generation.store import load_progress, save_progress
+from experiments.generation.store import load_progress, save_progress, settings_of, store_of
 from experiments.media import write_mp4
 from experiments.progress import progress_bar
 from models import load_transformer, load_vae, merge_lora
@@ -41,7 +43,11 @@ def read_image(path: Path, height: int, width: int) -> np.ndarray:
 
 
 class Generation:
-    """One call of the command: plans, then runs."""
+    """One call of the command: plans, then runs.
+
+    With a mesh only denoising runs on it: each process encodes the prompt on its first device, the first process
+    decodes on its own, and the others wait.
+    """
 
     def __init__(self, config: Config):
         self.family = read_family(config.model)
@@ -60,6 +66,12 @@ class Generation:
         conditions = self._planned_conditions()
         text = conditions.inputs["encoder_hidden_states"]
         self.rows = text.shape[0]
+        if self.rows % config.cfg:
+            raise ValueError(
+                f"cfg={config.cfg} must divide the rows of the transformer's batch, here {self.rows} (two with "
+                "classifier-free guidance, one without); leave --cfg out"
+            )
+        self.mesh = hosts.mesh_of(distributed=config.distributed, cfg=config.cfg, seq=config.seq)
         self.grid = self.family.grid(self.transformer, self.clip, text.shape[1])
         self.attention = choose_attention(
             config.attention,
@@ -115,13 +127,14 @@ class Generation:
         """Compiles, and refuses what does not fit."""
         began = time.perf_counter()
         steps = {}
-        for name, denoiser in self.denoisers.items():
-            for phase, memory in denoiser.compile(self.transformer, conditions).items():
-                steps[name, phase] = memory
+        with hosts.on(self.mesh):
+            for name, denoiser in self.denoisers.items():
+                for phase, memory in denoiser.compile(self.transformer, conditions).items():
+                    steps[name, phase] = memory
         self.seconds["compile"] = time.perf_counter() - began
-        limit = (
-            device_memory() if self.config.memory_gib is None else int(self.config.memory_gib * GIB)
-        )
+        limit = device_memory(1 if self.mesh is None else len(self.mesh.local_devices))
+        if self.config.memory_gib is not None:
+            limit = int(self.config.memory_gib * GIB)
         self.tile = self.family.tiling() if self.config.tile == "on" else None
         decoding = self._decoding(self.tile)
         if self.config.tile == "auto" and limit is not None and decoding > 0.9 * limit:
@@ -136,7 +149,7 @@ class Generation:
             tiled=self.tile is not None,
             limit=limit,
         )
-        print(says + (", decoding in tiles" if self.tile is not None else ""))
+        hosts.say(says + (", decoding in tiles" if self.tile is not None else ""))
 
     def _decoding(self, tile) -> int:
         """Bytes that decoding takes beside the video."""
@@ -146,18 +159,26 @@ class Generation:
         return plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
 
     def run(self) -> dict[str, Any]:
-        """Makes the videos; returns the report."""
+        """Makes the videos; returns the report, which is empty on all processes but the first."""
         config = self.config
         config.out.parent.mkdir(parents=True, exist_ok=True)
         text = self._timed("text", self._encode_text)
         image = self._timed("image", self._encode_image) if config.image is not None else None
         conditions = self.family.conditions(text, self.clip, config.guidance, image)
+        conditions = hosts.from_first(conditions)
         model = self._timed("load transformer", self._load_transformer)
         latents, phases = {}, {}
         for name, denoiser in self.denoisers.items():
             latents[name], phases[name] = self._denoise(name, denoiser, model, conditions)
         del model
         gc.collect()
+        report = self._finish(latents, phases) if hosts.is_first() else {}
+        hosts.barrier("the video is written")
+        return report
+
+    def _finish(self, latents, phases) -> dict[str, Any]:
+        """Decodes and writes."""
+        config = self.config
         vae = self._timed("load vae", lambda: load_vae(config.model, dtype=jnp.dtype(config.dtype)))
         videos = {
             name: self._timed("decode", lambda x=x: self._decode(vae, x))
@@ -180,7 +201,7 @@ class Generation:
             )
         write_report(config.out.with_suffix(".json"), dataclasses.asdict(config), report)
         for name in self.denoisers:
-            self._store(name).unlink(missing_ok=True)
+            store_of(config, name).unlink(missing_ok=True)
         return report
 
     def _timed(self, name, call):
@@ -205,45 +226,22 @@ class Generation:
         return self.family.image_latents(vae, image, self.clip)
 
     def _load_transformer(self):
-        model = load_transformer(self.config.model, dtype=jnp.dtype(self.config.dtype))
+        everywhere = None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+        dtype = jnp.dtype(self.config.dtype)
+        model = load_transformer(self.config.model, dtype=dtype, sharding=everywhere)
         for path in self.config.lora:
             merge_lora(model, path, scale=self.config.lora_scale)
         return model
 
-    def _store(self, name: str) -> Path:
-        part = "-dense" if name == "dense" and self.config.compare else ""
-        return self.config.out.with_name(f"{self.config.out.stem}{part}.run.safetensors")
-
-    def _settings(self, name: str) -> dict[str, Any]:
-        """What must be the same for an interrupted run to go on."""
-        fields = (
-            "prompt",
-            "negative_prompt",
-            "frames",
-            "height",
-            "width",
-            "steps",
-            "guidance",
-            "shift",
-            "seed",
-            "dtype",
-            "lora_scale",
-        )
-        settings = {f: getattr(self.config, f) for f in fields}
-        for field in ("model", "image", "embeddings"):
-            path = getattr(self.config, field)
-            settings[field] = None if path is None else str(path)
-        settings["lora"] = [str(path) for path in self.config.lora]
-        attention = self.denoisers[name].attention
-        settings["attention"] = name if attention is None else attention.to_json()
-        return settings
-
     def _denoise(self, name, denoiser, model, conditions):
         noise = jax.random.normal(jax.random.key(self.config.seed), self.shape, jnp.float32)
-        store, settings = self._store(name), self._settings(name)
-        progress = load_progress(store, denoiser.start(noise, self.rows), settings)
+        store = store_of(self.config, name)
+        settings = settings_of(self.config, name, denoiser.attention)
+        begin = denoiser.start(hosts.from_first(noise), self.rows)
+        progress = load_progress(store, begin, settings)
+        hosts.agree(progress.step, f"the step that {store} goes on from")
         if progress.step:
-            print(
+            hosts.say(
                 f"{name}: goes on after step {progress.step} of {self.config.steps}, from {store}"
             )
         steps: list[tuple[Phase | None, float]] = []
@@ -263,8 +261,9 @@ class Generation:
                 advance("" if phase is None else phase.value)
                 clock[0] = time.perf_counter()
 
-            x = denoiser.run(model, conditions, progress, on_step)
-        return x, steps
+            with hosts.on(self.mesh):
+                x = denoiser.run(model, conditions, progress, on_step)
+        return jnp.asarray(hosts.to_host(x)) if self.mesh is not None else x, steps
 
     def _decode(self, vae, x):
         frames = list(self.family.frames(vae, x, self.clip, tile=self.tile))

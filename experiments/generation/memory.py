@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from experiments import hosts
 from models.pipelines import Clip, Family, Memory
 
 GIB = 2**30
@@ -17,17 +19,24 @@ class NotEnoughMemory(RuntimeError):
     """A run needs more than the device has; the message says what would fit."""
 
 
-def device_memory() -> int | None:
-    """Bytes that the default device offers; of a CPU what is free now; None where nobody says."""
-    device = jax.devices()[0]
+def device_memory(sharing: int = 1) -> int | None:
+    """Bytes that a device of the first host offers; None where nobody says.
+
+    Args:
+      sharing: devices that a CPU poses as; they share what is free now.
+    """
+    device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
-        return stats["bytes_limit"]
-    if device.platform == "cpu" and Path("/proc/meminfo").is_file():
+        free = stats["bytes_limit"]
+    elif device.platform == "cpu" and Path("/proc/meminfo").is_file():
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(line for line in lines if line.startswith("MemAvailable"))
-        return int(free.split()[1]) * 1024
-    return None
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        free = int(line.split()[1]) * 1024 // sharing
+    else:
+        return None
+    # All hosts must come to one conclusion. MiB, because without x64 they exchange 32 bits.
+    return int(hosts.from_first(np.int32(free >> 20))) << 20
 
 
 def check_memory(

@@ -37,6 +37,9 @@ class Config:
       save_every: steps between saves of the run; 0 never saves.
       implementation: of the attention kernels; by default the best here.
       memory_gib: plan with this much memory instead of the device's.
+      cfg: 2 denoises guidance's two rows on devices of their own.
+      seq: devices that share the tokens of a row.
+      distributed: one process of several, on as many hosts; see `experiments.hosts`.
     """
 
     model: Path
@@ -62,6 +65,9 @@ class Config:
     save_every: int = 5
     implementation: str | None = None
     memory_gib: float | None = None
+    cfg: int = 1
+    seq: int = 1
+    distributed: bool = False
 
     def filled(self, family: Family) -> "Config":
         """With the family's values in place of None and auto."""
@@ -86,6 +92,9 @@ def check_flags(config: Config, family: Family) -> None:
     family.check_clip(clip_of(config))
     if config.steps < 1:
         raise ValueError(f"steps={config.steps} must be at least 1; 20 to 50 are usual")
+    for name in ("cfg", "seq"):
+        if (count := getattr(config, name)) < 1:
+            raise ValueError(f"{name}={count} must be at least 1, a number of devices")
     if config.out.suffix != ".mp4":
         raise ValueError(f"out={config.out} must end in .mp4")
     for path in outputs(config):

@@ -12,15 +12,42 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from experiments import hosts
+from experiments.generation.settings import Config
 from models.pipelines import Progress
+from sparsevdit_jax import SparseAttention
 
 _KEY = "run"
+_FIELDS = ("prompt", "negative_prompt", "frames", "height", "width", "steps", "guidance", "shift", "seed", "dtype",
+           "lora_scale")  # fmt: skip
+
+
+def store_of(config: Config, name: str) -> Path:
+    """Where the run of this attention is kept."""
+    part = "-dense" if name == "dense" and config.compare else ""
+    return config.out.with_name(f"{config.out.stem}{part}.run.safetensors")
+
+
+def settings_of(config: Config, name: str, attention: SparseAttention | None) -> dict[str, Any]:
+    """What must be the same for an interrupted run to go on; on how many devices may change."""
+    settings = {field: getattr(config, field) for field in _FIELDS}
+    for field in ("model", "image", "embeddings"):
+        path = getattr(config, field)
+        settings[field] = None if path is None else str(path)
+    settings["lora"] = [str(path) for path in config.lora]
+    settings["attention"] = name if attention is None else attention.to_json()
+    return settings
 
 
 def save_progress(path: Path, progress: Progress, settings: Mapping[str, Any]) -> None:
-    """Writes `progress` and what the run was started with; the file before it stays until this one is whole."""
+    """Writes `progress` and what the run was started with; the file before it stays until this one is whole.
+
+    Every process must call it; the first one writes.
+    """
     leaves = jax.tree.leaves((progress.x, progress.solver, progress.states))
-    arrays = {f"{i:06d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    arrays = {f"{i:06d}": hosts.to_host(leaf) for i, leaf in enumerate(leaves)}
+    if not hosts.is_first():
+        return
     flags = [name for name, a in arrays.items() if a.dtype == bool]
     arrays |= {name: arrays[name].astype(np.uint8) for name in flags}
     run = {"step": progress.step, "settings": dict(settings), "flags": flags}

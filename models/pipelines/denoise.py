@@ -6,8 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax.parallel import head_spec, put
 
 from .family import Conditions, Family
 
@@ -44,6 +47,10 @@ class Progress:
 
 class Denoiser:
     """Compiles and runs the steps of one setting.
+
+    `compile` and `run` under one `jax.set_mesh` denoise on all of its devices, of one host or several: weights
+    lie where they were put (on every device, where nobody said), layers' states with their heads, and
+    all else on every device, so that what a step returns is where the next one takes it.
 
     Args:
       family: conventions of the model.
@@ -108,8 +115,9 @@ class Denoiser:
         for phase in dict.fromkeys(self.phases()):
             if phase not in self._compiled:
                 step, arguments = self.program(model, conditions, phase)
-                lowered = jax.jit(step, donate_argnums=_DONATED).lower(*arguments)
-                self._compiled[phase] = lowered.compile()
+                shapes, out = _spread(arguments)
+                jitted = jax.jit(step, donate_argnums=_DONATED, out_shardings=out)
+                self._compiled[phase] = jitted.lower(*shapes).compile()
         return {phase: _memory(program) for phase, program in self._compiled.items()}
 
     def program(
@@ -118,7 +126,7 @@ class Denoiser:
         """One step as a function, and the shapes of its arguments; see `compile`."""
         rows = next(iter(conditions.inputs.values())).shape[0]
         begin = jax.eval_shape(lambda: _flat(self.start(jnp.zeros(self.shape), rows)))
-        rest = jnp.int32(0), conditions, self._context(phase, 0), self.tables, self.key
+        rest = np.int32(0), conditions, self._context(phase, 0), self.tables, self.key
         return self._step, (model, *begin, *rest)
 
     def run(
@@ -135,15 +143,18 @@ class Denoiser:
         """
         self.compile(model, conditions)
         phases = self.phases()
+        arguments = (model, *_flat(progress), None, conditions, None, self.tables, self.key)
+        model, *now, _, conditions, _, tables, key = _put(arguments)
+        progress = Progress(progress.step, *now)
         for step in range(progress.step, self.num_steps):
             x, solver, states = self._compiled[phases[step]](
                 model,
                 *_flat(progress),
-                jnp.int32(step),
+                np.int32(step),
                 conditions,
                 self._context(phases[step], step),
-                self.tables,
-                self.key,
+                tables,
+                key,
             )
             progress = Progress(step + 1, x, solver, states)
             if on_step is not None:
@@ -156,7 +167,7 @@ class Denoiser:
         return StepContext(
             self.grid,
             phase or Phase.DENSE,
-            step=jnp.int32(step),
+            step=np.int32(step),  # NumPy's: a host's own number is every host's
             implementation=self.implementation,
         )
 
@@ -172,6 +183,42 @@ class Denoiser:
 
 def _flat(progress: Progress) -> tuple[Any, Any, Any]:
     return progress.x, progress.solver, progress.states
+
+
+def _shardings(arguments: tuple) -> tuple | None:
+    """Where a step's arguments lie on the present mesh; None without a mesh."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return None
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def own(a):
+        here = getattr(a, "sharding", None)
+        return here if isinstance(here, NamedSharding) and here.mesh == mesh else everywhere
+
+    def with_heads(a):
+        return NamedSharding(mesh, head_spec(a.shape))
+
+    model, x, solver, states, *rest = arguments
+    x, solver, rest = jax.tree.map(lambda _: everywhere, (x, solver, rest))
+    return (jax.tree.map(own, model), x, solver, jax.tree.map(with_heads, states), *rest)
+
+
+def _spread(arguments: tuple) -> tuple[tuple, Any]:
+    """Shapes of a step's arguments with their place on the mesh, and the place of what it returns."""
+    places = _shardings(arguments)
+    if places is None:
+        return arguments, None
+
+    def shape(a, place):
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place)
+
+    return jax.tree.map(shape, arguments, places), places[1:4]
+
+
+def _put(arguments: tuple) -> tuple:
+    places = _shardings(arguments)
+    return arguments if places is None else jax.tree.map(put, arguments, places)
 
 
 def _memory(program) -> Memory:

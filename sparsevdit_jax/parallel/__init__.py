@@ -12,7 +12,9 @@ from .balance import deal_heads as deal_heads
 from .balance import deal_steps as deal_steps
 from .balance import imbalance as imbalance
 from .join import join as join
+from .mesh import head_spec as head_spec
 from .mesh import make_mesh as make_mesh
 from .mesh import per_head as per_head
+from .mesh import put as put
 from .mesh import spread_tokens as spread_tokens
 from .mesh import whole as whole

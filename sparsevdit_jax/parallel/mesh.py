@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec, Sharding
 
 AXES = ("data", "cfg", "seq")
 """Videos, guidance's two rows, and the tokens of a sequence (its heads, while it attends)."""
@@ -133,7 +133,28 @@ def per_head(x: jax.Array) -> jax.Array:
 
     Stays whole on every device without a mesh, and where heads do not divide.
     """
-    shards = current()
-    if shards is None or x.shape[1] % shards.tokens or x.shape[0] % shards.rows:
+    if current() is None:
         return x
-    return jax.lax.with_sharding_constraint(x, spec(x.ndim, tokens=1))
+    return jax.lax.with_sharding_constraint(x, head_spec(x.shape))
+
+
+def head_spec(shape: Sequence[int]) -> PartitionSpec:
+    """Where `per_head` puts an array [B, H, ...]; scalars and what does not divide: everywhere."""
+    shards = current()
+    if shards is None or len(shape) < 2 or shape[1] % shards.tokens or shape[0] % shards.rows:
+        return PartitionSpec()
+    return spec(len(shape), tokens=1)
+
+
+def put(a: Any, sharding: Sharding) -> jax.Array:
+    """`a`, which every process holds, as one array of all of them: `jax.device_put` for several hosts.
+
+    `jax.device_put` would send the values of every host to every other, to compare them.
+    """
+    if sharding.is_fully_addressable or not getattr(a, "is_fully_addressable", True):
+        return jax.device_put(a, sharding)
+    if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+        data, kind = put(jax.random.key_data(a), sharding), jax.random.key_impl(a)
+        return jax.random.wrap_key_data(data, impl=kind)
+    a = np.asarray(a)
+    return jax.make_array_from_callback(a.shape, sharding, lambda part: np.array(a[part]))

@@ -14,6 +14,7 @@ def test_without_a_mesh_nothing_changes():
     assert current() is None
     assert parallel.spread_tokens(x) is x
     assert parallel.per_head(x) is x
+    assert parallel.head_spec(x.shape) == jax.P()
 
 
 def test_a_mesh_of_one_device_is_no_mesh():
@@ -62,3 +63,11 @@ def test_heads_go_to_devices_while_each_gets_one():
         False,
         False,
     ]
+
+
+def test_what_one_process_puts_is_where_it_says():
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    for a in (np.arange(3.0, dtype=np.float32), jax.random.key(3)):
+        put = parallel.put(a, place)
+        assert put.sharding == place
+        assert (put == a).all()

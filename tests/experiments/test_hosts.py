@@ -1,0 +1,171 @@
+"""Two real processes of two devices each, over loopback: killed in the middle, restarted, the same bits."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import hosts
+from experiments.generation.generation import Generation
+from experiments.generation.settings import Config
+from experiments.training import training_mesh
+
+from .generation import folders
+
+SMALL = dict(frames=9, height=64, width=96, steps=4, prompt="a cat rides a skateboard", seed=3)
+GENERATE = SMALL | dict(attention="adaspa", save_every=1, cfg=2, seq=2)
+TRAIN = dict(save_every=2, data=2, seq=2)
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory):
+    return folders.wan(tmp_path_factory.mktemp("wan"))
+
+
+def environment(devices: int, **variables: str) -> dict[str, str]:
+    """This process's, without a cluster that JAX might find in it."""
+    theirs = ("JAX_", "XLA_", "SLURM_", "OMPI_", "KUBERNETES_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | variables
+
+
+def launch(kind, runs, log, *more, devices=2, **variables) -> subprocess.Popen:
+    runs = {str(out): flags for out, flags in runs.items()}
+    command = [sys.executable, "-m", "tests.experiments.one_host", kind, json.dumps(runs), *more]
+    with open(log, "a") as file:
+        return subprocess.Popen(
+            command, env=environment(devices, **variables), stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def two(kind, runs, logs, *more) -> list[subprocess.Popen]:
+    """Two processes that know of each other."""
+    variables = dict(JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{free_port()}", JAX_NUM_PROCESSES="2")
+    return [
+        launch(kind, runs, log, *more, **variables, JAX_PROCESS_ID=str(i))
+        for i, log in enumerate(logs)
+    ]
+
+
+def finish(processes, logs) -> None:
+    for process in processes:
+        assert process.wait(timeout=600) == 0, said(logs)
+
+
+def kill(processes, stopped, logs) -> None:
+    """kill -9 while the first process sleeps and the other waits for it."""
+    deadline = time.monotonic() + 600
+    while not stopped.exists() and time.monotonic() < deadline:
+        assert all(process.poll() is None for process in processes), said(logs)
+        time.sleep(0.1)
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def said(logs) -> str:
+    return "\n".join(path.read_text() for path in logs)
+
+
+def arrays(out) -> list[np.ndarray]:
+    with np.load(out.with_suffix(".npz")) as file:
+        return [file[name] for name in file.files]
+
+
+@pytest.mark.parametrize(("kind", "flags"), [("generate", GENERATE), ("train", TRAIN)])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(kind, flags, wan, tmp_path):
+    flags = flags | {"distributed": True} | ({"model": str(wan)} if kind == "generate" else {})
+    whole, broken, logs = tmp_path / "whole", tmp_path / "broken", [tmp_path / "0", tmp_path / "1"]
+    processes = two(kind, {whole: flags, broken: flags}, logs, "--stop")
+    kill(processes, broken.with_suffix(".stopped"), logs)
+    assert not broken.with_suffix(".npz").exists()
+    finish(two(kind, {broken: flags}, logs), logs)
+    found = arrays(broken)
+    assert len(found) == (
+        1 if kind == "generate" else 110
+    )  # latents; weights and all that is kept of them
+    for a, b in zip(found, arrays(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+    if kind == "generate":
+        assert broken.with_suffix(".mp4").read_bytes() == whole.with_suffix(".mp4").read_bytes()
+        assert not list(tmp_path.glob("*.run.safetensors*"))
+        assert "goes on after step 2 of 4" in logs[0].read_text()
+        assert "goes on" not in logs[1].read_text()
+    else:
+        assert (broken / "tiny_digits.safetensors").is_file()
+
+
+def test_a_mesh_of_one_process_makes_the_same_video(wan, tmp_path):
+    flags = SMALL | dict(model=str(wan), attention="sta")
+    runs = {tmp_path / "plain": flags, tmp_path / "mesh": flags | dict(cfg=2, seq=2)}
+    log = tmp_path / "log"
+    finish([launch("generate", runs, log, devices=4)], [log])
+    (plain,), (mesh,) = arrays(tmp_path / "plain"), arrays(tmp_path / "mesh")
+    # Products over at most 256 numbers round differently in pieces of another shape, in 2 layers; guidance of 5
+    # takes 5 and 4 times two predictions; 4 steps, each on what the last one gave.
+    eps = np.finfo(np.float32).eps
+    np.testing.assert_allclose(
+        mesh, plain, rtol=0, atol=4 * 9 * 2 * np.sqrt(256) * eps * np.abs(plain).max()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(cfg=2, guidance=1.0), r"cfg=2 must divide the rows .* here 1 .* leave --cfg out"),
+        (dict(cfg=3), r"cfg=3 must divide the rows .* here 2"),
+        (dict(seq=0), "seq=0 must be at least 1"),
+        (dict(seq=1000), r"need 1000 devices, but JAX has \d+"),
+        (
+            dict(seq=1000, distributed=True),
+            r"--cfg 1 --seq 1000 makes 1000 devices, but with --distributed it must use all \d+ of",
+        ),
+    ],
+)
+def test_meshes_that_cannot_be_are_refused(wan, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        Generation(Config(model=wan, out=tmp_path / "x.mp4", **SMALL, **change))
+
+
+def test_batches_that_do_not_divide_are_refused():
+    with pytest.raises(
+        ValueError, match=r"data=4 must divide the clips .* some have 1, 2; .*--seq"
+    ):
+        training_mesh(data=4, seq=1, distributed=False, batches=[16, 2, 1])
+    assert training_mesh(data=1, seq=1, distributed=False, batches=[1]) is None
+
+
+def test_without_addresses_the_command_says_what_to_set(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.generate", "--distributed", "--model", "x", "--prompt", "x"],
+        capture_output=True, text=True, check=False, env=environment(1, JAX_PROCESS_ID="0"),
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("generate: --distributed: the environment (JAX_COORDINATOR_ADDRESS=''")
+    assert "set JAX_COORDINATOR_ADDRESS=HOST:PORT" in last
+
+
+def test_alone_nothing_changes(capsys):
+    tree = {"a": jax.numpy.ones(3)}
+    hosts.start(False)
+    hosts.barrier("alone")
+    hosts.agree(3, "a step")
+    hosts.say("said")
+    assert hosts.is_first()
+    assert hosts.from_first(tree) is hosts.on_every(tree, None) is hosts.by_rows(tree, None) is tree
+    np.testing.assert_array_equal(hosts.to_host(tree["a"]), hosts.here(tree)["a"])
+    assert capsys.readouterr().out == "said\n"
