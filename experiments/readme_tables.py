@@ -54,6 +54,30 @@ FULL_SIZE_COLUMNS = {
 }
 
 
+SCALING_COLUMNS = {
+    "model": "{measured[model]}",
+    "attention": "{measured[method]}",
+    "mesh": "{measured[mesh]}",
+    "weights and inputs, GB": "{measured[arguments_gb]:.1f}",
+    "activations, GB": "{measured[temporaries_gb]:.1f}",
+    "peak, GB": "{measured[peak_gb]:.1f}",
+    "exchanged, GB": "{measured[all_to_all_gb]:.2f}",
+    "formula, GB": "{measured[exchange_formula_gb]:.2f}",
+    "weights gathered, GB": "{measured[all_gather_gb]:.1f}",
+}
+
+PREDICTION_COLUMNS = {
+    "model": "{measured[model]}",
+    "attention": "{measured[method]}",
+    "GPUs": "{measured[devices]}",
+    "mesh": "{measured[mesh]}",
+    "products, s": "{measured[predicted_matmul_s]:.2f}",
+    "attention, s": "{measured[predicted_attention_s]:.2f}",
+    "exchanges, s": "{measured[predicted_exchange_s]:.2f}",
+    "step, s": "{measured[predicted_step_s]:.2f}",
+    "times one GPU": "{measured[predicted_speedup]:.1f}",
+}
+
 PARITY_ERRORS = {
     "output_error": "output",
     "recorded_time_error": "with the recorded time embedding",
@@ -189,8 +213,30 @@ def quality_table(folder: Path = record.RESULTS) -> str:
     )
 
 
+def scaling_table(folder: Path = record.RESULTS) -> str:
+    """A step on several H200s: planned memory and counted exchanges, then predicted times."""
+    rows = record.read("scaling", folder=folder)
+    compiled, predicted = (
+        newest([r for r in rows if r["measured"]["part"] == part], ("model", "method", "devices"))
+        for part in ("compiled", "predicted")
+    )
+    made = "; ".join(sorted({provenance(row) for row in rows}))
+    return (
+        f"{record.markdown_table(compiled, SCALING_COLUMNS)}\n\nOf each device, as XLA plans it, weights in parts, "
+        "compiled on a machine without a GPU; exchanges counted in the compiled program. Predicted, not "
+        f"measured:\n\n{record.markdown_table(predicted, PREDICTION_COLUMNS)}\n\nComputing and exchanging one after "
+        "the other, at rates that others published for a Hopper chip and 80 % of NVLink's and of a 400 Gb/s "
+        f"network's bandwidth (`experiments/scaling/prediction.py`). {made}."
+    )
+
+
 TABLES = {
-    README: {"demo": demo_table, "quality": quality_table, "bench": bench_table},
+    README: {
+        "demo": demo_table,
+        "quality": quality_table,
+        "scaling": scaling_table,
+        "bench": bench_table,
+    },
     MODELS_README: {"parity": parity_table, "full-size": full_size_table},
 }
 

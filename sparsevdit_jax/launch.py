@@ -1,4 +1,4 @@
-"""Attention of raster-order sequences: the three calls of kernels that patterns are made of.
+"""Attention of raster-order sequences: the calls of kernels that patterns and models are made of.
 
 Each runs on this device, or under a mesh on all of them (`parallel`): whole heads on each, or where
 there are fewer heads than devices with keys and values that travel. q, k, v are [B, L, H, D].

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
+from sparsevdit_jax import parallel
 from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.launch import attend_dense, attention_mass
 from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern
@@ -56,6 +57,25 @@ def density(
     plan, _ = pattern.plan(tokens, tokens, state, ctx)
     kept = np.float32(plan.full) if plan.mask is None else plan.mask.density(per_head=True)
     return np.broadcast_to(np.asarray(kept, np.float32), num_heads).copy()
+
+
+def device_imbalance(
+    pattern: AttentionPattern,
+    grid: VideoGrid,
+    *,
+    num_heads: int,
+    devices: int,
+    state=None,
+    step: int = 0,
+) -> tuple[float, float]:
+    """Work of the busiest device / mean work, with heads dealt out by work, and as they are numbered.
+
+    1 is perfect. Both count the pairs of `density`; arguments as there, `devices` those of the mesh's
+    axis `seq`.
+    """
+    work = density(pattern, grid, num_heads=num_heads, state=state, step=step)
+    dealt = parallel.imbalance(work, devices, parallel.deal_heads(work, devices))
+    return dealt, parallel.imbalance(work, devices)
 
 
 def recall(lse: jax.Array, dense_lse: jax.Array) -> jax.Array:

@@ -116,7 +116,7 @@ def compile_for_h200(
             done = subprocess.run(
                 command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s
             )
-            problem = done.stderr[-2000:] if done.returncode else None
+            problem = f"exit {done.returncode} {done.stderr[-2000:]}" if done.returncode else None
         except subprocess.TimeoutExpired:
             problem = f"the compiler took more than {timeout_s} s"
         rows = [json.loads(x) for x in results.read_text().splitlines()] if results.exists() else []

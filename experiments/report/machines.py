@@ -165,3 +165,46 @@ FULL_SIZE = Section(
         ),
     ),
 )
+
+SCALING = Section(
+    key="scaling",
+    title="More than one device",
+    question="What does a step at 720p take on several H200s? Compiled for eight without a GPU, exchanges counted in "
+    "the program; times are predicted from rates that others published, not measured.",
+    command="python -m experiments.scaling",
+    tables=(
+        Table(
+            records="scaling",
+            title="Eight H200s, weights in parts, for each device",
+            columns={
+                "model": "model",
+                "attention": "method",
+                "mesh": "mesh",
+                "weights and inputs, GB": "arguments_gb:.1f",
+                "peak, GB": "peak_gb:.1f",
+                "exchanged, GB": "all_to_all_gb:.2f",
+                "formula, GB": "exchange_formula_gb:.2f",
+                "weights gathered, GB": "all_gather_gb:.1f",
+            },
+            group=("model", "method"),
+            where={"part": "compiled"},
+        ),
+        Table(
+            records="scaling",
+            title="One step, predicted",
+            columns={
+                "model": "model",
+                "attention": "method",
+                "GPUs": "devices",
+                "mesh": "mesh",
+                "products, s": "predicted_matmul_s:.2f",
+                "attention, s": "predicted_attention_s:.2f",
+                "exchanges, s": "predicted_exchange_s:.2f",
+                "step, s": "predicted_step_s:.2f",
+                "times one GPU": "predicted_speedup:.1f",
+            },
+            group=("model", "method", "devices"),
+            where={"part": "predicted"},
+        ),
+    ),
+)

@@ -16,6 +16,7 @@ from flax import nnx
 from pallas_kernels import dense_attention
 
 from ..nn import Conv
+from ..time_shards import Halo, frames_before
 
 
 class RMSNorm(nnx.Module):
@@ -58,11 +59,11 @@ class CausalConv(Conv):
             rngs=rngs,
         )
 
-    def __call__(self, x: jax.Array, cache: jax.Array | None):  # pyrefly: ignore[bad-override]
+    def __call__(self, x: jax.Array, cache: jax.Array | Halo | None):  # pyrefly: ignore[bad-override]
         """[B, T, H, W, C] and the two frames before; returns the result and the last two of all."""
         if cache is None:
             cache = jnp.zeros((x.shape[0], 2, *x.shape[2:]), x.dtype)
-        x = jnp.concatenate([cache, x], 1)
+        x = jnp.concatenate([frames_before(cache, x), x], 1)
         return super().__call__(x), x[:, -2:]
 
 

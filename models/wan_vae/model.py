@@ -6,8 +6,12 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
+
+from sparsevdit_jax.parallel import whole
 
 from ..tiling import Cut, Tile, boxes, crop, join, plane_cuts
+from ..time_shards import Halo, time_devices
 from ..video_vae import VideoVAE, channels_last, channels_second, scan_clip, split_moments
 from .config import WanVAEConfig
 from .decoder import Decoder
@@ -26,7 +30,8 @@ class WanVAE(VideoVAE):
     Latents are [B, z_dim, T, h, w] and videos [B, 3, 1 + 4 (T - 1), 8 h, 8 w] in [-1, 1] (16 h, 16 w for
     Wan 2.2's). The first latent frame holds one frame of video, every other one four. A clip goes through
     latent frame by latent frame in a scan: memory is the arguments, the result, and the activations and
-    caches of one latent frame; compile time does not depend on the length.
+    caches of one latent frame; compile time does not depend on the length. Under a mesh `decode` without
+    tiles spreads the frames over its devices, each with the activations of its share at once.
 
     Source: diffusers' AutoencoderKLWan. Differs: `encode` refuses frames and pixels that diffusers drops in
     silence, and `decode_chunks` is new.
@@ -170,6 +175,9 @@ class WanVAE(VideoVAE):
 
 @functools.partial(jax.jit, static_argnames=("cuts", "remat"))
 def _decode(model: WanVAE, z: jax.Array, *, cuts: Cuts, remat: bool) -> jax.Array:
+    if cuts is None and (devices := time_devices(z.shape[2] - 1, least=2)):
+        return _decode_spread(model, z, devices)
+
     def clip(z, step):
         def chunk(i):
             return jax.lax.dynamic_slice_in_dim(z, i, 1, 2)
@@ -183,6 +191,26 @@ def _decode(model: WanVAE, z: jax.Array, *, cuts: Cuts, remat: bool) -> jax.Arra
         return clip(_crop_at(z, top, left, height, width), model._raw_decode)
 
     return model._finish(join(map_tiles(tile, boxes(z.shape[-2:], cuts)), cuts))
+
+
+def _decode_spread(model: WanVAE, z: jax.Array, devices: int) -> jax.Array:
+    """The first latent frame on every device, and of the others a run on each."""
+    first, cache = _decode_step(model, z[:, :, :1], None)
+    # Frames added at the end to divide change none before them.
+    rest = jnp.pad(z[:, :, 1:], ((0, 0), (0, 0), (0, -(z.shape[2] - 1) % devices), (0, 0), (0, 0)))
+
+    def run(model, rest, cache):
+        return _decode_step(model, rest, jax.tree.map(Halo, cache))[0]
+
+    by_time = PartitionSpec(None, None, "seq")
+    spread = jax.shard_map(
+        run,
+        in_specs=(PartitionSpec(), by_time, PartitionSpec()),
+        out_specs=by_time,
+        check_vma=False,
+    )(model, rest, cache)
+    frames = (z.shape[2] - 1) * model.config.compression[0]
+    return jnp.concatenate([first, whole(spread)[:, :, :frames]], 2)
 
 
 @functools.partial(jax.jit, static_argnames=("cuts", "remat"))

@@ -201,7 +201,9 @@ def plan_work(
     workers = num_sms * config.streams
     turns = 2 * -(-work.size // workers)
     order = xp.argsort(-work, stable=True).astype(np.int32)
-    first = xp.concatenate([work[order[:workers]], np.zeros(max(workers - work.size, 0), np.int32)])
+    first = work[order[:workers]]
+    if idle := max(workers - work.size, 0):  # no array of size 0: XLA crashes on one in a shard_map
+        first = xp.concatenate([first, np.zeros(idle, np.int32)])
     mean = (work.sum() - first.sum()).astype(np.float32) / np.float32(max(work.size - workers, 1))
     later = first[None].astype(np.float32) + mean * np.arange(turns - 1, dtype=np.float32)[:, None]
     start = xp.concatenate([np.full((1, workers), -1, np.float32), later])

@@ -132,3 +132,14 @@ def test_bad_frames():
         metrics.ssim(a, a)
     with pytest.raises(ValueError, match="must have one shape; compare equal clips"):
         metrics.psnr(a, a[:2])
+
+
+def test_device_imbalance_of_heads_that_keep_different_shares():
+    grid = VideoGrid(4, 4, 4)
+    wide, narrow = SlidingTile((2, 2, 2), (3, 3, 3)), SlidingTile((2, 2, 2), (1, 1, 1))
+    pattern = PerHead.of((wide, wide, narrow, narrow))
+    dealt, numbered = metrics.device_imbalance(pattern, grid, num_heads=4, devices=2)
+    assert dealt == 1
+    each = metrics.density(pattern, grid, num_heads=4)
+    assert numbered == pytest.approx(2 * each[0] / each.mean() / 2)
+    assert metrics.device_imbalance(wide, grid, num_heads=4, devices=4) == (1, 1)
