@@ -215,9 +215,11 @@ def quality_table(folder: Path = record.RESULTS) -> str:
 
 def scaling_table(folder: Path = record.RESULTS) -> str:
     """A step on several H200s: planned memory and counted exchanges, then predicted times."""
+    keys = ("model", "method", "devices")
     rows = record.read("scaling", folder=folder)
+    rows.sort(key=lambda row: [row["measured"][key] for key in keys])
     compiled, predicted = (
-        newest([r for r in rows if r["measured"]["part"] == part], ("model", "method", "devices"))
+        newest([r for r in rows if r["measured"]["part"] == part], keys)
         for part in ("compiled", "predicted")
     )
     made = "; ".join(sorted({provenance(row) for row in rows}))
