@@ -86,7 +86,7 @@ def run_blocks(
     for i, (block, pattern, state) in enumerate(zip(blocks, patterns, states, strict=True)):
 
         def call(block, carry, args, state, ctx, pattern=pattern):
-            block = jax.tree.map(whole, block)  # from where `models.sharding` has put it
+            block = whole(block)  # from where `models.sharding` has put its weights
             return block(carry, *args, pattern=pattern, state=state, ctx=ctx)
 
         carry = jax.tree.map(spread_tokens, carry)

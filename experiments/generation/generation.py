@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from experiments import hosts
 from experiments.generation.choose import choose_attention
 from experiments.generation.memory import GIB, check_memory, device_memory
-from experiments.generation.report import compare, timing, write_report
+from experiments.generation.report import balance, compare, timing, write_report
 from experiments.generation.settings import Config, check_flags, clip_of, dense_path
 from experiments.generation.store import load_progress, save_progress, settings_of, store_of
 from experiments.media import write_mp4
@@ -23,6 +23,7 @@ from experiments.progress import progress_bar
 from models import load_transformer, load_vae, merge_lora
 from models.pipelines import Denoiser, read_family
 from models.pretrained import TRANSFORMERS, VAES
+from models.sharding import fully_sharded
 from models.text_embeddings import TextEmbeddings, load_embeddings
 from sparsevdit_jax import Phase, SparseAttention
 
@@ -72,6 +73,14 @@ class Generation:
                 "classifier-free guidance, one without); leave --cfg out"
             )
         self.mesh = hosts.mesh_of(distributed=config.distributed, cfg=config.cfg, seq=config.seq)
+        self.placement = self._placement()
+        if self.mesh is not None:  # the plan's memory is that of weights where they will lie
+            self.transformer = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(
+                    x.shape, x.dtype, sharding=self.placement("", x.shape)
+                ),
+                self.transformer,
+            )
         self.grid = self.family.grid(self.transformer, self.clip, text.shape[1])
         self.attention = choose_attention(
             config.attention,
@@ -150,6 +159,9 @@ class Generation:
             limit=limit,
         )
         hosts.say(says + (", decoding in tiles" if self.tile is not None else ""))
+        if self.config.seq > 1 and self.attention is not None:
+            heads = self.family.transformer.num_heads
+            hosts.say(balance(self.attention, self.grid, heads, self.config.seq))
 
     def _decoding(self, tile) -> int:
         """Bytes that decoding takes beside the video."""
@@ -225,10 +237,18 @@ class Generation:
         vae = load_vae(self.config.model, dtype=jnp.dtype(self.config.dtype))
         return self.family.image_latents(vae, image, self.clip)
 
+    def _placement(self):
+        """Where each weight lies, for `load_transformer`."""
+        if self.mesh is None:
+            return None
+        if self.config.shard_weights:
+            return fully_sharded(self.mesh)
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        return lambda name, shape: everywhere
+
     def _load_transformer(self):
-        everywhere = None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
         dtype = jnp.dtype(self.config.dtype)
-        model = load_transformer(self.config.model, dtype=dtype, sharding=everywhere)
+        model = load_transformer(self.config.model, dtype=dtype, sharding=self.placement)
         for path in self.config.lora:
             merge_lora(model, path, scale=self.config.lora_scale)
         return model

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.record import environment
-from sparsevdit_jax import Phase
-from sparsevdit_jax.metrics import psnr, ssim
+from sparsevdit_jax import Phase, SparseAttention, VideoGrid
+from sparsevdit_jax.metrics import device_imbalance, psnr, ssim
+from sparsevdit_jax.pattern import StaticPattern
+from sparsevdit_jax.patterns import Table
 
 Steps = Iterable[tuple[Phase | None, float]]
 
@@ -52,6 +54,19 @@ def compare(
         ),
         "speedup": seconds["dense"] / seconds[name] if whole else None,
     }
+
+
+def balance(attention: SparseAttention, grid: VideoGrid, num_heads: int, devices: int) -> str:
+    """How evenly the heads keep the devices busy, at the first step, where a pattern alone says so."""
+    known = [p for p in dict.fromkeys(attention.patterns) if isinstance(p, StaticPattern | Table)]
+    if not known or num_heads < devices:
+        return f"{num_heads} heads on {devices} devices"
+    found = [device_imbalance(p, grid, num_heads=num_heads, devices=devices) for p in known]
+    dealt, numbered = (max(values) for values in zip(*found, strict=True))
+    return (
+        f"{num_heads} heads dealt to {devices} devices by work: the busiest has {dealt:.2f} of the mean "
+        f"({numbered:.2f} in the order of their numbers)"
+    )
 
 
 def write_report(path: Path, config: Mapping[str, Any], report: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ class Config:
       memory_gib: plan with this much memory instead of the device's.
       cfg: 2 denoises guidance's two rows on devices of their own.
       seq: devices that share the tokens of a row.
+      shard_weights: lay every weight in parts over those devices, for a model that is too large for each.
       distributed: one process of several, on as many hosts; see `experiments.hosts`.
     """
 
@@ -67,6 +68,7 @@ class Config:
     memory_gib: float | None = None
     cfg: int = 1
     seq: int = 1
+    shard_weights: bool = False
     distributed: bool = False
 
     def filled(self, family: Family) -> "Config":
@@ -95,6 +97,10 @@ def check_flags(config: Config, family: Family) -> None:
     for name in ("cfg", "seq"):
         if (count := getattr(config, name)) < 1:
             raise ValueError(f"{name}={count} must be at least 1, a number of devices")
+    if config.shard_weights and config.cfg * config.seq == 1:
+        raise ValueError(
+            "shard_weights=True lays weights over several devices; give --cfg or --seq, or leave it out"
+        )
     if config.out.suffix != ".mp4":
         raise ValueError(f"out={config.out} must end in .mp4")
     for path in outputs(config):

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import jax
 import numpy as np
 
 from experiments import lpips
@@ -148,6 +149,7 @@ class Sweep:
                 density = dict(density=float(np.mean(sparse)), run_density=float(np.mean(kept)))
                 names = dict(setting=setting.key, family=setting.family, label=setting.label)
                 self.log(clips, videos, dense[-1], **names, attention=setting.digest, **density)
+                jax.clear_caches()  # a setting's programs serve no other; those of 27 held 14 GB
 
     def log(self, clips: Clips, videos: np.ndarray, references: np.ndarray, **what) -> None:
         """One record for each clip that has none."""

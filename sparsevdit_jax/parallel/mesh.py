@@ -121,11 +121,11 @@ def spread_tokens(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(x.ndim, tokens=1))
 
 
-def whole(x: jax.Array) -> jax.Array:
-    """`x` whole on every device, as a block needs its weights; as it is without a mesh."""
+def whole(tree: Any) -> Any:
+    """Arrays whole on every device, as a block needs its weights; the tree itself without a mesh."""
     if current() is None:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
 def per_head(x: jax.Array) -> jax.Array:

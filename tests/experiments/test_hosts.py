@@ -110,9 +110,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(kind, flags, wan, tmp_
 
 def test_a_mesh_of_one_process_makes_the_same_video(wan, tmp_path):
     flags = SMALL | dict(model=str(wan), attention="sta")
-    runs = {tmp_path / "plain": flags, tmp_path / "mesh": flags | dict(cfg=2, seq=2)}
+    mesh = dict(cfg=2, seq=2, shard_weights=True)
+    runs = {tmp_path / "plain": flags, tmp_path / "mesh": flags | mesh}
     log = tmp_path / "log"
     finish([launch("generate", runs, log, devices=4)], [log])
+    assert "2 heads dealt to 2 devices by work: the busiest has 1.00" in log.read_text()
     (plain,), (mesh,) = arrays(tmp_path / "plain"), arrays(tmp_path / "mesh")
     # Products over at most 256 numbers round differently in pieces of another shape, in 2 layers; guidance of 5
     # takes 5 and 4 times two predictions; 4 steps, each on what the last one gave.
@@ -127,6 +129,7 @@ def test_a_mesh_of_one_process_makes_the_same_video(wan, tmp_path):
     [
         (dict(cfg=2, guidance=1.0), r"cfg=2 must divide the rows .* here 1 .* leave --cfg out"),
         (dict(cfg=3), r"cfg=3 must divide the rows .* here 2"),
+        (dict(shard_weights=True), "shard_weights=True lays weights over several devices; give"),
         (dict(seq=0), "seq=0 must be at least 1"),
         (dict(seq=1000), r"need 1000 devices, but JAX has \d+"),
         (

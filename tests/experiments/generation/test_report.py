@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments.generation.report import compare, timing, write_report
-from sparsevdit_jax import Phase
+from experiments.generation.report import balance, compare, timing, write_report
+from sparsevdit_jax import Phase, SparseAttention, VideoGrid
+from sparsevdit_jax.patterns import AdaSpa, SlidingTile
 
 DENSE = [(None, 1.0)] * 4
 SPARSE = [(Phase.DENSE, 1.0), (Phase.REUSE, 0.5), (Phase.REUSE, 0.3), (Phase.REUSE, 0.2)]
@@ -39,3 +40,16 @@ def test_a_report_says_where_it_ran(tmp_path):
     assert document["config"]["model"] == str(tmp_path)
     assert document["seconds"] == {"text": 1.0}
     assert "jax" in json.dumps(document["environment"])
+
+
+def test_balance_of_heads_that_keep_different_shares():
+    grid = VideoGrid(4, 4, 4)
+    windows = SlidingTile((2, 2, 2), ((3, 3, 3), (3, 3, 3), (1, 1, 1), (1, 1, 1)))
+    uneven = SparseAttention.uniform(windows, 2)
+    assert balance(uneven, grid, 4, 2) == (
+        "4 heads dealt to 2 devices by work: the busiest has 1.00 of the mean (1.78 in the order of their "
+        "numbers)"
+    )
+    searched = SparseAttention.uniform(AdaSpa(), 2)
+    assert balance(searched, grid, 4, 2) == "4 heads on 2 devices"
+    assert balance(uneven, grid, 4, 8) == "4 heads on 8 devices"
