@@ -4,6 +4,7 @@ Each runs on this device, or under a mesh on all of them (`parallel`): whole hea
 there are fewer heads than devices with keys and values that travel. q, k, v are [B, L, H, D].
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -126,20 +127,18 @@ def attention_mass(q, k, lse, order: TokenOrder, ctx: StepContext) -> jax.Array:
 
 
 def _blocks_here(q, k, v, mask, order, ctx):
-    if order is not None:
-        q, k, v = (order.apply(x) for x in (q, k, v))
-    out, lse = block_sparse_attention(
-        q, k, v, mask, scale=ctx.scale, implementation=ctx.implementation
-    )
-    return (out, lse) if order is None else (order.undo(out), order.undo(lse, axis=2))
+    return _in_order(block_sparse_attention, q, k, v, mask, order, ctx)
 
 
 def _blocks_in_ring(q, k, v, mask, order, ctx, shards):
+    travel = functools.partial(ring.attend, shards=shards)
+    return _in_order(travel, q, k, v, mask, order, ctx)
+
+
+def _in_order(attend, q, k, v, mask, order, ctx):
     if order is not None:
         q, k, v = (order.apply(x) for x in (q, k, v))
-    out, lse = ring.attend(
-        q, k, v, mask, scale=ctx.scale, implementation=ctx.implementation, shards=shards
-    )
+    out, lse = attend(q, k, v, mask, scale=ctx.scale, implementation=ctx.implementation)
     return (out, lse) if order is None else (order.undo(out), order.undo(lse, axis=2))
 
 

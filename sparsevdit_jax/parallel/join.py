@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .mesh import current, spec
+from .mesh import current, held_by, spec
 
 
 def join(video: jax.Array, text: jax.Array, *, text_first: bool = False) -> jax.Array:
@@ -41,9 +41,9 @@ def join(video: jax.Array, text: jax.Array, *, text_first: bool = False) -> jax.
         device = jax.lax.axis_index("seq").astype(np.int32)
         pieces = [video]
         if before:
-            pieces.insert(0, _from(video[:, share - before :], -1, n))
+            pieces.insert(0, held_by(video[:, share - before :], -1, n))
         if after:
-            pieces.append(_from(video[:, :after], 1, n))
+            pieces.append(held_by(video[:, :after], 1, n))
         buffer, start = jnp.concatenate(pieces, 1), device * np.int32(joint - share)
         # One window of `joint` tokens; where it would leave the buffer there is text or padding.
         buffer = jnp.pad(buffer, ((0, 0), (0, joint), *((0, 0),) * (video.ndim - 2)))
@@ -60,8 +60,3 @@ def join(video: jax.Array, text: jax.Array, *, text_first: bool = False) -> jax.
         body, in_specs=(by_tokens, spec(text.ndim)), out_specs=by_tokens, check_vma=False
     )
     return run(jnp.pad(video, extra), text)[:, : length + room]
-
-
-def _from(x, distance: int, n: int):
-    """What the device at a distance holds."""
-    return jax.lax.ppermute(x, "seq", [((i + distance) % n, i) for i in range(n)])

@@ -109,6 +109,13 @@ def spec(ndim: int, *, rows: int | None = 0, tokens: int | None = None) -> Parti
     return PartitionSpec(*axes)
 
 
+def held_by(x: jax.Array, distance: int, n: int) -> jax.Array:
+    """Under `jax.shard_map`: what the device at a distance on `seq` holds, around the ring of n."""
+    if not distance:
+        return x
+    return jax.lax.ppermute(x, "seq", [((i + distance) % n, i) for i in range(n)])
+
+
 def spread_tokens(x: jax.Array) -> jax.Array:
     """`x` [B, L, ...] with its rows and tokens spread over the mesh; as it is without a mesh.
 

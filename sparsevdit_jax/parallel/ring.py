@@ -13,7 +13,7 @@ import numpy as np
 
 from pallas_kernels import BlockMask, block_mass, block_sparse_attention
 
-from .mesh import Shards, spec
+from .mesh import Shards, held_by, spec
 
 
 def attend(
@@ -48,7 +48,7 @@ def attend(
 
         def step(carry, hop, distance=1):
             k, v, out, lse = carry
-            k, v = (_travel(x, distance, n) for x in (k, v))
+            k, v = (held_by(x, distance, n) for x in (k, v))
             return (k, v, *_merge(out, lse, *visit(hop, k, v))), None
 
         out, lse = visit(0, k, v)
@@ -113,7 +113,7 @@ def mass(
                 part = jax.lax.dynamic_slice_in_dim(kv_lengths, start, share, axis=2)
             columns = block_mass(q, k, lse, block_q=block, block_kv=block, scale=scale,
                                  q_lengths=q_lengths, kv_lengths=part)  # fmt: skip
-            return _travel(k, 1, n), columns
+            return held_by(k, 1, n), columns
 
         # [hop, b, H, rows, share]: the columns of device, device + 1, ...
         _, parts = jax.lax.scan(visit, k, np.arange(n, dtype=np.int32))
@@ -197,13 +197,6 @@ def _columns(mask: BlockMask, kv_lengths, owner, share: int) -> BlockMask:
         mask.block_kv,
         share,
     )
-
-
-def _travel(x, distance: int, n: int):
-    """What the device so far ahead holds."""
-    if not distance:
-        return x
-    return jax.lax.ppermute(x, "seq", [((i + distance) % n, i) for i in range(n)])
 
 
 def _merge(out, lse, out_2, lse_2):

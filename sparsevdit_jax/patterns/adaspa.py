@@ -179,4 +179,4 @@ class AdaSpa(BlockSparsePattern):
 
 def _with_its_heads(state: AdaSpaState) -> AdaSpaState:
     """Under a mesh, each head's LSE and lists where the head attends."""
-    return jax.tree.map(lambda a: per_head(a) if a.ndim > 1 else a, state)
+    return jax.tree.map(per_head, state)
