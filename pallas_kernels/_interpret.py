@@ -33,12 +33,17 @@ def run(f: Callable[..., Any], *args: Any, detect_races: bool = False, **kwargs:
     """Calls `f(*args, **kwargs)` with its Mosaic GPU kernels interpreted, and waits for the end.
 
     Raises:
+      NotImplementedError: JAX is too old to have the interpreter.
       RuntimeError: JAX has too few threads, so that kernels could hang; set NPROC.
       Exception: whatever a kernel raises, such as reading out of range or leaving a completed
         barrier unobserved. A kernel that deadlocks never returns.
     """
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
+    if not hasattr(plgpu, "InterpretGPUParams"):
+        raise NotImplementedError(
+            f"Mosaic GPU kernels are interpreted by jax >= 0.11.2; this is {jax.__version__}"
+        )
     threads = int(os.environ.get("NPROC") or os.cpu_count() or 1)
     if threads < _THREADS:
         raise RuntimeError(

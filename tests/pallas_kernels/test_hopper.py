@@ -11,12 +11,17 @@ class FakeDevice:
     compute_capability = "8.0"
 
 
-def test_refuses_a_cpu():
+@pytest.fixture
+def new_enough(monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 11, 2))
+
+
+def test_refuses_a_cpu(new_enough):
     with pytest.raises(NotImplementedError, match="Hopper GPU; this process runs on cpu"):
         _hopper.refuse_unless_available()
 
 
-def test_refuses_another_gpu(monkeypatch):
+def test_refuses_another_gpu(new_enough, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [FakeDevice()])
     with pytest.raises(NotImplementedError, match=r"capability 9\.0\); this is NVIDIA A100"):

@@ -64,8 +64,8 @@ def test_normalised_latents_have_the_statistics_removed():
 
 
 def test_remat_has_the_same_gradient_and_needs_less_memory():
-    vae, z = numbered(TWO_LEVELS), latents(frames=6)
-    video = wave((1, 3, 7, 6, 8), 0.3)
+    vae, z = numbered(TWO_LEVELS), latents(frames=12)
+    video = wave((1, 3, 19, 6, 8), 0.3)
 
     def loss(z, video, remat):
         moments = vae.encode(video, remat=remat)
