@@ -51,7 +51,7 @@ class Config:
       learning_rate: peak, after `warmup` steps; a cosine takes it to 2 % at the end.
       ema: decay of the averaged weights, which are the ones measured.
       drop_label: share of clips trained without condition, for classifier-free guidance.
-      data, final, attention: weights of the loss's terms; the defaults are the paper's.
+      loss: weights of its terms; the defaults are the paper's.
       remat: recompute each block in the backward pass: less memory, more time.
       save_every: steps between checkpoints, each of which is measured.
       held_out: clips on which the loss is measured.
@@ -75,9 +75,7 @@ class Config:
     warmup: int = 20
     ema: float = 0.97
     drop_label: float = 0.25
-    data: float = LossWeights.data
-    final: float = LossWeights.final
-    attention: float = LossWeights.attention
+    loss: LossWeights = dataclasses.field(default_factory=LossWeights)
     remat: bool = False
     seed: int = 0
     save_every: int = 100
@@ -112,6 +110,7 @@ class Config:
         values = dataclasses.asdict(self)
         for name in ("out", "record", *DEVICE_FLAGS):
             del values[name]
+        values |= values.pop("loss")  # flat, as the records have it
         weights = self.weights.resolve()
         inside = weights.is_relative_to(ROOT)
         values["weights"] = weights.relative_to(ROOT).as_posix() if inside else weights.name
@@ -188,7 +187,6 @@ class Finetuner:
         schedule = StepSchedule(config.sampling_steps)
         window, layers = SlidingTile(config.tile, config.window), self.teacher.config.num_layers
         self.attention = SparseAttention.uniform(window, layers, schedule)
-        self.weights = LossWeights(data=config.data, final=config.final, attention=config.attention)
         self.checkpoints = Checkpoints(config.out, config.flags())
         first = hosts.on_every(first_state(params, self.optimizer), self.mesh)
         self.step, self.state = self.checkpoints.restore(first)
@@ -209,7 +207,7 @@ class Finetuner:
                 graph=self.graph,
                 optimizer=self.optimizer,
                 attention=self.attention,
-                weights=self.weights,
+                weights=self.config.loss,
                 remat=self.config.remat,
             )
         self.step += 1

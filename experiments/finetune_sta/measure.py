@@ -93,7 +93,7 @@ class Measurements:
 
     def _losses(self, model, attention) -> dict:
         """Density of the first layer's pattern, and the loss's terms of each held-out clip."""
-        measure = functools.partial(measure_terms, attention=attention, weights=self.tuner.weights)
+        measure = functools.partial(measure_terms, attention=attention, weights=self.config.loss)
         losses = [measure(model, self.tuner.teacher, batch)[1] for batch in self.batches]
         pattern, density = attention.patterns[0], 1.0
         if pattern != Dense():

@@ -1,6 +1,6 @@
 """One process of a run in test_hosts.py: commands, the numbers they end with, and a stop in the middle.
 
-    python -m tests.experiments.one_host {generate,train} RUNS [--stop]
+    python -m tests.experiments.one_host {generate,train,finetune} RUNS [--stop]
 
 RUNS is JSON: the flags of each OUT, one run after the other. With --stop the first process sleeps in the last one
 after it has saved step 2, while the others go on to wait for it.
@@ -16,9 +16,13 @@ import numpy as np
 
 from experiments import generate, hosts, train_tiny
 from experiments.curriculum import Plan, Stage
+from experiments.finetune_sta import __main__ as finetune_sta
+from experiments.finetune_sta import finetuner
 from experiments.generation import generation
 from experiments.generation.settings import Config
 from models.tiny import TinyConfig
+
+SMALL = TinyConfig(dim=32, num_layers=1, num_heads=4, condition_tokens=2, patch=(1, 4, 4))
 
 
 def stop(out: Path, step: int) -> None:
@@ -29,7 +33,7 @@ def stop(out: Path, step: int) -> None:
 
 
 def watch_generate() -> None:
-    """Stops after a save, and writes the latents to OUT.npz."""
+    """Stops after a save, and writes latents and video to OUT.npz."""
     save, decode = generation.save_progress, generation.Generation._decode
 
     def saved(path, progress, settings):
@@ -37,39 +41,49 @@ def watch_generate() -> None:
         stop(path.with_suffix("").with_suffix(""), progress.step)
 
     def decoded(self, vae, x):
-        np.savez(self.config.out.with_suffix(".npz"), x)
-        return decode(self, vae, x)
+        video = decode(self, vae, x)
+        write(self.config.out, [x, video])
+        return video
 
     generation.save_progress, generation.Generation._decode = saved, decoded
 
 
-def watch_train() -> None:
-    """Trains little, stops after a save, and writes weights, average and optimiser's state to OUT.npz."""
-    save = train_tiny.Trainer.save
+def watch(trainer) -> None:
+    """Stops after a save, and writes weights, average and optimiser's state to OUT.npz."""
+    save = trainer.save
 
     def saved(self):
         save(self)
         stop(self.config.out, self.step)
-        if hosts.is_first():
-            leaves = map(np.asarray, jax.tree.leaves(self.state))
-            np.savez(self.config.out.with_suffix(".npz"), *leaves)
+        write(self.config.out, jax.tree.leaves(self.state))
 
-    small = TinyConfig(dim=32, num_layers=1, num_heads=4, condition_tokens=2, patch=(1, 4, 4))
-    train_tiny.TinyConfig, train_tiny.Trainer.save = lambda: small, saved
-    train_tiny.PLANS["quick"] = Plan((Stage(4, 2, 8, 8, 2, 1.0, sparse=1.0),))
+    trainer.save = saved
+
+
+def write(out: Path, arrays) -> None:
+    if hosts.is_first():
+        np.savez(out.with_suffix(".npz"), *map(np.asarray, arrays))
 
 
 if __name__ == "__main__":
     kind, RUNS = sys.argv[1], json.loads(sys.argv[2])
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_disable_most_optimizations", True)  # as the `quickly` of other tests
-    if kind == "generate":
+    if kind == "generate":  # optax mixes Python floats and integers in its own arithmetic
         jax.config.update("jax_numpy_dtype_promotion", "strict")
         watch_generate()
         for out, flags in RUNS.items():
-            files = dict(model=Path(flags.pop("model")), out=Path(out).with_suffix(".mp4"))
-            generate.main(Config(**files, **flags))
-    else:  # optax mixes Python floats and integers in its own arithmetic
-        watch_train()
+            files = {name: Path(flags.pop(name)) for name in ("model", "image") if name in flags}
+            lora = tuple(map(Path, flags.pop("lora", ())))
+            generate.main(Config(out=Path(out).with_suffix(".mp4"), lora=lora, **files, **flags))
+    elif kind == "train":
+        watch(train_tiny.Trainer)
+        train_tiny.TinyConfig = lambda: SMALL
+        train_tiny.PLANS["quick"] = Plan((Stage(4, 2, 8, 8, 2, 1.0, sparse=1.0),))
         for out, flags in RUNS.items():
             train_tiny.main(train_tiny.Config(out=Path(out), plan="quick", **flags))
+    else:
+        watch(finetuner.Finetuner)
+        for out, flags in RUNS.items():
+            weights = Path(flags.pop("weights"))
+            finetune_sta.main(finetuner.Config(out=Path(out), weights=weights, **flags))

@@ -12,6 +12,7 @@ from experiments.record import read
 from experiments.train_tiny import draw_batch
 from models.checkpoint import save_weights
 from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
+from sparsevdit_jax.distill import LossWeights
 from tests.models.random_weights import random_model
 
 SMALL = TinyConfig(dim=32, num_layers=1, num_heads=2, condition_tokens=2, patch=(1, 8, 8))
@@ -63,7 +64,7 @@ def test_a_resumed_run_has_the_same_bits_and_leaves_the_teacher_alone(config):
     before, after = (nnx.state(m) for m in (load_tiny(config.weights), second.teacher))
     jax.tree.map(np.testing.assert_array_equal, before, after)
     with pytest.raises(SystemExit, match=r"other flags \(attention: 0.5 -> 0.0\); use another"):
-        Finetuner(dataclasses.replace(other, attention=0.0))
+        Finetuner(dataclasses.replace(other, loss=LossWeights(attention=0.0)))
 
 
 def test_the_command_measures_dense_before_and_after_once(config):
@@ -98,6 +99,12 @@ def test_steps_on_one_batch_lower_its_loss(config, monkeypatch):
     losses = [tuner.advance() for _ in range(25)]
     assert losses[-1] < 0.7 * losses[0]
     assert tuner.student().config == SMALL
+
+
+def test_devices_change_no_flag_that_decides_the_numbers(config):
+    spread = dataclasses.replace(config, data=2, seq=2, batch=2)
+    assert spread.flags() == dataclasses.replace(config, batch=2).flags()
+    assert spread.flags()["data"] == 1.0  # the weight of the loss's first term
 
 
 def test_an_end_that_is_not_measured_is_refused(config):
