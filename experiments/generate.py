@@ -9,9 +9,10 @@ video too and reports PSNR, SSIM and the speed-up. The noise depends on the seed
 interrupted goes on where it was when the same command is given again. Beside the video lies a JSON with
 everything measured.
 
-Denoising runs on cfg x seq devices: `--cfg 2` gives each of guidance's two rows devices of its own, `--seq N` spreads
-a row's tokens over N. On several hosts give each the same command with `--distributed` (`experiments.hosts` says how
-they find each other); all of them read MODEL and the folder of `--out`, the first one writes.
+Denoising and decoding run on cfg x seq devices: `--cfg 2` gives each of guidance's two rows devices of its own,
+`--seq N` spreads a row's tokens over N. On several hosts give each the same command with `--distributed`
+(`experiments.hosts` says how they find each other); all of them read MODEL and the folder of `--out`, the first one
+writes.
 """
 
 import sys

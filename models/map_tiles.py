@@ -1,25 +1,73 @@
-"""Tiles one after another inside one compiled program."""
+"""Tiles one after another inside one compiled program, and under a mesh on each device its share of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from ..tiling import Box
+from sparsevdit_jax.parallel import whole
+
+from .tiling import Cut, boxes, join
+from .time_shards import axes, device_count
+
+Numbers = tuple[int, ...]
 
 
 def map_tiles(
-    tile: Callable[[jax.Array, jax.Array, int, int], jax.Array], boxes: list[list[Box]]
-) -> list[list[jax.Array]]:
-    """`tile(top, left, height, width)` of every box, one at a time; compiled once for each size.
+    run: Callable[[Any, jax.Array, Numbers], jax.Array],
+    operands: Any,
+    tiles: Iterable[Numbers],
+) -> dict[Numbers, jax.Array]:
+    """`run(operands, corner, size)` of every tile, one at a time; compiled once for each size.
 
-    `top` and `left` are traced; the sizes are not.
+    Under a mesh those of one size are dealt to its devices, and every device gets all results.
+
+    Args:
+      run: of the operands, a traced int32 vector where the tile starts, and its sizes along the same axes.
+      operands: arrays that `run` needs, whole on every device: under a mesh it may close over none.
+      tiles: starts, then sizes, both along the same axes.
+
+    Returns:
+      The results, by tile.
     """
-    sizes = {box[2:] for row in boxes for box in row}
+    tiles = list(tiles)
+    half = len(tiles[0]) // 2
     results = {}
-    for height, width in sorted(sizes):
-        same = [box for row in boxes for box in row if box[2:] == (height, width)]
-        corners = jnp.asarray([box[:2] for box in same], jnp.int32)
-        outs = jax.lax.map(lambda c, h=height, w=width: tile(c[0], c[1], h, w), corners)
+    for size in sorted({tile[half:] for tile in tiles}):
+        same = [tile for tile in tiles if tile[half:] == size]
+        corners = jnp.asarray([tile[:half] for tile in same], jnp.int32)
+        outs = _each(run, operands, corners, size)
         results.update(zip(same, outs, strict=True))
-    return [[results[box] for box in row] for row in boxes]
+    return results
+
+
+def map_plane(run, operands: Any, size: tuple[int, ...], cuts: tuple[Cut, Cut]) -> jax.Array:
+    """`map_tiles` over those of a picture of `size` (height, width), joined."""
+    rows = boxes(size, cuts)
+    tiles = map_tiles(run, operands, (box for row in rows for box in row))
+    return join([[tiles[box] for box in row] for row in rows], cuts)
+
+
+def cut_out(x: jax.Array, corner: jax.Array, size: Numbers) -> jax.Array:
+    """The tile of the last axes of x, as many as `size` has."""
+    begin = x.ndim - len(size)
+    zeros = [jnp.int32(0)] * begin
+    return jax.lax.dynamic_slice(x, [*zeros, *corner], (*x.shape[:begin], *size))
+
+
+def _each(run, operands, corners, size):
+    def all_of(operands, corners):
+        return jax.lax.map(lambda corner: run(operands, corner, size), corners)
+
+    devices = device_count()
+    if devices == 1:
+        return all_of(operands, corners)
+    extra = -len(corners) % devices
+    padded = jnp.concatenate([corners, jnp.broadcast_to(corners[:1], (extra, corners.shape[1]))])
+    dealt = PartitionSpec(axes())
+    spread = jax.shard_map(
+        all_of, in_specs=(PartitionSpec(), dealt), out_specs=dealt, check_vma=False
+    )
+    return whole(spread(operands, padded))[: len(corners)]

@@ -9,8 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import hosts
 from experiments.generation.choose import choose_attention
@@ -18,19 +16,13 @@ from experiments.generation.memory import GIB, check_memory, device_memory
 from experiments.generation.report import balance, compare, timing, write_report
 from experiments.generation.settings import Config, check_flags, clip_of, dense_path
 from experiments.generation.store import load_progress, save_progress, settings_of, store_of
+from experiments.generation.weights import Weights
 from experiments.media import write_mp4
 from experiments.progress import progress_bar
-from models import load_transformer, load_vae, merge_lora
+from models import load_vae
 from models.pipelines import Denoiser, read_family
-from models.pretrained import TRANSFORMERS, VAES
-from models.sharding import fully_sharded
 from models.text_embeddings import TextEmbeddings, load_embeddings
 from sparsevdit_jax import Phase, SparseAttention
-
-
-def abstract(registry: dict[str, Any], name: str, config: Any, dtype: str):
-    """A model without weights."""
-    return nnx.eval_shape(lambda: registry[name](config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
 
 
 def read_image(path: Path, height: int, width: int) -> np.ndarray:
@@ -46,8 +38,8 @@ def read_image(path: Path, height: int, width: int) -> np.ndarray:
 class Generation:
     """One call of the command: plans, then runs.
 
-    With a mesh only denoising runs on it: each process encodes the prompt on its first device, the first process
-    decodes on its own, and the others wait.
+    With a mesh denoising and decoding run on it; each process encodes the prompt on its first device, and the first
+    writes.
     """
 
     def __init__(self, config: Config):
@@ -60,10 +52,6 @@ class Generation:
         self.shape = self.family.latent_shape(self.clip)
         self.seconds: dict[str, float] = {}
         self.text = None if config.embeddings is None else load_embeddings(config.embeddings)
-        self.transformer = abstract(
-            TRANSFORMERS, self.family.TRANSFORMER, self.family.transformer, config.dtype
-        )
-        self.vae = abstract(VAES, self.family.VAE, self.family.vae, config.dtype)
         conditions = self._planned_conditions()
         text = conditions.inputs["encoder_hidden_states"]
         self.rows = text.shape[0]
@@ -73,14 +61,9 @@ class Generation:
                 "classifier-free guidance, one without); leave --cfg out"
             )
         self.mesh = hosts.mesh_of(distributed=config.distributed, cfg=config.cfg, seq=config.seq)
-        self.placement = self._placement()
-        if self.mesh is not None:  # the plan's memory is that of weights where they will lie
-            self.transformer = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(
-                    x.shape, x.dtype, sharding=self.placement("", x.shape)
-                ),
-                self.transformer,
-            )
+        self.weights = Weights(config, self.family, self.mesh)
+        self.transformer = self.weights.planned_transformer()
+        self.vae = self.weights.planned_vae()
         self.grid = self.family.grid(self.transformer, self.clip, text.shape[1])
         self.attention = choose_attention(
             config.attention,
@@ -164,10 +147,25 @@ class Generation:
             hosts.say(balance(self.attention, self.grid, heads, self.config.seq))
 
     def _decoding(self, tile) -> int:
-        """Bytes that decoding takes beside the video."""
-        z = self.family.probe(self.clip, tile)
-        z = jax.ShapeDtypeStruct(z, jnp.dtype(self.config.dtype))
-        plan = jax.jit(lambda vae, z: vae.decode(z)).lower(self.vae, z).compile().memory_analysis()
+        """Bytes that decoding takes: without a mesh beside the video, with one all on each device."""
+        spread = self.mesh is not None and self.mesh.size > 1
+        if spread:
+            shape = (1, self.family.latent_channels, *self.family.latent_size(self.clip))
+        else:
+            shape = self.family.probe(self.clip, tile)
+
+        def decode(vae, z):
+            if not spread:
+                return vae.decode(z)
+            (video,) = vae.decode_chunks(z, tile=tile)
+            return video
+
+        dtype, where = jnp.dtype(self.config.dtype), self.weights.everywhere
+        z = jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+        with hosts.on(self.mesh):
+            program = jax.jit(decode).lower(self.vae, z).compile()
+        self.decoder = program if spread else None
+        plan = program.memory_analysis()
         return plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
 
     def run(self) -> dict[str, Any]:
@@ -178,24 +176,24 @@ class Generation:
         image = self._timed("image", self._encode_image) if config.image is not None else None
         conditions = self.family.conditions(text, self.clip, config.guidance, image)
         conditions = hosts.from_first(conditions)
-        model = self._timed("load transformer", self._load_transformer)
+        model = self._timed("load transformer", self.weights.load_transformer)
         latents, phases = {}, {}
         for name, denoiser in self.denoisers.items():
             latents[name], phases[name] = self._denoise(name, denoiser, model, conditions)
         del model
         gc.collect()
-        report = self._finish(latents, phases) if hosts.is_first() else {}
-        hosts.barrier("the video is written")
-        return report
-
-    def _finish(self, latents, phases) -> dict[str, Any]:
-        """Decodes and writes."""
-        config = self.config
-        vae = self._timed("load vae", lambda: load_vae(config.model, dtype=jnp.dtype(config.dtype)))
+        vae = self._timed("load vae", self.weights.load_vae)
         videos = {
             name: self._timed("decode", lambda x=x: self._decode(vae, x))
             for name, x in latents.items()
         }
+        report = self._finish(videos, phases) if hosts.is_first() else {}
+        hosts.barrier("the video is written")
+        return report
+
+    def _finish(self, videos, phases) -> dict[str, Any]:
+        """Writes."""
+        config = self.config
         for name, video in videos.items():
             dense = config.compare and name == "dense"
             write_mp4(
@@ -237,22 +235,6 @@ class Generation:
         vae = load_vae(self.config.model, dtype=jnp.dtype(self.config.dtype))
         return self.family.image_latents(vae, image, self.clip)
 
-    def _placement(self):
-        """Where each weight lies, for `load_transformer`."""
-        if self.mesh is None:
-            return None
-        if self.config.shard_weights:
-            return fully_sharded(self.mesh)
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
-        return lambda name, shape: everywhere
-
-    def _load_transformer(self):
-        dtype = jnp.dtype(self.config.dtype)
-        model = load_transformer(self.config.model, dtype=dtype, sharding=self.placement)
-        for path in self.config.lora:
-            merge_lora(model, path, scale=self.config.lora_scale)
-        return model
-
     def _denoise(self, name, denoiser, model, conditions):
         noise = jax.random.normal(jax.random.key(self.config.seed), self.shape, jnp.float32)
         store = store_of(self.config, name)
@@ -283,10 +265,13 @@ class Generation:
 
             with hosts.on(self.mesh):
                 x = denoiser.run(model, conditions, progress, on_step)
-        return jnp.asarray(hosts.to_host(x)) if self.mesh is not None else x, steps
+        return x, steps
 
     def _decode(self, vae, x):
-        frames = list(self.family.frames(vae, x, self.clip, tile=self.tile))
+        with hosts.on(self.mesh):
+            frames = list(
+                self.family.frames(vae, x, self.clip, tile=self.tile, decode=self.decoder)
+            )
         return np.concatenate(frames)[: self.clip.frames]
 
     def _describe(self) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
+from ..time_shards import device_count, spread_clip
 from ..video_vae import channels_last, channels_second, scan_clip
 
 Coder = Callable[[jax.Array, tuple | None], tuple[jax.Array, tuple]]
@@ -46,14 +47,33 @@ def each_chunk(coder: Coder, x: jax.Array, size: int) -> Iterator[jax.Array]:
 def all_chunks(coder: Coder, x: jax.Array, size: int) -> jax.Array:
     """The chunks of `each_chunk` as one array.
 
-    Under a transformation the chunks after the first are one scan, so that they are compiled once there too.
+    Under a transformation the chunks after the first are one scan, so that they are compiled once there too; under a
+    mesh each device takes a run of them, all at once.
     """
+    first, *others = chunk_lengths(x.shape[2], size)
+    if others and device_count() > 1:
+        return _spread(coder, x, first=first, size=size)
     if not is_traced(coder, x):
         return jnp.concatenate(list(each_chunk(coder, x, size)), 2)
-    first, *others = chunk_lengths(x.shape[2], size)
 
     def chunk(i):
         start, length = (0, first) if isinstance(i, int) else (first + (i - 1) * size, size)
         return jax.lax.dynamic_slice_in_dim(x, start, length, 2)
 
     return scan_clip(functools.partial(_chunk, coder), chunk, 1 + len(others))
+
+
+@functools.partial(jax.jit, static_argnames=("first", "size"))
+def _spread(coder: Coder, x: jax.Array, *, first: int, size: int) -> jax.Array:
+    def step(coder, x, cache):
+        if cache is None:
+            return _run(coder, x, None)
+        # Chunks become rows, for norms take statistics of each; convolutions know which row follows which.
+        b, c, t, *plane = x.shape
+        rows = x.reshape(b, c, t // size, size, *plane)
+        rows = jnp.moveaxis(rows, 2, 1).reshape(-1, c, size, *plane)
+        y, cache = _run(coder, rows, cache)
+        y = jnp.moveaxis(y.reshape(b, -1, *y.shape[1:]), 1, 2)
+        return y.reshape(*y.shape[:2], -1, *y.shape[4:]), cache
+
+    return spread_clip(step, coder, x, first=first, unit=size)

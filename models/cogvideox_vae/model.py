@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..tiling import Cut, Tile, boxes, crop, in_tiles, join, plane_cuts
+from ..time_shards import device_count
 from ..video_vae import VideoVAE, split_moments
 from .chunks import all_chunks, each_chunk
 from .config import CogVideoXVAEConfig
@@ -24,7 +25,8 @@ class CogVideoXVAE(VideoVAE):
     Latents are [B, 16, T, h, w] and videos [B, 3, F, 8 h, 8 w] in about [-1, 1]. A clip goes through chunk by chunk,
     8 frames or 2 latents, and what is left over goes to the first chunk. T latents give 4T frames if T is even and
     4T - 3 if it is odd; F frames give F/4 latents, or (F + 3)/4 if F is 4k + 1. Both ways give a clip its own length
-    if F is 8k or 8k + 1.
+    if F is 8k or 8k + 1. Under a mesh the chunks are spread over its devices, each with the activations of its share
+    at once.
 
     Source: diffusers' AutoencoderKLCogVideoX. Differs: other numbers of frames, and heights and widths that are no
     multiples of 8, are refused, where the original shares frames unevenly and drops pixels.
@@ -68,7 +70,8 @@ class CogVideoXVAE(VideoVAE):
         """The frames of `decode(z, tile=tile)` as they become ready: 8 at a time, the first time also 1 or 9.
 
         For writing a long clip to disk: the whole video is never in memory. Without `tile` it does not tile; with
-        one, the caches of all tiles are in memory, and the activations of one.
+        one, the caches of all tiles are in memory, and the activations of one. Under a mesh all frames come at once,
+        as from `decode`.
 
         Yields:
           [B, 3, frames, 8 h, 8 w].
@@ -78,6 +81,8 @@ class CogVideoXVAE(VideoVAE):
         """
         self._check_latents(z)
         cuts = self._decode_cuts(z, tile)
+        if device_count() > 1:
+            return iter([self.decode(z, tile=tile)])
         if cuts is None:
             return each_chunk(self.decoder, z, LATENTS_PER_CHUNK)
         return self._joined_chunks(z, cuts)

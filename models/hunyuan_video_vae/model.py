@@ -1,5 +1,6 @@
 """HunyuanVideoVAE: whole clips, tiles, and clips in chunks of frames."""
 
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -7,9 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..nn import Conv
-from ..tiling import Cut, Tile
+from ..tiling import Tile
+from ..time_shards import device_count
 from ..video_vae import VideoVAE, channels_last, channels_second, split_moments
-from .chunks import in_chunks
+from .chunks import Cuts, all_chunks, in_chunks
 from .config import HunyuanVideoVAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
@@ -52,7 +54,7 @@ class HunyuanVideoVAE(VideoVAE):
           tile: decode a clip larger than a tile in overlapping tiles and blend them; None does not cut. Norms and
             attention see a tile alone, so the result differs from that without tiles. Memory is a tile's and the
             video's. Each shape of tile is compiled once: those inside share one, those at the far end of an axis
-            have others.
+            have others. Under a mesh its devices share the tiles of each shape.
 
         Returns:
           [B, 3, 1 + 4 (T - 1), 8 h, 8 w] in the model's dtype, about -1 to 1, not clipped.
@@ -63,6 +65,8 @@ class HunyuanVideoVAE(VideoVAE):
         self._check_latents(z)
         if tile is None:
             return self._decode_whole(z)
+        if device_count() > 1:
+            return _decode_tiles(self, jnp.asarray(z), cuts=self._cuts(tile, of_input=True))
         return jnp.concatenate(list(self.decode_chunks(z, tile=tile)), 2)
 
     def decode_chunks(self, z: jax.Array, *, tile: Tile | None = None) -> Iterator[jax.Array]:
@@ -70,7 +74,7 @@ class HunyuanVideoVAE(VideoVAE):
 
         For writing a long clip to disk: the whole video is never in memory, only a tile's activations, a chunk and
         its overlap with the next. Without `tile` it takes `default_tile`, for this model has no caches: it is cut
-        in time or not at all. z may be a numpy array.
+        in time or not at all. z may be a numpy array. Under a mesh all frames come at once, as from `decode`.
 
         Yields:
           [B, 3, frames, 8 h, 8 w].
@@ -79,7 +83,10 @@ class HunyuanVideoVAE(VideoVAE):
           ValueError: as `decode`, at the call and not when the first chunk is asked for.
         """
         self._check_latents(z)
-        cuts = self._cuts(tile or self.default_tile, of_input=True)
+        tile = tile or self.default_tile
+        if device_count() > 1:
+            return iter([self.decode(z, tile=tile)])
+        cuts = self._cuts(tile, of_input=True)
         return in_chunks(lambda part: _decode_tile(self, part), z, cuts)
 
     def encode(self, video: jax.Array, *, tile: Tile | None = None) -> tuple[jax.Array, jax.Array]:
@@ -111,7 +118,7 @@ class HunyuanVideoVAE(VideoVAE):
         """Latents of the transformer to those `decode` takes: z / scaling_factor."""
         return z / self.config.scaling_factor
 
-    def _cuts(self, tile: Tile, *, of_input: bool) -> tuple[Cut, Cut, Cut]:
+    def _cuts(self, tile: Tile, *, of_input: bool) -> Cuts:
         """Of frames, height and width; the latents go in (decoding) or come out (encoding)."""
         frames, side, _ = self.config.compression
         units = (frames, 1), (side, 1)
@@ -131,6 +138,11 @@ class HunyuanVideoVAE(VideoVAE):
 @jax.jit
 def _decode_tile(model, z):
     return model._decode_whole(z)
+
+
+@functools.partial(jax.jit, static_argnames="cuts")
+def _decode_tiles(model, z, *, cuts: Cuts):
+    return all_chunks(HunyuanVideoVAE._decode_whole, model, z, cuts)
 
 
 @jax.jit

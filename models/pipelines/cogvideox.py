@@ -8,7 +8,8 @@ from models.pretrained import load_text_encoder
 from models.t5 import encode_cogvideox_prompts
 from models.tokenizer import load_tokenizer
 
-from .family import Clip, Conditions, Defaults, Family, check_text, text_rows
+from .conditions import Conditions, check_text, text_rows
+from .family import Clip, Defaults, Family
 
 OFS = 2.0
 """What the image-to-video pipeline of 1.5 passes as `ofs`."""

@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.parallel import head_spec, put
 
-from .family import Conditions, Family
+from .conditions import Conditions
+from .family import Family
 
 _DONATED = (
     1,

@@ -6,7 +6,7 @@ it knows which clips are possible, what the transformer is called with, and how 
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,8 +18,9 @@ from models.sampling import guide
 from models.schedulers import Scheduler
 from models.text_embeddings import TextEmbeddings
 from models.tiling import Tile
-from pallas_kernels._pytree import pytree
 from sparsevdit_jax import VideoGrid
+
+from .conditions import Conditions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,25 +43,6 @@ class Defaults:
     steps: int
     guidance: float
     fps: int
-
-
-@pytree
-class Conditions:
-    """What stays the same over a run, for each row of the transformer's batch.
-
-    With classifier-free guidance a clip has two rows: with the prompt, then with the negative prompt.
-
-    Attributes:
-      inputs: further keyword arguments of the transformer, [rows, ...].
-      image: latents that are joined to the noisy ones along the channels (image to video), or None.
-      guidance: float32 scalar, the scale of classifier-free guidance; None: no second row.
-      rotary: tables of the canvas, without a batch axis (CogVideoX), or None.
-    """
-
-    inputs: dict[str, jax.Array]
-    image: jax.Array | None = None
-    guidance: jax.Array | None = None
-    rotary: tuple[jax.Array, jax.Array] | None = None
 
 
 class Family(abc.ABC):
@@ -262,39 +244,29 @@ class Family(abc.ABC):
         del clip
         return x
 
-    def frames(self, vae, x: jax.Array, clip: Clip, *, tile=None) -> Iterator[np.ndarray]:
-        """Decodes denoised latents: uint8 [n, height, width, 3], a few frames at a time."""
-        z = vae.denormalize(self.to_vae(x, clip))
-        for chunk in vae.decode_chunks(z.astype(vae.dtype), tile=tile):
+    def frames(
+        self,
+        vae: Any,
+        x: jax.Array,
+        clip: Clip,
+        *,
+        tile: Tile | None = None,
+        decode: Callable[[Any, jax.Array], jax.Array] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Decodes denoised latents: uint8 [n, height, width, 3], a few frames at a time.
+
+        Args:
+          vae: that decodes.
+          x: denoised latents.
+          clip: what they show.
+          tile: cuts pictures; see the VAE's `decode_chunks`.
+          decode: a compiled `decode(vae, z)` of all frames, in place of the VAE's `decode_chunks`.
+        """
+        z = vae.denormalize(self.to_vae(x, clip)).astype(vae.dtype)
+        for chunk in vae.decode_chunks(z, tile=tile) if decode is None else [decode(vae, z)]:
             video = np.asarray(chunk[0].transpose(1, 2, 3, 0), np.float32)
             if not np.isfinite(video).all():
                 raise FloatingPointError(
                     "the decoded video holds NaN or infinity; try --dtype float32, and look at the latents"
                 )
             yield np.round((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
-
-
-def text_rows(text: TextEmbeddings, name: str, guided: bool) -> jax.Array:
-    """The array `name` of the prompt, above that of the negative prompt where guidance needs it.
-
-    Raises:
-      ValueError: one is missing.
-    """
-    names = [name, f"negative_{name}"] if guided else [name]
-    arrays = text.arrays()
-    if missing := [n for n in names if n not in arrays]:
-        raise ValueError(
-            f"the embeddings lack {' and '.join(missing)}"
-            + ("; guidance needs a negative prompt, or set guidance to 1" if guided else "")
-        )
-    return jnp.concatenate([arrays[n][:1] for n in names])
-
-
-def check_text(embeds: jax.Array, tokens: int | None, width: int) -> None:
-    """ValueError unless embeddings [rows, tokens, width] are this transformer's."""
-    if embeds.shape[2] != width or (tokens is not None and embeds.shape[1] != tokens):
-        raise ValueError(
-            f"the prompt's embeddings have {embeds.shape[1]} tokens of width {embeds.shape[2]}, but this "
-            f"transformer takes {tokens or 'any number of'} tokens of width {width}; make them with its "
-            "own text encoder"
-        )

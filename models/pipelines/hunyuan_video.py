@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from .family import Clip, Conditions, Defaults, Family, check_text, text_rows
+from .conditions import Conditions, check_text, text_rows
+from .family import Clip, Defaults, Family
 
 
 class HunyuanVideo(Family):

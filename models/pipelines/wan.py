@@ -8,7 +8,8 @@ from models.pretrained import load_text_encoder
 from models.t5 import encode_wan_prompts
 from models.tokenizer import load_tokenizer
 
-from .family import Clip, Conditions, Defaults, Family, check_text, text_rows
+from .conditions import Conditions, check_text, text_rows
+from .family import Clip, Defaults, Family
 
 TEXT_TOKENS = 512
 

@@ -6,19 +6,16 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 
-from sparsevdit_jax.parallel import whole
-
+from ..map_tiles import cut_out, map_plane
 from ..tiling import Cut, Tile, boxes, crop, join, plane_cuts
-from ..time_shards import Halo, time_devices
+from ..time_shards import device_count, spread_clip
 from ..video_vae import VideoVAE, channels_last, channels_second, scan_clip, split_moments
 from .config import WanVAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
 from .folding import patchify, unpatchify
 from .layers import PointConv
-from .tiling import map_tiles
 from .weights import KEYS
 
 Cuts = tuple[Cut, Cut] | None
@@ -30,8 +27,8 @@ class WanVAE(VideoVAE):
     Latents are [B, z_dim, T, h, w] and videos [B, 3, 1 + 4 (T - 1), 8 h, 8 w] in [-1, 1] (16 h, 16 w for
     Wan 2.2's). The first latent frame holds one frame of video, every other one four. A clip goes through
     latent frame by latent frame in a scan: memory is the arguments, the result, and the activations and
-    caches of one latent frame; compile time does not depend on the length. Under a mesh `decode` without
-    tiles spreads the frames over its devices, each with the activations of its share at once.
+    caches of one latent frame; compile time does not depend on the length. Under a mesh `decode` spreads
+    the frames over its devices, each with the activations of its share at once, or the tiles where it cuts.
 
     Source: diffusers' AutoencoderKLWan. Differs: `encode` refuses frames and pixels that diffusers drops in
     silence, and `decode_chunks` is new.
@@ -77,7 +74,8 @@ class WanVAE(VideoVAE):
         """The frames of `decode(z, tile=tile)` as they become ready: the first one, then four at a time.
 
         For writing a long clip to disk: the whole video is never in memory. Without `tile` it does not tile; with
-        one, the caches of all tiles are in memory, and the activations of one. Not for use inside jit.
+        one, the caches of all tiles are in memory, and the activations of one. Under a mesh all frames come at once,
+        as from `decode`. Not for use inside jit.
 
         Yields:
           [B, 3, 1, 8 h, 8 w], then T - 1 times [B, 3, 4, 8 h, 8 w].
@@ -86,6 +84,8 @@ class WanVAE(VideoVAE):
           ValueError: as `decode`, at the call and not when the first chunk is asked for.
         """
         self._check_latents(z)
+        if device_count() > 1:
+            return iter([self.decode(z, tile=tile)])
         return self._decode_chunks(z, self._decode_cuts(z, tile))
 
     def encode(
@@ -175,42 +175,26 @@ class WanVAE(VideoVAE):
 
 @functools.partial(jax.jit, static_argnames=("cuts", "remat"))
 def _decode(model: WanVAE, z: jax.Array, *, cuts: Cuts, remat: bool) -> jax.Array:
-    if cuts is None and (devices := time_devices(z.shape[2] - 1, least=2)):
-        return _decode_spread(model, z, devices)
-
-    def clip(z, step):
-        def chunk(i):
-            return jax.lax.dynamic_slice_in_dim(z, i, 1, 2)
-
-        return scan_clip(step, chunk, z.shape[2], remat=remat)
-
     if cuts is None:
-        return clip(z, functools.partial(_decode_step, model))
+        # Convolutions look two frames back, and the neighbour must have them.
+        if z.shape[2] - 1 > device_count() > 1:
+            return spread_clip(_decode_step, model, z, first=1, unit=1)
+        return _scan(_decode_step, model, z, remat)
 
-    def tile(top, left, height, width):
-        return clip(_crop_at(z, top, left, height, width), model._raw_decode)
+    def tile(operands, corner, size):
+        model, z = operands
+        return _scan(WanVAE._raw_decode, model, cut_out(z, corner, size), remat)
 
-    return model._finish(join(map_tiles(tile, boxes(z.shape[-2:], cuts)), cuts))
+    return model._finish(map_plane(tile, (model, z), z.shape[-2:], cuts))
 
 
-def _decode_spread(model: WanVAE, z: jax.Array, devices: int) -> jax.Array:
-    """The first latent frame on every device, and of the others a run on each."""
-    first, cache = _decode_step(model, z[:, :, :1], None)
-    # Frames added at the end to divide change none before them.
-    rest = jnp.pad(z[:, :, 1:], ((0, 0), (0, 0), (0, -(z.shape[2] - 1) % devices), (0, 0), (0, 0)))
+def _scan(step, model: WanVAE, z: jax.Array, remat: bool) -> jax.Array:
+    """The frames of a clip, one latent frame after the other."""
 
-    def run(model, rest, cache):
-        return _decode_step(model, rest, jax.tree.map(Halo, cache))[0]
+    def chunk(i):
+        return jax.lax.dynamic_slice_in_dim(z, i, 1, 2)
 
-    by_time = PartitionSpec(None, None, "seq")
-    spread = jax.shard_map(
-        run,
-        in_specs=(PartitionSpec(), by_time, PartitionSpec()),
-        out_specs=by_time,
-        check_vma=False,
-    )(model, rest, cache)
-    frames = (z.shape[2] - 1) * model.config.compression[0]
-    return jnp.concatenate([first, whole(spread)[:, :, :frames]], 2)
+    return scan_clip(functools.partial(step, model), chunk, z.shape[2], remat=remat)
 
 
 @functools.partial(jax.jit, static_argnames=("cuts", "remat"))
@@ -218,18 +202,20 @@ def _encode(model: WanVAE, video: jax.Array, *, cuts: Cuts, remat: bool):
     (frames, *_), patch = model.config.compression, model.config.patch
     count = 1 + (video.shape[2] - 1) // frames
 
-    def moments(top, left, height, width):
+    def moments(operands, corner, size):
+        model, video = operands
+
         def chunk(i):
             first, length = (0, 1) if isinstance(i, int) else (1 + frames * (i - 1), frames)
             part = jax.lax.dynamic_slice_in_dim(video, first, length, 2)
-            return _crop_at(part, top * patch, left * patch, height * patch, width * patch)
+            return cut_out(part, corner * patch, tuple(n * patch for n in size))
 
         return scan_clip(model._raw_encode, chunk, count, remat=remat)
 
-    height, width = (n // patch for n in video.shape[-2:])
+    operands, size = (model, video), tuple(n // patch for n in video.shape[-2:])
     if cuts is None:
-        return split_moments(moments(0, 0, height, width))
-    return split_moments(join(map_tiles(moments, boxes((height, width), cuts)), cuts))
+        return split_moments(moments(operands, jnp.zeros(2, jnp.int32), size))
+    return split_moments(map_plane(moments, operands, size, cuts))
 
 
 @functools.partial(jax.jit, donate_argnames="cache")
@@ -246,9 +232,3 @@ def _decode_tile_step(model: WanVAE, z: jax.Array, cache: tuple | None):
 @functools.partial(jax.jit, static_argnames="cuts")
 def _finish_tiles(model: WanVAE, tiles: list[list[jax.Array]], *, cuts: tuple[Cut, Cut]):
     return model._finish(join(tiles, cuts))
-
-
-def _crop_at(x: jax.Array, top, left, height: int, width: int) -> jax.Array:
-    """`crop` with a corner that may be traced."""
-    x = jax.lax.dynamic_slice_in_dim(x, top, height, x.ndim - 2)
-    return jax.lax.dynamic_slice_in_dim(x, left, width, x.ndim - 1)

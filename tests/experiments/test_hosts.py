@@ -1,5 +1,6 @@
 """Two real processes of two devices each, over loopback: killed in the middle, restarted, the same bits."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -10,22 +11,52 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
 
 from experiments import hosts
 from experiments.generation.generation import Generation
 from experiments.generation.settings import Config
 from experiments.training import training_mesh
+from models.checkpoint import save_weights
+from models.tiny import TinyVideoDiT
 
+from ..models.random_weights import random_model
 from .generation import folders
+from .one_host import SMALL as TINY
 
 SMALL = dict(frames=9, height=64, width=96, steps=4, prompt="a cat rides a skateboard", seed=3)
-GENERATE = SMALL | dict(attention="adaspa", save_every=1, cfg=2, seq=2)
+ON_FOUR = dict(cfg=2, seq=2)
+GENERATE = SMALL | ON_FOUR | dict(attention="adaspa", save_every=1, frames=25)
 TRAIN = dict(save_every=2, data=2, seq=2)
+FINETUNE = TRAIN | dict(batch=2, steps=4, canvas=(2, 8, 8), window=(1, 1, 1))
+FINETUNE |= dict(held_out=1, digits=(7,), sampling_steps=1)
 
 
 @pytest.fixture(scope="module")
 def wan(tmp_path_factory):
     return folders.wan(tmp_path_factory.mktemp("wan"))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Image to video with a LoRA; nothing; a teacher."""
+    folder = tmp_path_factory.mktemp("inputs")
+    model = folders.cogvideox(folder / "cogvideox", image=True)
+    Image.new("RGB", (96, 64), (200, 30, 30)).save(folder / "first.png")
+    rng, name = np.random.default_rng(0), "transformer.transformer_blocks.0.attn1.to_q"
+    lora = {f"{name}.lora_A.weight": (2, 32), f"{name}.lora_B.weight": (32, 2)}
+    lora = {k: rng.normal(size=shape).astype(np.float32) for k, shape in lora.items()}
+    save_file(lora, folder / "lora.safetensors")
+    teacher = folder / "teacher.safetensors"
+    save_weights(teacher, random_model(TinyVideoDiT, TINY), config=dataclasses.asdict(TINY))
+    files = {"model": model, "image": folder / "first.png"}
+    return {
+        "generate": {k: str(v) for k, v in files.items()}
+        | {"lora": [str(folder / "lora.safetensors")]},
+        "train": {},
+        "finetune": {"weights": str(teacher)},
+    }
 
 
 def environment(devices: int, **variables: str) -> dict[str, str]:
@@ -85,18 +116,19 @@ def arrays(out) -> list[np.ndarray]:
         return [file[name] for name in file.files]
 
 
-@pytest.mark.parametrize(("kind", "flags"), [("generate", GENERATE), ("train", TRAIN)])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bits(kind, flags, wan, tmp_path):
-    flags = flags | {"distributed": True} | ({"model": str(wan)} if kind == "generate" else {})
+@pytest.mark.parametrize(
+    ("kind", "flags"), [("generate", GENERATE), ("train", TRAIN), ("finetune", FINETUNE)]
+)
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(kind, flags, inputs, tmp_path):
+    flags = flags | inputs[kind] | {"distributed": True}
     whole, broken, logs = tmp_path / "whole", tmp_path / "broken", [tmp_path / "0", tmp_path / "1"]
     processes = two(kind, {whole: flags, broken: flags}, logs, "--stop")
     kill(processes, broken.with_suffix(".stopped"), logs)
     assert not broken.with_suffix(".npz").exists()
     finish(two(kind, {broken: flags}, logs), logs)
     found = arrays(broken)
-    assert len(found) == (
-        1 if kind == "generate" else 110
-    )  # latents; weights and all that is kept of them
+    # Latents and video; weights and all that is kept of them.
+    assert len(found) == {"generate": 2, "train": 110, "finetune": 110}[kind]
     for a, b in zip(found, arrays(whole), strict=True):
         np.testing.assert_array_equal(a, b)
     if kind == "generate":
@@ -105,23 +137,26 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(kind, flags, wan, tmp_
         assert "goes on after step 2 of 4" in logs[0].read_text()
         assert "goes on" not in logs[1].read_text()
     else:
-        assert (broken / "tiny_digits.safetensors").is_file()
+        name = {"train": "tiny_digits", "finetune": "finetuned"}[kind]
+        assert (broken / f"{name}.safetensors").is_file()
 
 
 def test_a_mesh_of_one_process_makes_the_same_video(wan, tmp_path):
     flags = SMALL | dict(model=str(wan), attention="sta")
-    mesh = dict(cfg=2, seq=2, shard_weights=True)
+    mesh = ON_FOUR | dict(shard_weights=True)
     runs = {tmp_path / "plain": flags, tmp_path / "mesh": flags | mesh}
     log = tmp_path / "log"
     finish([launch("generate", runs, log, devices=4)], [log])
     assert "2 heads dealt to 2 devices by work: the busiest has 1.00" in log.read_text()
-    (plain,), (mesh,) = arrays(tmp_path / "plain"), arrays(tmp_path / "mesh")
+    (plain, video), (mesh, on_mesh) = arrays(tmp_path / "plain"), arrays(tmp_path / "mesh")
     # Products over at most 256 numbers round differently in pieces of another shape, in 2 layers; guidance of 5
     # takes 5 and 4 times two predictions; 4 steps, each on what the last one gave.
     eps = np.finfo(np.float32).eps
     np.testing.assert_allclose(
         mesh, plain, rtol=0, atol=4 * 9 * 2 * np.sqrt(256) * eps * np.abs(plain).max()
     )
+    # Bytes: a value may lie on the border between two.
+    assert np.abs(video.astype(np.int16) - on_mesh).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,39 @@
-import jax
+"""Without a mesh; with one, on_eight_devices/check_vae.py decodes tiles."""
+
 import numpy as np
 
+from models.map_tiles import cut_out, map_plane, map_tiles
 from models.tiling import Tile, boxes
-from models.wan_vae.tiling import map_tiles
 from tests.models.wan_vae.tiny import wave
+
+CUTS = Tile(height=4, width=4, stride_height=3, stride_width=3).plane(1, 1)
 
 
 def test_every_size_is_traced_once():
     x = wave((2, 9, 9), 0.3)
-    rows = boxes((9, 9), Tile(height=4, width=4, stride_height=3, stride_width=3).plane(1, 1))
     traced = []
 
-    def tile(top, left, height, width):
-        traced.append((height, width))
-        return jax.lax.dynamic_slice(x, (0, top, left), (2, height, width))
+    def run(x, corner, size):
+        traced.append(size)
+        return cut_out(x, corner, size)
 
-    tiles = map_tiles(tile, rows)
+    plane = [box for row in boxes((9, 9), CUTS) for box in row]
+    tiles = map_tiles(run, x, plane)
     assert sorted(traced) == [(3, 3), (3, 4), (4, 3), (4, 4)]
-    for row, line in zip(tiles, rows, strict=True):
-        for out, (top, left, height, width) in zip(row, line, strict=True):
-            np.testing.assert_array_equal(out, x[:, top : top + height, left : left + width])
+    assert set(tiles) == set(plane)
+    assert len(plane) == 9
+    for (top, left, height, width), out in tiles.items():
+        np.testing.assert_array_equal(out, x[:, top : top + height, left : left + width])
+
+
+def test_tiles_of_a_plane_are_joined():
+    x = wave((2, 9, 9), 0.3)
+    # Where tiles overlap both have the same numbers, so blending gives them back, rounded twice.
+    np.testing.assert_allclose(map_plane(cut_out, x, (9, 9), CUTS), x, rtol=4e-7, atol=1e-7)
+
+
+def test_tiles_have_any_number_of_axes():
+    x = wave((5, 6, 7), 0.2)
+    tiles = map_tiles(cut_out, x, [(0, 2, 3, 4, 3, 2), (1, 0, 0, 4, 3, 2)])
+    np.testing.assert_array_equal(tiles[0, 2, 3, 4, 3, 2], x[:4, 2:5, 3:5])
+    np.testing.assert_array_equal(tiles[1, 0, 0, 4, 3, 2], x[1:, :3, :2])

@@ -11,9 +11,7 @@ from models.cogvideox_vae import PRESETS as COGVIDEOX_VAES
 from models.hunyuan_video import PRESETS as HUNYUAN
 from models.hunyuan_video_vae import PRESETS as HUNYUAN_VAES
 from models.pipelines import Clip, CogVideoX, Conditions, HunyuanVideo, Wan
-from models.pipelines.family import check_text, text_rows
 from models.schedulers import scheduler_from_json
-from models.text_embeddings import TextEmbeddings
 from models.tiling import Tile
 from models.wan import PRESETS
 from models.wan_vae import PRESETS as VAES
@@ -84,21 +82,6 @@ def test_a_shift_changes_the_scheduler_only(wan):
     assert other.transformer is wan.transformer
     with pytest.raises(ValueError, match=r"has no flow shift; leave shift=3\.0 out"):
         cogvideox("cogvideox-5b").with_shift(3.0)
-
-
-def test_rows_are_the_prompt_above_the_negative_prompt():
-    a, b = jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 3))
-    text = TextEmbeddings(prompt_embeds=a, negative_prompt_embeds=b)
-    np.testing.assert_array_equal(text_rows(text, "prompt_embeds", True), jnp.concatenate([a, b]))
-    np.testing.assert_array_equal(text_rows(text, "prompt_embeds", False), a)
-    with pytest.raises(
-        ValueError, match="lack negative_prompt_embeds; guidance needs a negative prompt"
-    ):
-        text_rows(TextEmbeddings(prompt_embeds=a), "prompt_embeds", True)
-    with pytest.raises(
-        ValueError, match="2 tokens of width 3, but this transformer takes 5 tokens of width 4"
-    ):
-        check_text(a, 5, 4)
 
 
 def test_guidance_mixes_the_rows(wan):

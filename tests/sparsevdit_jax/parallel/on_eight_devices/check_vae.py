@@ -1,4 +1,6 @@
-"""A clip decoded by several devices, each its run of frames."""
+"""A clip decoded by several devices, each its run of frames or its share of the tiles."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,31 +8,105 @@ import numpy as np
 import pytest
 
 from experiments.kernel_resources.collectives import count
+from models.cogvideox_vae import CogVideoXVAE, CogVideoXVAEConfig
+from models.hunyuan_video_vae import HunyuanVideoVAE, HunyuanVideoVAEConfig
+from models.tiling import Tile
 from models.wan_vae import WanVAE, WanVAEConfig
 from sparsevdit_jax import parallel
 from tests.models.random_weights import random_model
 
+LATENTS = {"wan": 16, "cogvideox": 4, "hunyuan": 4}
+WIDE = Tile(height=None, width=32, stride_width=24)
+IN_TIME = dataclasses.replace(WIDE, frames=8, stride_frames=4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quickly():
+    """Programs run once: compiling them is what takes the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+
 
 @pytest.fixture(scope="module")
-def vae():
-    return random_model(WanVAE, WanVAEConfig(base_dim=8, dim_mult=(1, 2, 2, 2), num_res_blocks=1))
+def vaes():
+    small = dict(block_out_channels=(8, 8, 16, 16), norm_num_groups=4, layers_per_block=1)
+    return {
+        "wan": random_model(
+            WanVAE, WanVAEConfig(base_dim=8, dim_mult=(1, 2, 2, 2), num_res_blocks=1)
+        ),
+        "cogvideox": random_model(CogVideoXVAE, CogVideoXVAEConfig(latent_channels=4, **small)),
+        "hunyuan": random_model(HunyuanVideoVAE, HunyuanVideoVAEConfig(latent_channels=4, **small)),
+    }
 
 
-@pytest.mark.parametrize("frames", [9, 8, 3], ids=["divides", "does not", "too few to spread"])
-def test_decoding_is_that_of_one_device(vae, frames):
-    z = jnp.asarray(np.random.default_rng(0).standard_normal((1, 16, frames, 4, 6), np.float32))
-    expected = vae.decode(z)
-    with jax.set_mesh(parallel.make_mesh(seq=4)):
-        found = vae.decode(z)
+def latents(name, frames, batch=1):
+    shape = (batch, LATENTS[name], frames, 4, 6)
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
+
+
+def close(found, expected):
     # Convolutions of up to 27 x 32 products, about 20 in a row, on chunks of other lengths.
     atol = 20 * np.sqrt(27 * 32) * np.finfo(np.float32).eps * np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
-def test_only_the_frames_before_travel(vae):
-    z = jnp.zeros((1, 16, 9, 4, 6))
+@pytest.mark.parametrize(
+    ("name", "frames", "tile"),
+    [
+        ("wan", 9, None),
+        ("wan", 8, None),  # does not divide
+        ("wan", 3, None),  # too few to spread
+        ("wan", 3, WIDE),
+        ("cogvideox", 17, None),  # a first chunk of 3 and seven of 2
+        ("cogvideox", 10, None),  # even: a first chunk of 2
+        ("cogvideox", 3, None),
+        ("cogvideox", 9, WIDE),
+        ("hunyuan", 6, IN_TIME),
+        ("hunyuan", 2, WIDE),
+    ],
+)
+def test_decoding_is_that_of_one_device(vaes, name, frames, tile):
+    vae, z = vaes[name], latents(name, frames)
+    expected = vae.decode(z, tile=tile)
     with jax.set_mesh(parallel.make_mesh(seq=4)):
-        found = count(jax.jit(vae.decode).lower(z).compile().as_text())
+        found = vae.decode(z, tile=tile)
+    assert found.shape == expected.shape
+    close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox"])
+def test_two_clips_on_both_axes_of_a_mesh(vaes, name):
+    vae, z = vaes[name], latents(name, 19, batch=2)
+    expected = vae.decode(z)
+    with jax.set_mesh(parallel.make_mesh(cfg=2, seq=4)):
+        found = jax.jit(vae.decode)(z)
+    close(found, expected)
+
+
+@pytest.mark.parametrize(("name", "tile"), [("wan", None), ("cogvideox", None), ("hunyuan", None)])
+def test_chunks_come_at_once(vaes, name, tile):
+    vae, z = vaes[name], latents(name, 5)
+    with jax.set_mesh(parallel.make_mesh(seq=2)):
+        (found,) = vae.decode_chunks(z, tile=tile)
+        expected = vae.decode(z, tile=vae.default_tile if name == "hunyuan" else tile)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("name", "tile"), [("cogvideox", None), ("wan", WIDE)])
+def test_encoding_is_that_of_one_device(vaes, name, tile):
+    video = np.random.default_rng(1).uniform(-1, 1, (1, 3, 33, 32, 48)).astype(np.float32)
+    expected = vaes[name].encode(jnp.asarray(video), tile=tile)
+    with jax.set_mesh(parallel.make_mesh(seq=4)):
+        found = vaes[name].encode(jnp.asarray(video), tile=tile)
+    for a, b in zip(found, expected, strict=True):
+        close(a, b)
+
+
+def test_only_the_frames_before_travel(vaes):
+    jax.config.update("jax_disable_most_optimizations", False)
+    with jax.set_mesh(parallel.make_mesh(seq=4)):
+        found = count(
+            jax.jit(vaes["wan"].decode).lower(jnp.zeros((1, 16, 9, 4, 6))).compile().as_text()
+        )
     assert "all-to-all" not in found
     assert found["all-gather"]["count"] == 1  # the frames, at the end
     convolutions = 2 + 2 * 2 + 4 * 2 * 2 + 2  # ends, middle, levels, doublings in time

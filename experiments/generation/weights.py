@@ -1,0 +1,65 @@
+"""The models of a run: without weights to plan with, then with them, where they lie on a mesh."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+
+from experiments.generation.settings import Config
+from models import load_transformer, load_vae, merge_lora
+from models.pipelines import Family
+from models.pretrained import TRANSFORMERS, VAES
+from models.sharding import fully_sharded
+
+
+class Weights:
+    """Transformer and VAE of a run.
+
+    On a mesh the transformer's weights lie in parts with `--shard-weights` and else whole on every device, as
+    the VAE's do, which is small.
+
+    Attributes:
+      everywhere: whole on every device of the mesh; None without one.
+    """
+
+    def __init__(self, config: Config, family: Family, mesh: Mesh | None):
+        self.config, self.family = config, family
+        self.dtype = jnp.dtype(config.dtype)
+        self.everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+        self._parts = fully_sharded(mesh) if mesh is not None and config.shard_weights else None
+
+    def planned_transformer(self) -> Any:
+        """Without weights."""
+        kind, config = TRANSFORMERS[self.family.TRANSFORMER], self.family.transformer
+        return self._planned(kind, config, self._parts)
+
+    def planned_vae(self) -> Any:
+        """Without weights."""
+        return self._planned(VAES[self.family.VAE], self.family.vae, None)
+
+    def load_transformer(self) -> Any:
+        """With LoRA files merged."""
+        where = self._parts or self.everywhere
+        model = load_transformer(self.config.model, dtype=self.dtype, sharding=where)
+        for path in self.config.lora:
+            merge_lora(model, path, scale=self.config.lora_scale)
+        return model
+
+    def load_vae(self) -> Any:
+        """On every device of the mesh."""
+        return load_vae(self.config.model, dtype=self.dtype, sharding=self.everywhere)
+
+    def _planned(self, kind, config, parts: Callable[[str, tuple], Sharding] | None):
+        model = nnx.eval_shape(lambda: kind(config, dtype=self.dtype, rngs=nnx.Rngs(0)))
+        if self.everywhere is None:
+            return model
+        # The plan's memory is that of weights where they will lie.
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=parts("", x.shape) if parts else self.everywhere
+            ),
+            model,
+        )
