@@ -76,7 +76,9 @@ def test_remat_has_the_same_gradient_and_needs_less_memory():
         for remat in (False, True)
     ]
     for plain, again in zip(*(f(z, video) for f in compiled), strict=True):
-        np.testing.assert_allclose(plain, again, rtol=1e-5, atol=1e-5)
+        # What was rounded in another order: about 10 convolutions of 27 x 4 products, one after the other.
+        atol = 10 * np.sqrt(27 * 4) * np.finfo(np.float32).eps * np.abs(plain).max()
+        np.testing.assert_allclose(plain, again, rtol=0, atol=atol)
     plain, again = (f.memory_analysis().temp_size_in_bytes for f in compiled)
     assert again < 0.7 * plain
 
