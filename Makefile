@@ -3,7 +3,7 @@
 
 PY := .venv/bin/python
 BIN := .venv/bin
-# Written for a newer JAX than Python 3.11 has, where they say so when they are called.
+# Need a newer JAX than Python 3.11 can install, and say so when they are called; not type-checked there.
 NEWER_JAX := pallas_kernels/_interpret.py pallas_kernels/*/mosaic_gpu*.py
 CODE := pallas_kernels sparsevdit_jax models experiments tests
 

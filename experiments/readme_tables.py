@@ -66,6 +66,17 @@ SCALING_COLUMNS = {
     "weights gathered, GB": "{measured[all_gather_gb]:.1f}",
 }
 
+DECODING_COLUMNS = {
+    "model": "{measured[model]}",
+    "clip": "{measured[clip]}",
+    "GPUs": "{measured[devices]}",
+    "VAE and latents, GB": "{measured[arguments_gb]:.1f}",
+    "activations, GB": "{measured[temporaries_gb]:.1f}",
+    "peak, GB": "{measured[peak_gb]:.1f}",
+    "frames of neighbours, GB": "{measured[collective_permute_gb]:.2f}",
+    "joining the video, GB": "{measured[all_gather_gb]:.2f}",
+}
+
 PREDICTION_COLUMNS = {
     "model": "{measured[model]}",
     "attention": "{measured[method]}",
@@ -217,18 +228,21 @@ def scaling_table(folder: Path = record.RESULTS) -> str:
     """A step on several H200s: planned memory and counted exchanges, then predicted times."""
     keys = ("model", "method", "devices")
     rows = record.read("scaling", folder=folder)
-    rows.sort(key=lambda row: [row["measured"][key] for key in keys])
-    compiled, predicted = (
-        newest([r for r in rows if r["measured"]["part"] == part], keys)
-        for part in ("compiled", "predicted")
-    )
+    rows.sort(key=lambda row: [row["measured"].get(key, "") for key in keys])
+
+    def part(name: str, *by: str) -> list[dict[str, Any]]:
+        return newest([r for r in rows if r["measured"]["part"] == name], by)
+
+    compiled, predicted = (part(name, *keys) for name in ("compiled", "predicted"))
+    decoding = part("decoding", "model", "devices")
     made = "; ".join(sorted({provenance(row) for row in rows}))
     return (
         f"{record.markdown_table(compiled, SCALING_COLUMNS)}\n\nOf each device, as XLA plans it, weights in parts, "
-        "compiled on a machine without a GPU; exchanges counted in the compiled program. Predicted, not "
-        f"measured:\n\n{record.markdown_table(predicted, PREDICTION_COLUMNS)}\n\nComputing and exchanging one after "
-        "the other, at rates that others published for a Hopper chip and 80 % of NVLink's and of a 400 Gb/s "
-        f"network's bandwidth (`experiments/scaling/prediction.py`). {made}."
+        "compiled on a machine without a GPU; exchanges counted in the compiled program. Decoding the clip, on one GPU "
+        f"what it holds at a time, beside the video:\n\n{record.markdown_table(decoding, DECODING_COLUMNS)}\n\nSteps, "
+        f"predicted, not measured:\n\n{record.markdown_table(predicted, PREDICTION_COLUMNS)}\n\nComputing and "
+        "exchanging one after the other, at rates that others published for a Hopper chip and 80 % of NVLink's and of "
+        f"a 400 Gb/s network's bandwidth (`experiments/scaling/prediction.py`). {made}."
     )
 
 

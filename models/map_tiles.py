@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from sparsevdit_jax.parallel import whole
 
 from .tiling import Cut, boxes, join
-from .time_shards import axes, device_count
+from .vae_devices import vae_axes, vae_devices
 
 Numbers = tuple[int, ...]
 
@@ -61,12 +61,12 @@ def _each(run, operands, corners, size):
     def all_of(operands, corners):
         return jax.lax.map(lambda corner: run(operands, corner, size), corners)
 
-    devices = device_count()
+    devices = vae_devices()
     if devices == 1:
         return all_of(operands, corners)
     extra = -len(corners) % devices
     padded = jnp.concatenate([corners, jnp.broadcast_to(corners[:1], (extra, corners.shape[1]))])
-    dealt = PartitionSpec(axes())
+    dealt = PartitionSpec(vae_axes())
     spread = jax.shard_map(
         all_of, in_specs=(PartitionSpec(), dealt), out_specs=dealt, check_vma=False
     )

@@ -5,7 +5,6 @@ frames of the neighbour. That is all the overlap there has to be, exact whatever
 margin twice instead would take some 35 latent frames of it for Wan, more than most clips have.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,22 +14,8 @@ from jax.sharding import PartitionSpec
 
 from pallas_kernels._pytree import pytree
 from sparsevdit_jax.parallel import whole
-from sparsevdit_jax.parallel.mesh import current
 
-_AXES = ("cfg", "seq")  # an autoencoder knows no guidance, so those devices can have frames too
-
-
-def axes() -> tuple[str, ...]:
-    """The present mesh's axes over which an autoencoder works."""
-    return tuple(name for name in _AXES if name in jax.sharding.get_abstract_mesh().axis_names)
-
-
-def device_count() -> int:
-    """Devices over which an autoencoder works; 1 without a mesh, and inside of `jax.shard_map`."""
-    if current() is None:
-        return 1
-    shape = jax.sharding.get_abstract_mesh().shape
-    return math.prod(shape[name] for name in axes())
+from .vae_devices import vae_axes, vae_devices
 
 
 @pytree
@@ -57,7 +42,7 @@ def frames_before(cache: jax.Array | Halo, x: jax.Array) -> jax.Array:
     if not isinstance(cache, Halo):
         return cache
     batch, count, *inner = cache.first.shape
-    names = axes()
+    names = vae_axes()
     n = jax.lax.axis_size(names)
     last = x[:, -count:].reshape(batch, -1, count, *inner)
     left = jax.lax.ppermute(last[:, -1], names, [(i, i + 1) for i in range(n - 1)])
@@ -83,11 +68,11 @@ def spread_clip(
       first: latents of the first chunk, less than T.
       unit: what latents on a device are a multiple of.
     """
-    names = axes()
+    names = vae_axes()
     head, cache = step(model, z[:, :, :first], None)
     rest = z[:, :, first:]
     # Latents added at the end to divide change no frame before theirs.
-    extra = -rest.shape[2] % (unit * device_count())
+    extra = -rest.shape[2] % (unit * vae_devices())
     padded = jnp.pad(rest, ((0, 0), (0, 0), (0, extra), (0, 0), (0, 0)))
 
     def run(model, z, cache):

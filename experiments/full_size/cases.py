@@ -1,4 +1,4 @@
-"""The clips at which the published models are used, and one denoising step of each as a function of shapes."""
+"""The clips at which published models are used: one denoising step of each, and decoding, as functions of shapes."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from models.hunyuan_video import PRESETS as HUNYUAN
 from models.hunyuan_video_vae import PRESETS as HUNYUAN_VAE
 from models.keys import checkpoint_slots
 from models.pipelines import FAMILIES, Clip, Denoiser, Family
-from models.pretrained import TRANSFORMERS
+from models.pretrained import TRANSFORMERS, VAES
 from models.schedulers import scheduler_from_json
 from models.sharding import fully_sharded
 from models.text_embeddings import TextEmbeddings
@@ -179,11 +179,16 @@ AXES = {"wan2.1-t2v-14b": {"cfg": 2, "seq": 4}, "hunyuanvideo": {"seq": 8}}
 """Eight H200s in one machine: guidance's rows apart where there are two."""
 
 
+def spread_cases() -> list[FullSize]:
+    """Those with axes."""
+    return [case for case in CASES if case.name in AXES]
+
+
 def sharded_steps(mesh: Mesh) -> Iterator[tuple[str, Callable, tuple]]:
     """`steps` of the models in `AXES` on a mesh: weights and states spread, the rest whole on each device."""
     place = fully_sharded(mesh)
-    for case in CASES:
-        for method in METHODS if case.name in AXES else ():
+    for case in spread_cases():
+        for method in METHODS:
             denoiser = case.denoiser(method)
             phase = None if method == "dense" else Phase.REUSE
             step, (model, *rest) = denoiser.program(case.model(), case.conditions(), phase)
@@ -191,3 +196,33 @@ def sharded_steps(mesh: Mesh) -> Iterator[tuple[str, Callable, tuple]]:
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place("", x.shape)), model
             )
             yield f"{case.name} {method}", as_on_hopper(step), (model, *rest)
+
+
+def decodes() -> Iterator[tuple[str, Callable, tuple]]:
+    """What decoding the clips of `spread_cases` on one device holds at a time, for `compile_for_h200`."""
+    for case in spread_cases():
+        yield f"{case.name} decode", _decode, _decoded(case, case.family.probe(case.clip, None))
+
+
+def sharded_decodes(mesh: Mesh) -> Iterator[tuple[str, Callable, tuple]]:
+    """Decoding the whole clips on a mesh, the VAE whole on each device."""
+    del mesh
+    for case in spread_cases():
+        shape = (1, case.family.latent_channels, *case.family.latent_size(case.clip))
+        yield f"{case.name} decode", _decode_all, _decoded(case, shape)
+
+
+def _decode(vae: Any, z: jax.Array) -> jax.Array:
+    return vae.decode(z)
+
+
+def _decode_all(vae: Any, z: jax.Array) -> jax.Array:
+    (video,) = vae.decode_chunks(z)
+    return video
+
+
+def _decoded(case: FullSize, shape: tuple[int, ...]) -> tuple:
+    """A VAE without weights, and the shape of its latents."""
+    cls = VAES[case.family.VAE]
+    vae = nnx.eval_shape(lambda: cls(case.vae, dtype=DTYPE, rngs=nnx.Rngs(0)))
+    return vae, jax.ShapeDtypeStruct(shape, DTYPE)

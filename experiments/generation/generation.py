@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import hosts
 from experiments.generation.choose import choose_attention
+from experiments.generation.decoding import choose_decoding
 from experiments.generation.memory import GIB, check_memory, device_memory
 from experiments.generation.report import balance, compare, timing, write_report
 from experiments.generation.settings import Config, check_flags, clip_of, dense_path
@@ -38,8 +39,8 @@ def read_image(path: Path, height: int, width: int) -> np.ndarray:
 class Generation:
     """One call of the command: plans, then runs.
 
-    With a mesh denoising and decoding run on it; each process encodes the prompt on its first device, and the first
-    writes.
+    With a mesh denoising runs on it, and decoding where it fits; each process encodes the prompt on its first device,
+    and the first writes.
     """
 
     def __init__(self, config: Config):
@@ -63,7 +64,6 @@ class Generation:
         self.mesh = hosts.mesh_of(distributed=config.distributed, cfg=config.cfg, seq=config.seq)
         self.weights = Weights(config, self.family, self.mesh)
         self.transformer = self.weights.planned_transformer()
-        self.vae = self.weights.planned_vae()
         self.grid = self.family.grid(self.transformer, self.clip, text.shape[1])
         self.attention = choose_attention(
             config.attention,
@@ -127,46 +127,22 @@ class Generation:
         limit = device_memory(1 if self.mesh is None else len(self.mesh.local_devices))
         if self.config.memory_gib is not None:
             limit = int(self.config.memory_gib * GIB)
-        self.tile = self.family.tiling() if self.config.tile == "on" else None
-        decoding = self._decoding(self.tile)
-        if self.config.tile == "auto" and limit is not None and decoding > 0.9 * limit:
-            self.tile = self.family.tiling()
-            decoding = self._decoding(self.tile)
+        self.decoding = choose_decoding(
+            self.family, self.clip, self.weights, self.mesh, tile=self.config.tile, limit=limit
+        )
         says = check_memory(
             self.family,
             self.clip,
             steps,
-            decoding,
+            self.decoding.peak,
             dtype=self.config.dtype,
-            tiled=self.tile is not None,
+            tiled=self.decoding.tile is not None,
             limit=limit,
         )
-        hosts.say(says + (", decoding in tiles" if self.tile is not None else ""))
+        hosts.say(says + (", decoding in tiles" if self.decoding.tile is not None else ""))
         if self.config.seq > 1 and self.attention is not None:
             heads = self.family.transformer.num_heads
             hosts.say(balance(self.attention, self.grid, heads, self.config.seq))
-
-    def _decoding(self, tile) -> int:
-        """Bytes that decoding takes: without a mesh beside the video, with one all on each device."""
-        spread = self.mesh is not None and self.mesh.size > 1
-        if spread:
-            shape = (1, self.family.latent_channels, *self.family.latent_size(self.clip))
-        else:
-            shape = self.family.probe(self.clip, tile)
-
-        def decode(vae, z):
-            if not spread:
-                return vae.decode(z)
-            (video,) = vae.decode_chunks(z, tile=tile)
-            return video
-
-        dtype, where = jnp.dtype(self.config.dtype), self.weights.everywhere
-        z = jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-        with hosts.on(self.mesh):
-            program = jax.jit(decode).lower(self.vae, z).compile()
-        self.decoder = program if spread else None
-        plan = program.memory_analysis()
-        return plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
 
     def run(self) -> dict[str, Any]:
         """Makes the videos; returns the report, which is empty on all processes but the first."""
@@ -268,11 +244,7 @@ class Generation:
         return x, steps
 
     def _decode(self, vae, x):
-        with hosts.on(self.mesh):
-            frames = list(
-                self.family.frames(vae, x, self.clip, tile=self.tile, decode=self.decoder)
-            )
-        return np.concatenate(frames)[: self.clip.frames]
+        return self.decoding.video(vae, x)
 
     def _describe(self) -> str | None:
         if self.attention is None:

@@ -191,6 +191,22 @@ SCALING = Section(
         ),
         Table(
             records="scaling",
+            title="Decoding the clip, for each device; on one what it holds at a time, beside the video",
+            columns={
+                "model": "model",
+                "clip": "clip",
+                "GPUs": "devices",
+                "VAE and latents, GB": "arguments_gb:.1f",
+                "activations, GB": "temporaries_gb:.1f",
+                "peak, GB": "peak_gb:.1f",
+                "frames of neighbours, GB": "collective_permute_gb:.2f",
+                "joining the video, GB": "all_gather_gb:.2f",
+            },
+            group=("model", "devices"),
+            where={"part": "decoding"},
+        ),
+        Table(
+            records="scaling",
             title="One step, predicted",
             columns={
                 "model": "model",

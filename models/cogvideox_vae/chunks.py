@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from ..time_shards import device_count, spread_clip
+from ..time_shards import spread_clip
+from ..vae_devices import vae_devices
 from ..video_vae import channels_last, channels_second, scan_clip
 
 Coder = Callable[[jax.Array, tuple | None], tuple[jax.Array, tuple]]
@@ -51,7 +52,7 @@ def all_chunks(coder: Coder, x: jax.Array, size: int) -> jax.Array:
     mesh each device takes a run of them, all at once.
     """
     first, *others = chunk_lengths(x.shape[2], size)
-    if others and device_count() > 1:
+    if others and vae_devices() > 1:
         return _spread(coder, x, first=first, size=size)
     if not is_traced(coder, x):
         return jnp.concatenate(list(each_chunk(coder, x, size)), 2)

@@ -1,15 +1,17 @@
 """CogVideoXVAE: chunks of latents to chunks of video and back."""
 
+import functools
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..map_tiles import cut_out, map_plane
 from ..tiling import Cut, Tile, boxes, crop, in_tiles, join, plane_cuts
-from ..time_shards import device_count
+from ..vae_devices import vae_devices
 from ..video_vae import VideoVAE, split_moments
-from .chunks import all_chunks, each_chunk
+from .chunks import Coder, all_chunks, each_chunk
 from .config import CogVideoXVAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
@@ -26,7 +28,7 @@ class CogVideoXVAE(VideoVAE):
     8 frames or 2 latents, and what is left over goes to the first chunk. T latents give 4T frames if T is even and
     4T - 3 if it is odd; F frames give F/4 latents, or (F + 3)/4 if F is 4k + 1. Both ways give a clip its own length
     if F is 8k or 8k + 1. Under a mesh the chunks are spread over its devices, each with the activations of its share
-    at once.
+    at once, or the tiles where it cuts.
 
     Source: diffusers' AutoencoderKLCogVideoX. Differs: other numbers of frames, and heights and widths that are no
     multiples of 8, are refused, where the original shares frames unevenly and drops pixels.
@@ -62,9 +64,7 @@ class CogVideoXVAE(VideoVAE):
           ValueError: z has another rank or channel count, is empty or not floating, or tiles are no whole latents.
         """
         self._check_latents(z)
-        return in_tiles(
-            lambda z: all_chunks(self.decoder, z, LATENTS_PER_CHUNK), z, self._decode_cuts(z, tile)
-        )
+        return _in_tiles(self.decoder, z, LATENTS_PER_CHUNK, self._decode_cuts(z, tile))
 
     def decode_chunks(self, z: jax.Array, *, tile: Tile | None = None) -> Iterator[jax.Array]:
         """The frames of `decode(z, tile=tile)` as they become ready: 8 at a time, the first time also 1 or 9.
@@ -81,7 +81,7 @@ class CogVideoXVAE(VideoVAE):
         """
         self._check_latents(z)
         cuts = self._decode_cuts(z, tile)
-        if device_count() > 1:
+        if vae_devices() > 1:
             return iter([self.decode(z, tile=tile)])
         if cuts is None:
             return each_chunk(self.decoder, z, LATENTS_PER_CHUNK)
@@ -103,9 +103,7 @@ class CogVideoXVAE(VideoVAE):
         """
         self._check_video(video)
         cuts = plane_cuts(tile, video.shape[-2:], 1, self.config.compression[1])
-        return split_moments(
-            in_tiles(lambda x: all_chunks(self.encoder, x, FRAMES_PER_CHUNK), video, cuts)
-        )
+        return split_moments(_in_tiles(self.encoder, video, FRAMES_PER_CHUNK, cuts))
 
     def normalize(self, z: jax.Array) -> jax.Array:
         """Latents of `encode` to those the transformer is conditioned on: scaling_factor * z.
@@ -132,3 +130,18 @@ class CogVideoXVAE(VideoVAE):
         for chunks in zip(*(stream for row in streams for stream in row), strict=True):
             parts = iter(chunks)
             yield join([[next(parts) for _ in row] for row in streams], cuts)
+
+
+def _in_tiles(coder: Coder, x: jax.Array, size: int, cuts: tuple[Cut, Cut] | None) -> jax.Array:
+    if cuts is not None and vae_devices() > 1:
+        return _dealt_tiles(coder, x, size=size, cuts=cuts)
+    return in_tiles(lambda part: all_chunks(coder, part, size), x, cuts)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "cuts"))
+def _dealt_tiles(coder: Coder, x: jax.Array, *, size: int, cuts: tuple[Cut, Cut]) -> jax.Array:
+    def tile(operands, corner, shape):
+        coder, x = operands
+        return all_chunks(coder, cut_out(x, corner, shape), size)
+
+    return map_plane(tile, (coder, x), x.shape[-2:], cuts)

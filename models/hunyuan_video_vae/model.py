@@ -9,7 +9,7 @@ from flax import nnx
 
 from ..nn import Conv
 from ..tiling import Tile
-from ..time_shards import device_count
+from ..vae_devices import vae_devices
 from ..video_vae import VideoVAE, channels_last, channels_second, split_moments
 from .chunks import Cuts, all_chunks, in_chunks
 from .config import HunyuanVideoVAEConfig
@@ -65,7 +65,7 @@ class HunyuanVideoVAE(VideoVAE):
         self._check_latents(z)
         if tile is None:
             return self._decode_whole(z)
-        if device_count() > 1:
+        if vae_devices() > 1:
             return _decode_tiles(self, jnp.asarray(z), cuts=self._cuts(tile, of_input=True))
         return jnp.concatenate(list(self.decode_chunks(z, tile=tile)), 2)
 
@@ -84,7 +84,7 @@ class HunyuanVideoVAE(VideoVAE):
         """
         self._check_latents(z)
         tile = tile or self.default_tile
-        if device_count() > 1:
+        if vae_devices() > 1:
             return iter([self.decode(z, tile=tile)])
         cuts = self._cuts(tile, of_input=True)
         return in_chunks(lambda part: _decode_tile(self, part), z, cuts)
@@ -94,7 +94,7 @@ class HunyuanVideoVAE(VideoVAE):
 
         Args:
           video: [B, 3, 1 + 4 k, H, W] in [-1, 1], floating; H and W multiples of 8.
-          tile: as in `decode`.
+          tile: as in `decode`, one after the other under a mesh too.
 
         Returns:
           Mean and log variance [B, 16, 1 + k, H / 8, W / 8] in the model's dtype, the latter clamped to [-30, 20].

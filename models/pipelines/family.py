@@ -22,6 +22,9 @@ from sparsevdit_jax import VideoGrid
 
 from .conditions import Conditions
 
+_AT_A_TIME = 16
+"""Frames of a chunk that are turned into bytes at once: they pass through float32."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
@@ -251,7 +254,7 @@ class Family(abc.ABC):
         clip: Clip,
         *,
         tile: Tile | None = None,
-        decode: Callable[[Any, jax.Array], jax.Array] | None = None,
+        decode: Callable[[Any, jax.Array], np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
         """Decodes denoised latents: uint8 [n, height, width, 3], a few frames at a time.
 
@@ -260,13 +263,15 @@ class Family(abc.ABC):
           x: denoised latents.
           clip: what they show.
           tile: cuts pictures; see the VAE's `decode_chunks`.
-          decode: a compiled `decode(vae, z)` of all frames, in place of the VAE's `decode_chunks`.
+          decode: a `decode(vae, z)` that returns all frames, in place of the VAE's `decode_chunks`.
         """
         z = vae.denormalize(self.to_vae(x, clip)).astype(vae.dtype)
         for chunk in vae.decode_chunks(z, tile=tile) if decode is None else [decode(vae, z)]:
-            video = np.asarray(chunk[0].transpose(1, 2, 3, 0), np.float32)
-            if not np.isfinite(video).all():
-                raise FloatingPointError(
-                    "the decoded video holds NaN or infinity; try --dtype float32, and look at the latents"
-                )
-            yield np.round((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
+            for start in range(0, chunk.shape[2], _AT_A_TIME):
+                part = chunk[0, :, start : start + _AT_A_TIME]
+                video = np.asarray(part.transpose(1, 2, 3, 0), np.float32)
+                if not np.isfinite(video).all():
+                    raise FloatingPointError(
+                        "the decoded video holds NaN or infinity; try --dtype float32, and look at the latents"
+                    )
+                yield np.round((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)

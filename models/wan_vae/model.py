@@ -9,7 +9,8 @@ from flax import nnx
 
 from ..map_tiles import cut_out, map_plane
 from ..tiling import Cut, Tile, boxes, crop, join, plane_cuts
-from ..time_shards import device_count, spread_clip
+from ..time_shards import spread_clip
+from ..vae_devices import vae_devices
 from ..video_vae import VideoVAE, channels_last, channels_second, scan_clip, split_moments
 from .config import WanVAEConfig
 from .decoder import Decoder
@@ -84,7 +85,7 @@ class WanVAE(VideoVAE):
           ValueError: as `decode`, at the call and not when the first chunk is asked for.
         """
         self._check_latents(z)
-        if device_count() > 1:
+        if vae_devices() > 1:
             return iter([self.decode(z, tile=tile)])
         return self._decode_chunks(z, self._decode_cuts(z, tile))
 
@@ -176,9 +177,11 @@ class WanVAE(VideoVAE):
 @functools.partial(jax.jit, static_argnames=("cuts", "remat"))
 def _decode(model: WanVAE, z: jax.Array, *, cuts: Cuts, remat: bool) -> jax.Array:
     if cuts is None:
-        # Convolutions look two frames back, and the neighbour must have them.
-        if z.shape[2] - 1 > device_count() > 1:
-            return spread_clip(_decode_step, model, z, first=1, unit=1)
+        if z.shape[2] > 3 and vae_devices() > 1:
+            # Convolutions look two frames back, and the neighbour must have them.
+            unit = 1 if z.shape[2] - 1 > vae_devices() else 2
+            step = jax.checkpoint(_decode_step) if remat else _decode_step
+            return spread_clip(step, model, z, first=1, unit=unit)
         return _scan(_decode_step, model, z, remat)
 
     def tile(operands, corner, size):

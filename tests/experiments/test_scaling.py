@@ -2,7 +2,9 @@ import dataclasses
 
 import pytest
 
+from experiments.full_size import cases as full_size
 from experiments.full_size.cases import AXES, CASES
+from experiments.kernel_resources.deviceless import Compiled
 from experiments.scaling import __main__ as scaling
 from experiments.scaling.prediction import Layout, Work, exchanged_bytes, predict
 
@@ -48,7 +50,9 @@ def test_an_added_head_is_waited_for():
     assert dense == pytest.approx(predict(HUNYUAN, Layout(1, 1)).attention_s / 12)
 
 
-def test_predictions_are_recorded_with_their_mesh(monkeypatch, capsys):
+@pytest.fixture
+def rows(monkeypatch):
+    """What a run would record."""
     rows = []
 
     class Run:
@@ -57,6 +61,46 @@ def test_predictions_are_recorded_with_their_mesh(monkeypatch, capsys):
             return {"measured": measured}
 
     monkeypatch.setattr(scaling.Run, "start", lambda *_, **__: Run())
+    return rows
+
+
+def test_decoding_is_compiled_for_one_device_and_for_eight(rows, monkeypatch):
+    asked = []
+
+    def compiled(listed, *names, axes, **_):
+        asked.append((listed.split(":")[1], names, axes))
+        memory = dict(argument=3_000_000_000, temp=4_000_000_000, output=10**9, alias=0)
+        found = {"collective-permute": dict(count=33, bytes=2 * 10**9)} if axes else {}
+        return [Compiled(names[0], memory=memory, collectives=found)]
+
+    monkeypatch.setattr(scaling, "compile_for_h200", compiled)
+    name = "wan2.1-t2v-14b decode"
+    scaling.main(scaling.Config(only=(name,)))
+    assert asked == [
+        ("decodes", (name,), {}),
+        ("sharded_decodes", (name,), {"cfg": 2, "seq": 4}),
+    ]
+    assert [(row["part"], row["devices"], row["peak_gb"]) for row in rows] == [
+        ("decoding", 1, 8.0),
+        ("decoding", 8, 8.0),
+    ]
+    assert [row["collective_permute_gb"] for row in rows] == [0, 2.0]
+
+
+def test_decoded_shapes_are_those_of_the_clips():
+    spread = {name: z.shape for name, _, (_, z) in full_size.sharded_decodes(None)}
+    assert spread == {
+        "wan2.1-t2v-14b decode": (1, 16, 21, 90, 160),
+        "hunyuanvideo decode": (1, 16, 33, 90, 160),
+    }
+    alone = {name: z.shape for name, _, (_, z) in full_size.decodes()}
+    assert alone == {
+        "wan2.1-t2v-14b decode": (1, 16, 3, 90, 160),
+        "hunyuanvideo decode": (1, 16, 5, 32, 32),
+    }
+
+
+def test_predictions_are_recorded_with_their_mesh(rows, capsys):
     scaling.main(scaling.Config(only=("hunyuanvideo sta",), predict_only=True))
     assert [row["devices"] for row in rows] == list(scaling.DEVICES)
     assert {row["part"] for row in rows} == {"predicted"}

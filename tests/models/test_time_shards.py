@@ -2,11 +2,7 @@
 
 import jax.numpy as jnp
 
-from models.time_shards import device_count, frames_before
-
-
-def test_one_device_spreads_nothing():
-    assert device_count() == 1
+from models.time_shards import frames_before
 
 
 def test_a_cache_is_what_it_is():

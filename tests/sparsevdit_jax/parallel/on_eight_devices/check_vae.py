@@ -50,27 +50,31 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize(
-    ("name", "frames", "tile"),
+    ("name", "frames", "tile", "sends"),
     [
-        ("wan", 9, None),
-        ("wan", 8, None),  # does not divide
-        ("wan", 3, None),  # too few to spread
-        ("wan", 3, WIDE),
-        ("cogvideox", 17, None),  # a first chunk of 3 and seven of 2
-        ("cogvideox", 10, None),  # even: a first chunk of 2
-        ("cogvideox", 3, None),
-        ("cogvideox", 9, WIDE),
-        ("hunyuan", 6, IN_TIME),
-        ("hunyuan", 2, WIDE),
+        ("wan", 9, None, "collective-permute"),
+        ("wan", 8, None, "collective-permute"),  # does not divide
+        ("wan", 4, None, "collective-permute"),  # two on a device, none on the others
+        ("wan", 3, None, None),  # too few to spread
+        ("wan", 3, WIDE, "all-gather"),
+        ("cogvideox", 17, None, "collective-permute"),  # a first chunk of 3 and seven of 2
+        ("cogvideox", 10, None, "collective-permute"),  # even: a first chunk of 2
+        ("cogvideox", 3, None, None),
+        ("cogvideox", 5, WIDE, "all-gather"),
+        ("hunyuan", 6, IN_TIME, "all-gather"),
+        ("hunyuan", 2, WIDE, "all-gather"),
     ],
 )
-def test_decoding_is_that_of_one_device(vaes, name, frames, tile):
+def test_decoding_is_that_of_one_device(vaes, name, frames, tile, sends):
     vae, z = vaes[name], latents(name, frames)
     expected = vae.decode(z, tile=tile)
     with jax.set_mesh(parallel.make_mesh(seq=4)):
-        found = vae.decode(z, tile=tile)
+        program = jax.jit(lambda vae, z: vae.decode(z, tile=tile)).lower(vae, z).compile()
+        found = program(vae, z)
     assert found.shape == expected.shape
     close(found, expected)
+    sent = count(program.as_text())
+    assert sends in sent if sends else not sent
 
 
 @pytest.mark.parametrize("name", ["wan", "cogvideox"])
@@ -82,13 +86,27 @@ def test_two_clips_on_both_axes_of_a_mesh(vaes, name):
     close(found, expected)
 
 
-@pytest.mark.parametrize(("name", "tile"), [("wan", None), ("cogvideox", None), ("hunyuan", None)])
-def test_chunks_come_at_once(vaes, name, tile):
+@pytest.mark.parametrize("name", LATENTS)
+def test_chunks_come_at_once(vaes, name):
     vae, z = vaes[name], latents(name, 5)
+    expected = jnp.concatenate(list(vae.decode_chunks(z)), 2)
     with jax.set_mesh(parallel.make_mesh(seq=2)):
-        (found,) = vae.decode_chunks(z, tile=tile)
-        expected = vae.decode(z, tile=vae.default_tile if name == "hunyuan" else tile)
-    np.testing.assert_array_equal(found, expected)
+        (found,) = vae.decode_chunks(z)
+    close(found, expected)
+
+
+def test_gradients_cross_devices(vaes):
+    z = latents("wan", 6)
+    weight = np.random.default_rng(2).standard_normal((1, 1, 21, 1, 1)).astype(np.float32)
+
+    def loss(z, remat):
+        video = vaes["wan"].decode(z, remat=remat)
+        return (video * weight).sum()
+
+    expected = jax.jit(jax.grad(loss), static_argnums=1)(z, False)
+    with jax.set_mesh(parallel.make_mesh(seq=4)):
+        for remat in (False, True):
+            close(jax.jit(jax.grad(loss), static_argnums=1)(z, remat), expected)
 
 
 @pytest.mark.parametrize(("name", "tile"), [("cogvideox", None), ("wan", WIDE)])

@@ -1,0 +1,68 @@
+"""Which way is taken; that each makes the video is tested by test_generate.py and test_hosts.py."""
+
+import types
+
+import pytest
+
+from experiments.generation import decoding
+from experiments.generation.decoding import Decoding, choose_decoding
+from models.tiling import Tile
+
+TILE = Tile()
+PEAKS = {("spread", None): 50, ("alone", None): 30, ("spread", TILE): 20, ("alone", TILE): 10}
+MESH = types.SimpleNamespace(size=4)
+
+
+class Family:
+    def tiling(self):
+        return TILE
+
+    def probe(self, clip, tile):
+        return (clip, tile)
+
+
+class AlwaysCut(Family):
+    def probe(self, clip, tile):
+        return (clip,)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    tried = []
+
+    def way(kind):
+        def plan(family, clip, weights, mesh, tile):
+            tried.append((kind, tile))
+            return Decoding(family, clip, mesh, tile, PEAKS[kind, tile])
+
+        return plan
+
+    monkeypatch.setattr(decoding, "_alone", way("alone"))
+    monkeypatch.setattr(decoding, "_spread", way("spread"))
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("mesh", "tile", "limit", "expected"),
+    [
+        (MESH, "auto", None, [("spread", None)]),
+        (MESH, "auto", 100, [("spread", None)]),
+        (MESH, "auto", 40, [("spread", None), ("alone", None)]),  # rather than another picture
+        (MESH, "auto", 25, [("spread", None), ("alone", None), ("spread", TILE)]),
+        (MESH, "auto", 1, list(PEAKS)),
+        (MESH, "off", 1, [("spread", None), ("alone", None)]),
+        (MESH, "on", 100, [("spread", TILE)]),
+        (None, "auto", 100, [("alone", None)]),
+        (None, "auto", 30, [("alone", None), ("alone", TILE)]),
+        (types.SimpleNamespace(size=1), "auto", 100, [("alone", None)]),
+    ],
+)
+def test_the_first_way_that_fits_is_taken(tried, mesh, tile, limit, expected):
+    found = choose_decoding(Family(), "clip", None, mesh, tile=tile, limit=limit)
+    assert tried == expected
+    assert found.tile == expected[-1][1]
+
+
+def test_what_is_always_cut_is_planned_once(tried):
+    choose_decoding(AlwaysCut(), "clip", None, None, tile="auto", limit=1)
+    assert tried == [("alone", TILE)]
