@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,18 +32,19 @@ class BlockMask:
     Attributes:
       kv_indices: int32 [B|1, H|1, Nq, S], indices of key/value blocks.
       kv_counts: int32 [B|1, H|1, Nq], blocks listed in each row.
-      q_lengths: int32 [B|1, H|1, Nq] or None; real tokens, at the start of each query block.
-      kv_lengths: int32 [B|1, H|1, Nk] or None; the same of each key/value block. Tokens that are
+      q_lengths: int32 [B|1, H|1, Nq], real tokens at the start of each query block; None: all.
+      kv_lengths: int32 [B|1, H|1, Nk] or None, the same of each key/value block. Tokens that are
         not real are padding: as keys they get no weight, as queries their output is 0.
       block_q: tokens in a query block.
       block_kv: tokens in a key/value block.
-      num_kv_blocks: Nk.
+      num_kv_blocks: Nk. The lists cannot tell it, as no row need list the last block.
     """
 
     kv_indices: ArrayLike
     kv_counts: ArrayLike
-    q_lengths: ArrayLike | None
-    kv_lengths: ArrayLike | None
+    _: dataclasses.KW_ONLY
+    q_lengths: ArrayLike | None = None
+    kv_lengths: ArrayLike | None = None
     block_q: int = static()
     block_kv: int = static()
     num_kv_blocks: int = static()
@@ -99,8 +101,14 @@ class BlockMask:
             raise ValueError(f"{capacity=} must be at least 1, or None for the longest row")
         keep = keep.reshape((1,) * (4 - keep.ndim) + keep.shape)
         lists: Any = _block_lists.in_program if traced else _block_lists.on_host
-        lengths = _as_lengths(q_lengths), _as_lengths(kv_lengths)
-        return cls(*lists(keep, capacity), *lengths, block_q, block_kv, keep.shape[-1])
+        return cls(
+            *lists(keep, capacity),
+            q_lengths=_as_lengths(q_lengths),
+            kv_lengths=_as_lengths(kv_lengths),
+            block_q=block_q,
+            block_kv=block_kv,
+            num_kv_blocks=keep.shape[-1],
+        )
 
     @classmethod
     def full(
@@ -114,10 +122,15 @@ class BlockMask:
         kv_lengths: ArrayLike | None = None,
     ) -> BlockMask:
         """The mask that keeps every block, for any batch and heads; holds one count per row."""
-        indices = np.zeros((1, 1, num_q_blocks, 1), np.int32)
-        counts = np.full((1, 1, num_q_blocks), num_kv_blocks, np.int32)
-        lengths = _as_lengths(q_lengths), _as_lengths(kv_lengths)
-        return cls(indices, counts, *lengths, block_q, block_kv, num_kv_blocks)
+        return cls(
+            np.zeros((1, 1, num_q_blocks, 1), np.int32),
+            np.full((1, 1, num_q_blocks), num_kv_blocks, np.int32),
+            q_lengths=_as_lengths(q_lengths),
+            kv_lengths=_as_lengths(kv_lengths),
+            block_q=block_q,
+            block_kv=block_kv,
+            num_kv_blocks=num_kv_blocks,
+        )
 
     @property
     def num_q_blocks(self) -> int:
@@ -167,8 +180,7 @@ class BlockMask:
         total = kv_lengths.sum(-1, keepdims=True)
         kept = (xp.where(full, total, row) * q_lengths).sum(-1)
         pairs = total[..., 0] * q_lengths.sum(-1)
-        shape = np.broadcast_shapes(kept.shape, pairs.shape)
-        kept, pairs = xp.broadcast_to(kept, shape), xp.broadcast_to(pairs, shape)
+        kept, pairs = xp.broadcast_arrays(kept, pairs)
         axes = 0 if per_head else (0, 1)
         return kept.sum(axes) / xp.maximum(pairs.sum(axes), np.float32(1))
 
@@ -207,17 +219,14 @@ class BlockMask:
             return merge([_or_blocks(a, count, block) for a in lengths])
 
         def widen(mask):
-            extra = ((0, 0), (0, 0), (0, 0), (0, capacity - mask.capacity))
-            return xp.pad(mask.kv_indices, extra)
+            return xp.pad(mask.kv_indices, [(0, 0)] * 3 + [(0, capacity - mask.capacity)])
 
-        return BlockMask(
-            merge([widen(mask) for mask in masks]),
-            merge([mask.kv_counts for mask in masks]),
-            merge_lengths("q_lengths", first.num_q_blocks, first.block_q),
-            merge_lengths("kv_lengths", first.num_kv_blocks, first.block_kv),
-            first.block_q,
-            first.block_kv,
-            first.num_kv_blocks,
+        return dataclasses.replace(
+            first,
+            kv_indices=merge([widen(mask) for mask in masks]),
+            kv_counts=merge([mask.kv_counts for mask in masks]),
+            q_lengths=merge_lengths("q_lengths", first.num_q_blocks, first.block_q),
+            kv_lengths=merge_lengths("kv_lengths", first.num_kv_blocks, first.block_kv),
         )
 
     def take_heads(self, heads: Sequence[int] | ArrayLike) -> BlockMask:
@@ -225,18 +234,7 @@ class BlockMask:
         heads = heads if isinstance(heads, jax.core.Tracer) else np.asarray(heads)
         xp = jnp if isinstance(heads, jax.core.Tracer) else _namespace(self)
 
-        def take(a):
-            return a if a is None or a.shape[1] == 1 else xp.take(a, heads, axis=1)
-
-        return BlockMask(
-            take(self.kv_indices),
-            take(self.kv_counts),
-            take(self.q_lengths),
-            take(self.kv_lengths),
-            self.block_q,
-            self.block_kv,
-            self.num_kv_blocks,
-        )
+        return jax.tree.map(lambda a: a if a.shape[1] == 1 else xp.take(a, heads, axis=1), self)
 
     def real_queries(self, length: int) -> jax.Array | None:
         """Bool [B|1, H|1, length]: query tokens that are not padding; None if all are real."""

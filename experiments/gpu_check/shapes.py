@@ -85,7 +85,7 @@ class Case:
         draws = np.random.default_rng(0).random((self.heads, n, n), np.float32)
         indices = np.sort(np.argpartition(draws, self.top_k - 1)[..., : self.top_k])[None]
         counts = np.full(indices.shape[:3], self.top_k, np.int32)
-        return BlockMask(indices.astype(np.int32), counts, None, None, *sizes.values(), n)
+        return BlockMask(indices.astype(np.int32), counts, **sizes, num_kv_blocks=n)
 
     def inputs(self, key: jax.Array, count: int, dtype: str) -> list[jax.Array]:
         """`count` random arrays [B, slots, H, D]."""

@@ -4,6 +4,7 @@ Ring attention (arXiv 2310.01889) over a block mask. Differs: keys and values go
 devices that list them; a distance that no device asks for is not travelled.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def attend(
         return carry[2].astype(q.dtype), carry[3]
 
     by_tokens = spec(4, tokens=1)
-    rows = BlockMask(mask.kv_indices, mask.kv_counts, mask.q_lengths, None, block, block, share * n)
+    rows = dataclasses.replace(mask, kv_lengths=None)
     run = jax.shard_map(
         body,
         in_specs=(by_tokens, by_tokens, by_tokens, jax.tree.map(_rows_spec, rows),
@@ -154,11 +155,11 @@ def _pad_blocks(mask: BlockMask, n: int) -> BlockMask:
     return BlockMask(
         xp.pad(mask.kv_indices, (*tail, (0, 0))),
         xp.pad(counts, tail),
-        q_lengths,
-        kv_lengths,
-        mask.block_q,
-        mask.block_kv,
-        count + extra,
+        q_lengths=q_lengths,
+        kv_lengths=kv_lengths,
+        block_q=mask.block_q,
+        block_kv=mask.block_kv,
+        num_kv_blocks=count + extra,
     )
 
 
@@ -191,11 +192,11 @@ def _columns(mask: BlockMask, kv_lengths, owner, share: int) -> BlockMask:
     return BlockMask(
         jnp.take_along_axis(local, first, axis=-1),
         counts,
-        mask.q_lengths,
-        kv_lengths,
-        mask.block_q,
-        mask.block_kv,
-        share,
+        q_lengths=mask.q_lengths,
+        kv_lengths=kv_lengths,
+        block_q=mask.block_q,
+        block_kv=mask.block_kv,
+        num_kv_blocks=share,
     )
 
 

@@ -103,11 +103,9 @@ class AdaSpa(BlockSparsePattern):
         mask = BlockMask(
             jnp.zeros((*rows, capacity), np.int32),
             jnp.full(rows, order.num_blocks, np.int32),
-            None,
-            None,
-            self.block,
-            self.block,
-            order.num_blocks,
+            block_q=self.block,
+            block_kv=self.block,
+            num_kv_blocks=order.num_blocks,
         )
         lse = jnp.zeros((batch, num_heads, grid.num_tokens), np.float32)
         return _with_its_heads(AdaSpaState(lse, mask, jnp.zeros((), bool)))
@@ -166,11 +164,9 @@ class AdaSpa(BlockSparsePattern):
         return BlockMask(
             jnp.pad(indices, (*rows, (0, 0))),
             jnp.pad(counts, rows, constant_values=total),
-            None,
-            None,
-            self.block,
-            self.block,
-            total,
+            block_q=self.block,
+            block_kv=self.block,
+            num_kv_blocks=total,
         )
 
     def _capacity(self, order):

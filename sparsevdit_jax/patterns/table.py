@@ -92,7 +92,13 @@ class Table(BlockSparsePattern):
         which, block = order_of[row], orders[0].block
         lengths = shared_lengths(orders, which, ctx.text_lengths)
         mask = BlockMask(
-            lists[row][None], counts[row][None], lengths, lengths, block, block, counts.shape[-1]
+            lists[row][None],
+            counts[row][None],
+            q_lengths=lengths,
+            kv_lengths=lengths,
+            block_q=block,
+            block_kv=block,
+            num_kv_blocks=counts.shape[-1],
         )
         order = orders[0] if len(orders) == 1 else TokenPermutation.choose(orders, which)
         if deal is not None:

@@ -1,12 +1,18 @@
 """What every implementation of dense attention and of block mass must satisfy; subclass yours."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pallas_kernels import block_mass, dense_attention
 from tests import tolerances
-from tests.conformance.op_suite import CASES, Case, run_operation
+from tests.conformance.op_suite import (
+    CASES,
+    Case,
+    check_under_vmap_scan_and_remat,
+    run_operation,
+)
 
 DENSE_CASES = (
     Case("plain"),
@@ -71,6 +77,17 @@ class DenseAttentionSuite:
         for a, b in zip(first, second, strict=True):
             np.testing.assert_array_equal(a, b)
 
+    def test_under_vmap_scan_and_remat(self):
+        q, k, v, d_out, d_lse = CASES[0].arrays(jnp.float32)
+
+        def loss(q, kv_lengths):
+            out, lse = dense_attention(
+                q, k, v, kv_lengths=kv_lengths, implementation=self.implementation
+            )
+            return (out * d_out).sum() + (lse * d_lse).sum()
+
+        check_under_vmap_scan_and_remat(loss, q, jnp.array([29], jnp.int32))
+
 
 class BlockMassSuite:
     """Inherit and set `implementation`."""
@@ -78,7 +95,7 @@ class BlockMassSuite:
     implementation: str
 
     @pytest.mark.parametrize("ragged", [False, True], ids=["even", "ragged"])
-    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=str)
     def test_matches_float64(self, ragged, dtype):
         case = Case("mass", lq=45, lk=70, batch=2, mask_batch=2, head_dim=5, block_kv=16,
                     density=1.0, q_ragged=ragged, kv_ragged=ragged)  # fmt: skip
@@ -110,3 +127,23 @@ class BlockMassSuite:
         if not ragged:
             rows = np.asarray(got).sum(-1)[1]
             np.testing.assert_allclose(rows, np.broadcast_to([8] * 5 + [5], (2, 6)), rtol=1e-5)
+
+    def test_same_bits_on_a_rerun(self):
+        q, k, _, _, lse = CASES[0].arrays(jnp.float32)
+        call = jax.jit(
+            lambda *x: block_mass(*x, block_q=8, block_kv=8, implementation=self.implementation)
+        )
+        np.testing.assert_array_equal(call(q, k, lse), call(q, k, lse))
+
+    def test_under_vmap_scan_and_remat(self):
+        q, k, _, _, lse = CASES[0].arrays(jnp.float32)
+
+        def loss(q, lse):  # as AdaSpa does, its gradient goes past the masses
+            mass = block_mass(
+                jax.lax.stop_gradient(q), k, lse, block_q=8, block_kv=8,
+                implementation=self.implementation,
+            )  # fmt: skip
+            rows = mass.sum(-1).repeat(8, -1).swapaxes(1, 2)[..., None]
+            return (q * rows).sum() / 8
+
+        check_under_vmap_scan_and_remat(loss, q, lse + 4)

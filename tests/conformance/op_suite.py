@@ -30,6 +30,23 @@ def run_operation(q, k, v, d_out, d_lse, extra, *, operation, options):
     return out, lse, *vjp((d_out, d_lse))
 
 
+def check_under_vmap_scan_and_remat(loss, q, others):
+    """The gradient of loss(q, others) in q [B, L, H, D] is the same inside those as without;
+    `others` is a tree of arrays, which vmap batches too.
+    """
+    qs = jnp.stack([q, q[:, ::-1]])
+    one_by_one = [jax.jit(jax.grad(loss))(x, others) for x in qs]
+    twice = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), others)
+    batched = jax.jit(jax.vmap(jax.grad(jax.checkpoint(loss))))(qs, twice)
+
+    def total(qs):
+        return jax.lax.scan(lambda s, q: (s + jax.checkpoint(loss)(q, others), None), 0.0, qs)[0]
+
+    scanned = jax.jit(jax.grad(total))(qs)
+    for got in (batched, scanned):
+        np.testing.assert_allclose(got, jnp.stack(one_by_one), atol=2e-6)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One shape of block-sparse attention; the seed draws its mask and its numbers."""
@@ -211,17 +228,7 @@ class BlockSparseAttentionSuite:
             out, lse = block_sparse_attention(q, k, v, mask, implementation=self.implementation)
             return (out * d_out).sum() + jnp.where(lse > -jnp.inf, lse, 0.0).sum()
 
-        qs = jnp.stack([q, q[:, ::-1]])
-        one_by_one = [jax.jit(jax.grad(loss))(x, mask) for x in qs]
-        masks = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), mask)
-        batched = jax.jit(jax.vmap(jax.grad(jax.checkpoint(loss))))(qs, masks)
-
-        def total(qs):
-            return jax.lax.scan(lambda s, q: (s + jax.checkpoint(loss)(q, mask), None), 0.0, qs)[0]
-
-        scanned = jax.jit(jax.grad(total))(qs)
-        for got in (batched, scanned):
-            np.testing.assert_allclose(got, jnp.stack(one_by_one), atol=2e-6)
+        check_under_vmap_scan_and_remat(loss, q, mask)
 
     def test_golden_ragged_blocks(self):
         golden = np.load(GOLDEN / "blocksparse_vbs_0.npz")

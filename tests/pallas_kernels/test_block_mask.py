@@ -149,9 +149,27 @@ def test_bad_lists_and_merges_are_refused():
     with pytest.raises(
         ValueError, match=r"kv_indices \(1, 1, 2, 3\) must be .*kv_counts \(1, 1, 1\)"
     ):
-        BlockMask(indices, counts[..., :1], None, None, 4, 8, 3)
+        BlockMask(indices, counts[..., :1], **BLOCKS, num_kv_blocks=3)
     with pytest.raises(ValueError, match="kv_counts has dtype int64; make it int32"):
-        BlockMask(indices, counts.astype(np.int64), None, None, 4, 8, 3)
+        BlockMask(indices, counts.astype(np.int64), **BLOCKS, num_kv_blocks=3)
     masks = [BlockMask.full(2, n, **BLOCKS) for n in (2, 3)]
     with pytest.raises(ValueError, match="cannot be merged; give all heads the same blocks"):
         BlockMask.concat_heads(masks)
+
+
+def test_lengths_are_optional_and_names_are_required():
+    keep = np.array([[0, 1, 0], [1, 0, 0]], bool)  # no row lists the last block
+    indices, counts = np.array([[[[1], [0]]]], np.int32), np.ones((1, 1, 2), np.int32)
+    mask = BlockMask(indices, counts, **BLOCKS, num_kv_blocks=3)
+    jax.tree.map(np.testing.assert_array_equal, mask, BlockMask.from_dense(keep, **BLOCKS))
+    lengths = np.array([[[8, 8, 3]]], np.int32)
+    mask = BlockMask(indices, counts, kv_lengths=lengths, **BLOCKS, num_kv_blocks=3)
+    leaves, structure = jax.tree.flatten(mask)
+    assert all(leaf is part for leaf, part in zip(leaves, (indices, counts, lengths), strict=True))
+    again = jax.tree.unflatten(structure, leaves)
+    assert again.q_lengths is None
+    assert again.kv_lengths is lengths
+    with pytest.raises(TypeError, match="positional"):
+        BlockMask(indices, counts, None, None, 4, 8, 3)
+    with pytest.raises(TypeError, match="num_kv_blocks"):
+        BlockMask(indices, counts, **BLOCKS)

@@ -143,6 +143,33 @@ def test_before_any_search_reuse_is_exact():
     assert not bool(state.searched)
 
 
+def test_a_new_init_forgets_the_prompt_before():
+    pattern = AdaSpa(0.25, BLOCK)
+    attend = jax.jit(pattern.attend, donate_argnums=3)  # as a denoising loop gives its state away
+    steps = random_steps(4)
+
+    def denoise(qkv, state):
+        outs = []
+        for x in qkv:
+            out, state = attend(*x, state, StepContext(GRID, Phase.SEARCH))
+            outs.append(out)
+        return outs, state
+
+    def fresh():
+        return pattern.init(GRID, batch=2, num_heads=4, head_dim=8)
+
+    first = denoise(steps[2:], fresh())
+    _, left = denoise(steps[:2], fresh())
+    left = jax.tree.map(np.array, left)
+    again = denoise(steps[2:], fresh())
+    jax.tree.map(np.testing.assert_array_equal, again, first)
+    # Going on with what the other prompt left is another thing: its LSE stays for good.
+    outs, kept = denoise(steps[2:], jax.tree.map(jnp.asarray, left))
+    np.testing.assert_array_equal(kept.lse, left.lse)
+    assert np.any(outs[0] != first[0][0])
+    assert np.all(np.any(np.asarray(first[1].lse) != left.lse, axis=-1))
+
+
 def test_full_density_is_dense():
     qkv = random_steps(2)
     out = run(AdaSpa(1.0, BLOCK), GRID, qkv, (Phase.SEARCH, Phase.REUSE))[1][0]

@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, StepContext, VideoGrid, launch, metrics
+from pallas_kernels import BlockMask
+from sparsevdit_jax import Phase, StepContext, TokenOrder, VideoGrid, launch, metrics
+from sparsevdit_jax.pattern import with_lengths
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -15,7 +17,9 @@ from sparsevdit_jax.patterns import (
     Table,
     VerticalStripe,
 )
+from tests import tolerances
 from tests.conformance.pattern_suite import PatternSuite
+from tests.sparsevdit_jax import oracles
 from tests.sparsevdit_jax.patterns.test_diagonal import TestMultiDiagonal as _MultiDiagonal
 from tests.sparsevdit_jax.patterns.test_vertical_stripe import TestVerticalStripe as _Stripe
 
@@ -77,15 +81,41 @@ def test_a_concrete_step_gives_the_same_bits_as_a_traced_one():
     np.testing.assert_array_equal(jax.jit(merged.attend)(*qkv, state, ctx_at(0))[0], traced)
 
 
+def full_rows(order):
+    """Attention of every block to every block of `order`, as a program."""
+    n, block, ctx = order.num_blocks, order.block, ctx_at(0)
+    full = BlockMask.full(n, n, block_q=block, block_kv=block)
+    mask = with_lengths(full, order, GRID, ctx.text_lengths)
+    return jax.jit(lambda q, k, v, *_: launch.attend_blocks(q, k, v, mask, order, ctx))
+
+
 def test_dense_entries_are_full_rows():
-    table, qkv = Table((Dense(), Diagonal(0.4, 8)), ((0, 1, 1, 0),)), inputs()
-    out = jax.jit(table.attend)(*qkv, (), ctx_at(0))[0]
-    dense = jax.jit(Dense().attend)(*qkv, (), ctx_at(0))[0]
-    np.testing.assert_allclose(out[:, :, ::3], dense[:, :, ::3], rtol=1e-5, atol=1e-5)
-    table = Table((Dense(), Skip()), ((0, 1, 1, 0),))
-    only = jax.jit(table.attend)(*qkv, (), ctx_at(0))[0]
-    np.testing.assert_allclose(only[:, :, ::3], dense[:, :, ::3], rtol=1e-5, atol=1e-5)
-    assert not np.any(only[:, :, 1:3])
+    qkv, ctx, band = inputs(), ctx_at(0), Diagonal(0.4, 8)
+    results = jax.jit(Table((Dense(), band), ((0, 1, 1, 0),)).attend_with_lse)(*qkv, (), ctx)
+    full, diagonal = full_rows(band.token_order(GRID)), jax.jit(band.attend_with_lse)
+    for head, loop in enumerate((full, diagonal, diagonal, full)):
+        out, lse, *_ = loop(*(x[:, :, head : head + 1] for x in qkv), (), ctx)
+        np.testing.assert_array_equal(results[0][:, :, head], out[:, :, 0])
+        np.testing.assert_array_equal(results[1][:, head], lse[:, 0])
+    # `dense_attention` adds in another order, so it and the full rows each round on their own.
+    everything = np.ones((1, GRID.num_video_tokens, GRID.num_video_tokens), bool)
+    exact = oracles.masked_attention(*qkv, oracles.join_text(everything, GRID, ctx.text_lengths, 2))
+    dense = jax.jit(Dense().attend_with_lse)(*qkv, (), ctx)
+    heads = np.s_[:, :, ::3], np.s_[:, ::3]
+    for name, cut, *values in zip(
+        ("out", "lse"), heads, results[:2], exact, dense[:2], strict=True
+    ):
+        tolerances.assert_within_budget(*(x[cut] for x in values), jnp.float32, name)
+
+
+def test_dense_entries_among_skipped_ones_are_full_rows_of_larger_blocks():
+    qkv, ctx = inputs(), ctx_at(0)
+    out, lse, _ = jax.jit(Table((Dense(), Skip()), ((0, 1, 1, 0),)).attend_with_lse)(*qkv, (), ctx)
+    full, full_lse = full_rows(TokenOrder(GRID, 128))(*(x[:, :, ::3] for x in qkv))
+    np.testing.assert_array_equal(out[:, :, ::3], full)
+    np.testing.assert_array_equal(lse[:, ::3], full_lse)
+    assert not np.any(out[:, :, 1:3])
+    assert np.isneginf(lse[:, 1:3]).all()
 
 
 @pytest.mark.parametrize(("step", "row"), [(5, 4), (1000, 4), (-1, 0)])
