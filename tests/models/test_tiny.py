@@ -59,6 +59,10 @@ def run_pattern(model, inputs, *patterns, phase=Phase.REUSE, step=0):
 
 def test_grid_counts_tokens_and_condition(model):
     assert model.grid(SHAPE) == VideoGrid(4, 4, 4, text_len=3)
+    with pytest.raises(
+        ValueError, match=r"\(4, 7, 8\) pixels does not divide into patches of \(1, 2, 2\)"
+    ):
+        model.grid((1, 4, 7, 8, 1))
 
 
 def test_full_masks_equal_no_pattern(model, inputs):
