@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import command
 from experiments.record import Run
 from pallas_kernels import BlockMask, block_sparse_attention, dense_attention
 from sparsevdit_jax import Phase, StepContext, VideoGrid, sparse_attention
@@ -61,6 +62,13 @@ class Config:
             raise ValueError(f"density={self.density} must lie in (0, 1]")
         if self.repeats < 7:
             raise ValueError(f"repeats={self.repeats} must be at least 7 for a steady median")
+        for name in ("heads", "head_dim", "block"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if odd := [n for n in self.lengths if n % self.block]:
+            raise ValueError(
+                f"block={self.block} must divide every length, but not {odd}; pass a power of two"
+            )
 
 
 def random_keep(config: Config, length: int) -> np.ndarray:
@@ -223,6 +231,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Config))
+    command.run(main, Config)

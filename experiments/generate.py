@@ -15,11 +15,8 @@ Denoising and decoding run on cfg x seq devices: `--cfg 2` gives each of guidanc
 writes.
 """
 
-import sys
-
-from experiments import hosts
+from experiments import command, hosts
 from experiments.generation.generation import Generation
-from experiments.generation.memory import NotEnoughMemory
 from experiments.generation.settings import Config
 
 
@@ -44,11 +41,9 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Config, description=__doc__))
-    except (ValueError, FileNotFoundError, FileExistsError, NotEnoughMemory) as error:
-        sys.exit(f"generate: {error}")
-    except KeyboardInterrupt:
-        sys.exit("generate: interrupted; the same command goes on from the last saved step")
+    command.run(
+        main,
+        Config,
+        description=__doc__,
+        interrupted="interrupted; the same command goes on from the last saved step",
+    )

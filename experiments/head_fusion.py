@@ -10,14 +10,13 @@ batches so) and "per_head". All ways must agree before they are timed, in turns,
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import measure_costs
+from experiments import command, measure_costs
 from experiments.measure_costs import Dtype, chain_timer, chosen_state, inputs
 from experiments.record import Run
 from experiments.timing import Timing, race
@@ -182,9 +181,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Config))
-    except (ValueError, NotImplementedError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+    command.run(main, Config)

@@ -13,7 +13,6 @@ each row. Shapes that the table holds are not measured again, unless with --agai
 import dataclasses
 import itertools
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import command
 from experiments.record import RESULTS, Run, environment
 from experiments.timing import Timer, race
 from experiments.timing import Timing as Race
@@ -291,9 +291,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Config))
-    except (ValueError, NotImplementedError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+    command.run(main, Config)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import command
 from experiments.record import Run
 from models.config import config_from_json
 from models.pretrained import TRANSFORMERS, VAES
@@ -149,6 +150,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Config, description=__doc__))
+    command.run(main, Config, description=__doc__)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments import record
+from experiments import command, record
 from experiments.quality.statistics import points_of
 
 README = record.ROOT / "README.md"
@@ -282,6 +282,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Config))
+    command.run(main, Config)

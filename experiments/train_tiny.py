@@ -20,7 +20,6 @@ Writes to `--out`: checkpoints, loss.jsonl, loss.png, samples_*.png, and at the 
 import dataclasses
 import functools
 import json
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments import hosts
+from experiments import command, hosts
 from experiments.curriculum import PLANS, TRAINING_ATTENTION, Stage
 from experiments.loss_curve import draw_losses, whole_curve
 from experiments.moving_digits import MovingDigits
@@ -83,6 +82,10 @@ class Config:
     data: int = 1
     seq: int = 1
     distributed: bool = False
+
+    def __post_init__(self):
+        if self.save_every < 1:
+            raise ValueError(f"save_every={self.save_every} must be at least 1 step")
 
     def stage_at(self, step: int) -> Stage:
         """The stage of a 0-based step."""
@@ -286,9 +289,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Config))
-    except ValueError as problem:
-        sys.exit(f"train_tiny: {problem}")
+    command.run(main, Config)

@@ -128,10 +128,13 @@ class TinyVideoDiT(nnx.Module):
         self.patch_out = layers.Linear(dim, pixels, dtype=dtype, zero_init=True, rngs=rngs)
 
     def grid(self, video_shape: tuple[int, ...]) -> VideoGrid:
-        """The token grid of videos [B, F, Y, X, C] (or [F, Y, X, C]), condition tokens after the video."""
-        size = video_shape[-4:-1]
-        frames, height, width = (n // p for n, p in zip(size, self.config.patch, strict=True))
-        return VideoGrid(frames, height, width, text_len=self.config.condition_tokens)
+        """The token grid of videos [B, F, Y, X, C] (or [F, Y, X, C]), condition tokens after the video.
+
+        Raises:
+          ValueError: frames, rows or columns do not divide into patches.
+        """
+        size = layers.token_shape(video_shape[-4:-1], self.config.patch)
+        return VideoGrid(*size, text_len=self.config.condition_tokens)
 
     def __call__(
         self,

@@ -1,11 +1,11 @@
 """Runs the parts that are not on record yet. What it asks and answers: the package's docstring."""
 
 import dataclasses
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments import command
 from experiments.adaspa_ablation import pictures
 from experiments.adaspa_ablation.quality import VARIANTS, QualityConfig, dense_run, measure
 from experiments.adaspa_ablation.recall import recall_rows
@@ -119,9 +119,4 @@ def recorded(run: Run, part: str) -> list[dict]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Config))
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+    command.run(main, Config)

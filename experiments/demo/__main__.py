@@ -6,22 +6,26 @@
 Loads the committed TinyVideoDiT, denoises the same noise with every method, and writes out/demo/: index.html
 (opens offline), MP4 and GIF files, pictures of masks and attention maps, results.json. About five minutes on
 two CPU cores. All methods share the dense warm-up steps, so their runs fork from the dense one after those.
+An earlier demo stays as it is until the new one is finished; an interrupted one leaves its clips beside it, in
+out/demo.new/, until the next run.
 """
 
 import datetime
 import json
-import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import command
 from experiments.demo import measure, pictures
+from experiments.demo.folder import begin, finish, place_beside, write_results
 from experiments.demo.methods import Method, per_head_mix, published_methods
 from experiments.demo.page import write_page
-from experiments.demo.report import describe, print_table
+from experiments.demo.report import describe, print_table, with_attention
 from experiments.demo.runner import SHIFT, Config, Runner, load_model
 from experiments.layer_inputs import layer_inputs
 from experiments.loss_curve import draw_losses, whole_curve
@@ -35,17 +39,6 @@ from models.sampling import sampling_times
 
 MODES = ("diagonal", "multi-diagonal", "stripe")
 """The methods that are modes of Sparse-vDiT, from which a head's mode is chosen."""
-
-
-def prepare_folder(out: Path) -> None:
-    """Empties an earlier demo's folder; refuses any other that has something in it."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / "results.json").is_file():
-            raise ValueError(
-                f"{out} is in use and holds no earlier demo's results.json; choose another --out"
-            )
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def choose_modes(runner: Runner, methods: list[Method]) -> Method:
@@ -72,73 +65,92 @@ def choose_modes(runner: Runner, methods: list[Method]) -> Method:
     )
 
 
-def run_methods(runner: Runner, config: Config) -> tuple[list[Method], dict[str, dict]]:
-    """All methods asked for, dense first, and their results by key."""
-    methods = list(published_methods(runner.model.config.num_layers, config.steps))
-    known = [m.key for m in methods[1:]] + ["per-head"]
-    if unknown := sorted(set(config.only) - set(known)):
-        raise ValueError(f"only={unknown} names no method; choose from {known}")
-    results = {"dense": runner.run(methods[0])}
-    if not config.only or "per-head" in config.only:
+def run_methods(runner: Runner, methods: list[Method]) -> Iterator[tuple[Method, dict]]:
+    """Every method asked for with its result, as soon as there is one; dense first."""
+    only = runner.config.only
+    yield methods[0], runner.run(methods[0])
+    if not only or "per-head" in only:
         last_mode = max(i for i, m in enumerate(methods) if m.key in MODES)
-        methods.insert(last_mode + 1, choose_modes(runner, methods))
-    methods = [m for m in methods if not config.only or m.key in ("dense", *config.only)]
+        mix = choose_modes(runner, methods)
+        methods = [*methods[: last_mode + 1], mix, *methods[last_mode + 1 :]]
     for method in methods[1:]:
-        results[method.key] = runner.run(method)
-    return methods, results
+        if not only or method.key in only:
+            yield method, runner.run(method)
+
+
+def compare(runner: Runner, folder: Path) -> dict:
+    """Runs the methods; each one's clip, and its row in results.json, are in `folder` as soon as it has run.
+
+    Returns:
+      methods, the rows, now with the times of attention; heads, density and recall by method; pictures.
+    """
+    config, model, grid = runner.config, runner.model, runner.grid
+    t = float(sampling_times(config.steps, SHIFT)[runner.probe_step])
+    methods, results, rows, heads, layers = [], {}, [], {}, []
+    published = list(published_methods(model.config.num_layers, config.steps))
+    for method, result in run_methods(runner, published):
+        layers = layers or layer_inputs(model, runner.kept[runner.probe_step], t, [config.digit])
+        methods.append(method)
+        results[method.key] = result
+        row, heads[method.key] = describe(method, results, layers, grid)
+        rows.append(row | write_clip(folder, method.key, result["clip"], results["dense"]["clip"]))
+        write_results(folder, {"methods": rows})
+    attention_ms = measure.attention_times(methods, layers, grid)
+    return dict(
+        methods=[with_attention(row, attention_ms) for row in rows],
+        heads=heads,
+        pictures=pictures.draw_all(folder, methods, layers, grid),
+    )
+
+
+def settings_of(runner: Runner, dtype: str) -> dict:
+    """What was run, as the page shows it."""
+    config, sizes, grid = runner.config, runner.model.config, runner.grid
+    return dict(
+        seed=config.seed,
+        digit=config.digit,
+        steps=config.steps,
+        guidance=config.guidance,
+        grid=grid.shape,
+        text_tokens=grid.text_len,
+        tokens=grid.num_tokens,
+        video=config.video,
+        layers=sizes.num_layers,
+        heads=sizes.num_heads,
+        head_dim=sizes.head_dim,
+        parameters=count_parameters(runner.model),
+        dtype=dtype,
+    )
 
 
 def main(config: Config) -> None:
-    """Runs the demo."""
+    """Runs the demo; an earlier one stays as it is until this one is finished."""
     began = time.time()
+    new = place_beside(config.out)
     run = Run.start("demo", config) if config.record else None
     model, dtype = load_model(config)
-    prepare_folder(config.out)
     runner = Runner(config, model)
-    methods, results = run_methods(runner, config)
-
-    t = float(sampling_times(config.steps, SHIFT)[runner.probe_step])
-    layers = layer_inputs(model, runner.kept[runner.probe_step], t, [config.digit])
-    attention_ms = measure.attention_times(methods, layers, runner.grid)
-    rows, heads = [], {}
-    with progress_bar("measuring what is kept", total=len(methods)) as advance:
-        for method in methods:
-            row, heads[method.key] = describe(method, results, layers, runner.grid, attention_ms)
-            clips = results[method.key]["clip"], results["dense"]["clip"]
-            rows.append(row | write_clip(config.out, method.key, *clips))
-            advance(method.label)
-    sizes, grid = model.config, runner.grid
-    summary = dict(
-        title="SparseVDiT-JAX: one clip, dense and sparse",
-        settings=dict(
-            seed=config.seed,
-            digit=config.digit,
-            steps=config.steps,
-            guidance=config.guidance,
-            grid=grid.shape,
-            text_tokens=grid.text_len,
-            tokens=grid.num_tokens,
-            video=config.video,
-            layers=sizes.num_layers,
-            heads=sizes.num_heads,
-            head_dim=sizes.head_dim,
-            parameters=count_parameters(model),
-            dtype=dtype,
-        ),
-        environment=environment()
-        | dict(commit=git_state()[0][:12], date=datetime.date.today().isoformat()),
-        methods=rows,
-        heads=heads,
-        pictures=pictures.draw_all(config.out, methods, layers, grid),
-        training=training_record(config.weights, config.out),
-        seconds=time.time() - began,
-    )
-    (config.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
-    page = write_page(config.out, summary)
-    print_table(rows)
+    begin(new)
+    try:
+        summary = dict(
+            title="SparseVDiT-JAX: one clip, dense and sparse",
+            settings=settings_of(runner, dtype),
+            environment=environment()
+            | dict(commit=git_state()[0][:12], date=datetime.date.today().isoformat()),
+            **compare(runner, new),
+            training=training_record(config.weights, new),
+            seconds=time.time() - began,
+        )
+        write_results(new, summary)
+        write_page(new, summary)
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted: {config.out} is as it was; what was finished is in {new}")
+    finish(new, config.out)
+    print_table(summary["methods"])
     if run is not None:
-        record_rows(run, rows, summary["settings"])
-    print(f"\n{page.resolve()}   ({time.time() - began:.0f} s)")
+        record_rows(run, summary["methods"], summary["settings"])
+    page = config.out.resolve() / "index.html"
+    print(f"\n{page}   ({time.time() - began:.0f} s)")
 
 
 def record_rows(run: Run, rows: list[dict], settings: dict) -> None:
@@ -172,9 +184,4 @@ def training_record(weights: Path, folder: Path) -> dict:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Config))
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+    command.run(main, Config)

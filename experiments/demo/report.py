@@ -1,5 +1,7 @@
 """The comparison's rows: what a method keeps, what it costs, how close it comes to dense."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from experiments.demo import measure
@@ -23,15 +25,12 @@ COLUMNS = {
 """Columns of the printed table; the last three are speed-ups over dense."""
 
 
-def describe(
-    method: Method, results: dict, layers, grid: VideoGrid, attention_ms: dict
-) -> tuple[dict, dict]:
-    """(row of the comparison, its density and recall by layer and head).
+def describe(method: Method, results: dict, layers, grid: VideoGrid) -> tuple[dict, dict]:
+    """(row of the comparison without times of attention, its density and recall by layer and head).
 
     Args:
       results: of `Runner.run`, by method key; "dense" among them.
       layers: q, k, v of every layer at the probed step.
-      attention_ms: of one step, by method key.
     """
     result, dense = results[method.key], results["dense"]
     if method.attention is None:
@@ -59,15 +58,19 @@ def describe(
             psnr_db=float(psnr(*clips, data_range=2.0)),
             ssim=float(ssim(*clips, data_range=2.0)),
         )
-    own_ms = attention_ms[method.key]
-    times = dict(attention_ms=own_ms, step_ms=result["step_ms"], run_s=result["run_s"])
+    times = dict(step_ms=result["step_ms"], run_s=result["run_s"])
     speed = dict(
-        speedup_attention=attention_ms["dense"] / own_ms,
         speedup_step=dense["step_ms"] / result["step_ms"],
         speedup_run=dense["run_s"] / result["run_s"],
     )
     names = dict(key=method.key, label=method.label, note=method.note, variant=method.variant)
     return dict(**names, **quality, **times, **speed, phases=result["phases"]), head
+
+
+def with_attention(row: dict, attention_ms: Mapping[str, float]) -> dict:
+    """The row with its time of one step's attention, and the speed-up over dense; by method key."""
+    own = attention_ms[row["key"]]
+    return row | dict(attention_ms=own, speedup_attention=attention_ms["dense"] / own)
 
 
 def head_modes(pattern: PerHead) -> list[str]:

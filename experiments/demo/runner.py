@@ -1,6 +1,7 @@
 """Runs the demo's methods on one noise, and times their steps."""
 
 import dataclasses
+import math
 import statistics
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.demo.methods import Method, warm_up_steps
+from experiments.demo.methods import Method, published_methods, warm_up_steps
 from experiments.progress import progress_bar
 from models.sampling import generate
 from models.tiny import TinyVideoDiT, load_tiny
@@ -37,7 +38,7 @@ class Config:
       seed: of the noise.
       steps: denoising steps.
       guidance: scale of classifier-free guidance.
-      out: folder to write; must not exist yet, or be an earlier demo's.
+      out: folder to write; must not exist yet, be empty, or be an earlier demo's, which is replaced at the end.
       weights: checkpoint of a TinyVideoDiT.
       dtype: of matmuls; "auto" takes bfloat16 where the processor multiplies it faster.
       only: keys of the methods to run beside dense; all by default.
@@ -61,6 +62,13 @@ class Config:
             raise ValueError(f"digit={self.digit} must be one of 0 to 9")
         if self.steps < 5:
             raise ValueError(f"steps={self.steps} must be at least 5: warm-up, two searches, reuse")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must lie in 0 to {2**32 - 1}")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance={self.guidance} must be a finite number, such as 2")
+        known = [m.key for m in published_methods(1, self.steps)[1:]] + ["per-head"]
+        if unknown := sorted(set(self.only) - set(known)):
+            raise ValueError(f"only={unknown} names no method; choose from {known}")
 
 
 def faster_dtype() -> str:
@@ -91,8 +99,8 @@ class Runner:
     def __init__(self, config: Config, model: TinyVideoDiT):
         self.config, self.model = config, model
         shape = (1, *config.video, model.config.channels)
-        self.noise = jax.random.normal(jax.random.key(config.seed), shape)
         self.grid = model.grid(shape)
+        self.noise = jax.random.normal(jax.random.key(config.seed), shape)
         start = warm_up_steps(config.steps)
         self.probe_step = start + int(PROBE * (config.steps - start))
         # AdaSpa's first search is the last of the exact steps, so it forks one step earlier.

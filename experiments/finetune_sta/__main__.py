@@ -19,11 +19,10 @@ committed). Records and the pictures drawn from them go to experiments/results w
 """
 
 import dataclasses
-import sys
 
 import jax.numpy as jnp
 
-from experiments import hosts
+from experiments import command, hosts
 from experiments.finetune_sta.finetuner import Config, Finetuner
 from experiments.finetune_sta.measure import Measurements
 from experiments.training import train
@@ -54,9 +53,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Config))
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+    command.run(main, Config)

@@ -12,6 +12,7 @@ GPU. Needs jax >= 0.11.2 and the packages of the extra `aot` (`make test` instal
 import dataclasses
 import sys
 
+from experiments import command
 from experiments.full_size.cases import CASES, METHODS
 from experiments.kernel_resources.deviceless import compile_for_h200
 from experiments.record import Run
@@ -72,6 +73,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Config, description=__doc__))
+    command.run(main, Config, description=__doc__)

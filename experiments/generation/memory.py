@@ -15,7 +15,7 @@ RESERVE = 0.92
 """Share of a device's memory that a run may plan with; the rest is for the runtime, the display and fragments."""
 
 
-class NotEnoughMemory(RuntimeError):
+class NotEnoughMemory(ValueError):
     """A run needs more than the device has; the message says what would fit."""
 
 

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+from experiments import command
 from experiments.paper_figures.figure import Figure
 from experiments.paper_figures.rows import SYSTEMS, figures
 
@@ -100,9 +100,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Config))
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+    command.run(main, Config)

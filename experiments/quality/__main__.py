@@ -26,7 +26,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from experiments import lpips
+from experiments import command, lpips
 from experiments.demo.runner import VIDEO, WEIGHTS, faster_dtype
 from experiments.progress import progress_bar
 from experiments.quality.picture import draw
@@ -217,9 +217,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Config))
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+    command.run(main, Config)

@@ -1,9 +1,9 @@
 """The report's flags. What it asks and answers: the package's docstring."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
+from experiments import command
 from experiments.paper_figures.rows import figures
 from experiments.record import ROOT
 from experiments.report.page import write_page
@@ -36,9 +36,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Config))
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+    command.run(main, Config)

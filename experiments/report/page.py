@@ -16,6 +16,7 @@ from experiments.report.section import Pictures, Section
 from experiments.report.tables import machine, read_rows, render
 
 RESULTS = "experiments/results"
+TITLE = "SparseVDiT-JAX: what has been measured"
 BROAD = 1.5  # width over height from which a picture takes a whole row
 ENTRY = re.compile(r"^## (\d{4}-\d\d-\d\d): (.*?)(?: \(([^()]*)\))?$")
 
@@ -23,14 +24,20 @@ ENTRY = re.compile(r"^## (\d{4}-\d\d-\d\d): (.*?)(?: \(([^()]*)\))?$")
 def write_page(
     out: Path, folder: Path, sections: Sequence[Section], figures: Sequence[Figure]
 ) -> list[str]:
-    """Writes `out`/index.html; returns what is missing, one sentence each.
+    """Writes `out`/index.html in the place of an earlier report; returns what is missing, one sentence each.
 
     Args:
       out: folder of the page.
       folder: the experiments' folder: holds results/, their pictures, and LOG.md.
       sections: in order.
       figures: the papers' figures beside ours.
+
+    Raises:
+      ValueError: `out` has an index.html that is no report.
     """
+    path = out / "index.html"
+    if path.exists() and not is_report(path):
+        raise ValueError(f"{path} is no earlier report and is not replaced; choose another --out")
     missing: list[str] = []
     demo = out.parent / "demo" / "index.html"
     parts = [show_section(s, folder, missing) for s in sections]
@@ -45,7 +52,7 @@ def write_page(
             element("meta", charset="utf-8"),
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
             element("meta", name="color-scheme", content="light dark"),
-            element("title", "SparseVDiT-JAX: what has been measured"),
+            element("title", TITLE),
             element("link", rel="icon", href="data:,"),
             element("style", style(Path(__file__).with_name("report.css"))),
         ),
@@ -57,8 +64,14 @@ def write_page(
         lang="en",
     )
     out.mkdir(parents=True, exist_ok=True)
-    (out / "index.html").write_text(f"<!doctype html>\n{document}\n", encoding="utf-8")
+    path.write_text(f"<!doctype html>\n{document}\n", encoding="utf-8")
     return missing
+
+
+def is_report(page: Path) -> bool:
+    """Whether the file is an earlier report."""
+    with page.open(encoding="utf-8", errors="replace") as file:
+        return f"<title>{TITLE}</title>" in file.read(2000)
 
 
 def header(missing: Sequence[str], has_demo: bool) -> Safe:

@@ -13,6 +13,7 @@ jax >= 0.11.2 and the packages of the extra `aot` (`make test` installs them).
 
 import dataclasses
 
+from experiments import command
 from experiments.full_size.cases import AXES, METHODS, FullSize, spread_cases
 from experiments.kernel_resources.deviceless import Compiled, compile_for_h200
 from experiments.record import Run
@@ -142,6 +143,4 @@ def _counted(done: Compiled) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Config, description=__doc__))
+    command.run(main, Config, description=__doc__)

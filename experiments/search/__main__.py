@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import jax
 
+from experiments import command
 from experiments.record import RESULTS, Run, environment
 from experiments.search.choose import Choice, choose
 from experiments.search.pictures import draw_all
@@ -86,13 +86,11 @@ def print_report(choice: Choice) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
     try:
-        main(tyro.cli(Config))
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from what was measured")
+        command.run(
+            main,
+            Config,
+            interrupted="stopped; the same command goes on from what was measured",
+        )
     finally:
         jax.clear_caches()

@@ -12,6 +12,7 @@ from experiments import bench_cpu
         ({"lengths": (4096, 5000)}, r"lengths \[5000\] have no canvas"),
         ({"density": 0.0}, r"density=0\.0 must lie in \(0, 1\]"),
         ({"repeats": 3}, "repeats=3 must be at least 7"),
+        ({"block": 96}, r"block=96 must divide every length, but not \[4096, 8192, 16384, 32768\]"),
     ],
 )
 def test_bad_flags_are_refused(change, message):

@@ -198,7 +198,7 @@ def test_without_addresses_the_command_says_what_to_set(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("generate: --distributed: the environment (JAX_COORDINATOR_ADDRESS=''")
+    assert last.startswith("error: --distributed: the environment (JAX_COORDINATOR_ADDRESS=''")
     assert "set JAX_COORDINATOR_ADDRESS=HOST:PORT" in last
 
 

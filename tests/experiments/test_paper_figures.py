@@ -1,21 +1,18 @@
 """Every published figure agrees with ours, but for the slips of print that we know."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
 
+from experiments.command import run
 from experiments.paper_figures import __main__ as command
 from experiments.paper_figures.figure import Figure, Number, number
 from experiments.paper_figures.others import axis_share, frames_mask, frames_sparsity, svg_width
 from experiments.paper_figures.rows import SYSTEMS, figures
 from experiments.paper_figures.sparse_vdit import choose_mode, mode_losses
 from sparsevdit_jax import VideoGrid
-
-ROOT = Path(__file__).resolve().parents[2]
 
 SLIPS = {
     ("sta", "sparsity of NATTEN's windows, %", "(30, 41, 41)", "58.33"),
@@ -271,13 +268,11 @@ def test_unknown_system_is_refused():
         figures("svg")
 
 
-def test_command_fails_with_one_clear_line(tmp_path):
+def test_command_fails_with_one_clear_line(tmp_path, capsys):
     out = tmp_path / "figures.json"
     out.write_text("mine")
-    line = [sys.executable, "-m", "experiments.paper_figures", "--json", str(out)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.strip() == (
-        f"error: {out} exists; name another file or add --force to replace it"
-    )
-    assert done.stdout == ""
+    line = f"error: {out} exists; name another file or add --force to replace it"
+    with pytest.raises(SystemExit, match=f"^{re.escape(line)}$"):
+        run(command.main, command.Config, arguments=["--json", str(out)])
+    assert out.read_text() == "mine"
+    assert capsys.readouterr().out == ""

@@ -2,22 +2,27 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from experiments.demo import __main__ as demo
 from experiments.demo.__main__ import main
 from experiments.demo.methods import per_head_mix, published_methods, warm_up_steps
 from experiments.demo.report import COLUMNS, cells
 from experiments.demo.runner import Config
 from models.checkpoint import save_weights
 from models.tiny import TinyConfig
+from sparsevdit_jax import VideoGrid
 from sparsevdit_jax.patterns import Dense, Diagonal, MultiDiagonal
 from sparsevdit_jax.schedule import exact_steps
 from tests.models.test_tiny import make_model
 
 SIZES = TinyConfig(dim=64, num_layers=1, num_heads=4, condition_tokens=2)
+ROW = dict(density=0.25, recall=0.5, psnr_db=None, ssim=1.0, output_error=0.0, step_ms=20.0,
+           speedup_step=1.5, speedup_run=1.25)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +72,6 @@ def test_the_demo_writes_page_clips_pictures_and_numbers(config, capsys):
 
 
 def test_only_an_earlier_demo_is_replaced(config):
-    config = dataclasses.replace(config, only=("sta",))
     config.out.mkdir()
     (config.out / "thesis.tex").write_text("three years of work")
     with pytest.raises(ValueError, match=r"holds no earlier demo's results\.json; choose another"):
@@ -75,11 +79,95 @@ def test_only_an_earlier_demo_is_replaced(config):
     assert (config.out / "thesis.tex").exists()
 
 
+class StandIn:
+    """Takes the place of `Runner`: black clips at once, and Ctrl-C at a method."""
+
+    stops_at: str | None = None
+
+    def __init__(self, config, model):
+        self.config, self.model, self.grid = config, model, VideoGrid(4, 8, 8, text_len=2)
+        self.probe_step, self.kept = 0, [None]
+
+    def run(self, method):
+        if method.key == self.stops_at:
+            raise KeyboardInterrupt
+        return dict(clip=np.zeros((4, 8, 8, 1), np.float32))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The demo without its model: nothing is denoised or measured."""
+
+    def describe(method, *_):
+        return dict(ROW, key=method.key, label=method.label), {}
+
+    def write_clip(folder, name, *_):
+        (folder / f"{name}.gif").write_text("clip")
+        return {"gif": f"{name}.gif"}
+
+    stubs = dict(
+        Runner=StandIn,
+        load_model=lambda _: (SimpleNamespace(config=SIZES), "float32"),
+        count_parameters=lambda _: 1,
+        layer_inputs=lambda *_: [()],
+        describe=describe,
+        write_clip=write_clip,
+    )
+    for name, stub in stubs.items():
+        monkeypatch.setattr(demo, name, stub)
+    monkeypatch.setattr(demo.pictures, "draw_all", lambda *_: [])
+    monkeypatch.setattr(demo.measure, "attention_times", lambda ms, *_: {m.key: 1.0 for m in ms})
+
+
+@pytest.fixture
+def earlier(config):
+    """The results of an earlier demo."""
+    config.out.mkdir()
+    path = config.out / "results.json"
+    path.write_text('{"methods": [], "seed": 1}')
+    return path
+
+
+def methods_in(folder):
+    return [row["key"] for row in json.loads((folder / "results.json").read_text())["methods"]]
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_interrupt_keeps_the_earlier_demo_and_the_finished_clips(
+    config, earlier, monkeypatch, capsys
+):
+    config, new = (
+        dataclasses.replace(config, only=("sta", "adaspa")),
+        config.out.with_name("demo.new"),
+    )
+    monkeypatch.setattr(StandIn, "stops_at", "adaspa")
+    with pytest.raises(SystemExit, match=r"^interrupted: .* is as it was; .* is in .*demo\.new$"):
+        main(config)
+    assert json.loads(earlier.read_text())["seed"] == 1
+    assert methods_in(new) == ["dense", "sta"]
+    assert (new / "sta.gif").exists()
+    monkeypatch.setattr(StandIn, "stops_at", None)
+    main(config)
+    assert methods_in(config.out) == ["dense", "sta", "adaspa"]
+    assert not new.exists()
+    assert "replaced the earlier demo in" in capsys.readouterr().out
+
+
+def test_an_earlier_demo_survives_a_canvas_that_does_not_divide(config, earlier):
+    with pytest.raises(ValueError, match=r"\(8, 30, 32\) pixels does not divide into patches"):
+        main(dataclasses.replace(config, video=(8, 30, 32)))
+    assert json.loads(earlier.read_text())["seed"] == 1
+    assert not config.out.with_name("demo.new").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (dict(digit=11), r"digit=11 must be one of 0 to 9"),
         (dict(steps=3), r"steps=3 must be at least 5"),
+        (dict(seed=-1), r"seed=-1 must lie in 0 to"),
+        (dict(guidance=float("nan")), r"guidance=nan must be a finite number"),
+        (dict(only=("stars",)), r"only=\['stars'\] names no method; choose from \['sta'"),
     ],
 )
 def test_flags_are_checked(config, change, message):
@@ -87,11 +175,9 @@ def test_flags_are_checked(config, change, message):
         dataclasses.replace(config, **change)
 
 
-def test_a_missing_checkpoint_and_an_unknown_method_are_named(config, tmp_path):
+def test_a_missing_checkpoint_is_named(config, tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights at"):
         main(dataclasses.replace(config, weights=tmp_path / "none.safetensors"))
-    with pytest.raises(ValueError, match=r"only=\['stars'\] names no method; choose from \['sta'"):
-        main(dataclasses.replace(config, only=("stars",)))
 
 
 def test_every_method_has_the_same_exact_steps():
@@ -114,9 +200,6 @@ def test_heads_get_their_best_mode_and_the_worst_stay_dense():
 
 
 def test_a_row_has_a_cell_for_every_column():
-    quality = dict(density=0.25, recall=0.5, psnr_db=None, ssim=1.0)
-    times = dict(attention_ms=10.4, step_ms=20.0)
-    speed = dict(speedup_attention=2.0, speedup_step=1.5, speedup_run=1.25)
-    row = quality | times | speed
+    row = dict(ROW, attention_ms=10.4, speedup_attention=2.0)
     assert cells(row) == ["0.250", "0.500", "–", "1.0000", "10", "20", "2.00", "1.50", "1.25"]
     assert len(COLUMNS) == len(cells(row))

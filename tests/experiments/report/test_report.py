@@ -211,3 +211,16 @@ def test_sections_of_the_project_are_whole(tmp_path, capsys):
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no folder .*gone for --folder; give one"):
         Config(folder=tmp_path / "gone")
+
+
+def test_only_an_earlier_report_is_replaced(tmp_path, folder):
+    out = tmp_path / "report"
+    page(out, folder, ())
+    page(out, folder, (SECTION,))
+    assert "Which toy?" in (out / "index.html").read_text(encoding="utf-8")
+    (out / "index.html").write_text("<title>My thesis</title>")
+    with pytest.raises(
+        ValueError, match=r"index.html is no earlier report .* choose another --out"
+    ):
+        page(out, folder, (SECTION,))
+    assert (out / "index.html").read_text() == "<title>My thesis</title>"

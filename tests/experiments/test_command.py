@@ -1,0 +1,119 @@
+"""Every command ends with one line and a status other than 0 where it cannot do what it was asked."""
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments import command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Flags of a toy."""
+
+    size: int = 1
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"size={self.size} must be at least 1")
+
+
+def last_line(main, config, *arguments, **options) -> str:
+    """What a command says when it gives up; it must be one line, which makes the status 1."""
+    with pytest.raises(SystemExit) as stop:
+        command.run(main, config, arguments=arguments, **options)
+    assert isinstance(stop.value.code, str)
+    assert len(stop.value.code.splitlines()) == 1
+    return stop.value.code
+
+
+def check(code, printed, message) -> None:
+    """The message is the whole line, status 1, or stands in tyro's box for flags that a config refuses, status 2."""
+    said = code if isinstance(code, str) else re.sub(r"[\s│]+", " ", printed.err)
+    assert message in said
+    assert "Traceback" not in said
+    assert len(code.splitlines()) == 1 if isinstance(code, str) else code == 2
+
+
+def test_flags_reach_the_command():
+    seen = []
+    command.run(seen.append, Config, arguments=["--size", "3"])
+    assert seen == [Config(3)]
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError, FileNotFoundError, NotImplementedError])
+def test_a_refusal_is_one_line(kind):
+    def main(config):
+        raise kind(f"no room for {config.size}")
+
+    assert last_line(main, Config) == "error: no room for 1"
+
+
+def test_a_flag_that_its_config_refuses_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.run(print, Config, arguments=["--size", "0"])
+    check(stop.value.code, capsys.readouterr(), "size=0 must be at least 1")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    with pytest.raises(KeyError):
+        command.run(lambda config: {}[config], Config, arguments=[])
+
+
+def test_an_interrupt_is_one_line():
+    def main(config):
+        raise KeyboardInterrupt
+
+    assert last_line(main, Config) == "interrupted"
+    assert last_line(main, Config, interrupted="it goes on from step 3") == "it goes on from step 3"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("demo.__main__", "--digit 11", "digit=11 must be one of 0 to 9"),
+        ("demo.__main__", "--only stars", "only=['stars'] names no method; choose from ['sta', "),
+        (
+            "demo.__main__",
+            "--out TMP/new --weights TMP/none --dtype float32",
+            "no weights at TMP/none; give",
+        ),
+        ("bench_cpu", "--repeats 3", "repeats=3 must be at least 7"),
+        ("bench_cpu", "--block 0", "block=0 must be at least 1"),
+        ("train_tiny", "--save-every 0", "save_every=0 must be at least 1"),
+        ("train_tiny", "--out TMP/run --init TMP/none", "no weights at TMP/none; give"),
+        ("quality.__main__", "--steps 3", "steps=3 must be at least 5"),
+        ("search.__main__", "--method mixture", "a mixture needs its budget: pass --density"),
+        ("report.__main__", "--folder TMP/none", "for --folder; give one that holds results/"),
+        ("generate", "--model TMP/none --prompt x", "no folder TMP/none"),
+        ("parity", "--only x", "only=['x'] names no model; choose from"),
+        ("full_size.__main__", "--only x", "only=['x'] are no cases; choose from"),
+    ],
+)
+def test_bad_input_is_named(name, flags, message, tmp_path, capsys):
+    module = importlib.import_module(f"experiments.{name}")
+    arguments = flags.replace("TMP", str(tmp_path)).split()
+    with pytest.raises(SystemExit) as stop:
+        command.run(module.main, module.Config, arguments=arguments)
+    check(stop.value.code, capsys.readouterr(), message.replace("TMP", str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_without_their_records_are_named(tmp_path, monkeypatch):
+    from experiments import readme_tables
+
+    (tmp_path / "README.md").write_text("no tables")
+    monkeypatch.setattr(readme_tables, "TABLES", {tmp_path / "README.md": {"demo": lambda: ""}})
+    said = last_line(readme_tables.main, readme_tables.Config)
+    assert "README.md has no <!-- demo -->" in said
+
+
+def test_commands_start_in_no_other_way():
+    own = {"command.py"}
+    files = (ROOT / "experiments").rglob("*.py")
+    assert {path.name for path in files if "import tyro" in path.read_text("utf-8")} == own
