@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,21 @@ def refuse_unless_supported(q: jax.Array) -> None:
     if q.shape[-1] not in HEAD_DIMS:
         raise NotImplementedError(
             f"mosaic_gpu has tiles for head dims {HEAD_DIMS}, not {q.shape[-1]}"
+        )
+
+
+def refuse_misfit(config: Any, head_dim: int) -> None:
+    """Passes for a configuration that can run: no deadlock, and no more than there is on the chip.
+
+    Raises:
+      ValueError: too few stages, or too much shared memory; says what to change.
+    """
+    if config.stages < 2:
+        raise ValueError(f"{config} would deadlock; it needs at least 2 stages")
+    if (size := config.smem_bytes(head_dim)) > SMEM_BYTES:
+        raise ValueError(
+            f"{config} needs {size} bytes of shared memory for head dim {head_dim}; there are "
+            f"{SMEM_BYTES}; use fewer stages or smaller tiles"
         )
 
 

@@ -31,7 +31,6 @@ MAY_IMPORT_TORCH: dict[str, str] = {  # lazily, where it is installed -> why
 }
 HARD_CAP, SOFT_CAP = 600, 300  # lines of a Python file
 LONG_FILES: dict[str, str] = {  # files over the soft cap -> why they are better in one piece
-    "pallas_kernels/block_sparse_attention/mosaic_gpu.py": "a kernel's shapes, plan and launch",
     "pallas_kernels/block_sparse_attention/mosaic_gpu_kernel.py": "one kernel, its warps in step",
     "pallas_kernels/block_mass/mosaic_gpu.py": "one kernel and what chooses its shape",
     "pallas_kernels/block_sparse_attention/mosaic_gpu_vjp.py": "one kernel and what chooses its shape",

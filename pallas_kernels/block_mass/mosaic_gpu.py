@@ -20,16 +20,18 @@ All items take equal time, so the grid is plain: nothing to balance, no list of 
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _hopper, _interpret, _vmap
+from .. import _hopper, _interpret, _measured, _vmap
 
 _ENTRIES = 64  # block pairs whose sums are finished together
 _CONSUMERS = 2  # warpgroups that compute
 _SCRATCH = 2048  # bytes for sums over the warps of a consumer
+_KEYS = "block_kv", "tile_kv", "stages"  # fields that a measured table may change
 _LANES = 8  # columns of a wgmma tile that different threads hold
 
 
@@ -119,6 +121,38 @@ def heuristics(head_dim: int, block_q: int, block_kv: int) -> Config:
     return Config(inner_q, block_kv, tile_kv, groups, fold, shared, stages=384 // head_dim)
 
 
+def configure(head_dim: int, block_q: int, block_kv: int, dtype: Any = "bfloat16") -> Config:
+    """The walk to use: the heuristics', with what a measured table says of it.
+
+    Raises:
+      NotImplementedError: as `heuristics`.
+      ValueError: an entry of the table is no walk of these blocks, or does not fit shared memory.
+    """
+    chosen = heuristics(head_dim, block_q, block_kv)
+
+    def check(config):
+        if dataclasses.replace(config, **_of_keys(chosen)) != chosen:
+            raise ValueError(f"{config} must walk rows as {chosen} does; only {_KEYS} may differ")
+        wide, narrow = max(config.tile_kv, config.block_kv), min(config.tile_kv, config.block_kv)
+        per_step = (
+            config.groups
+            * (config.tile_kv // config.piece)
+            * max(_hopper.TILE // config.block_q, 1)
+        )
+        if block_kv % config.block_kv or narrow % 32 or wide % narrow or _ENTRIES % per_step:
+            raise ValueError(
+                f"{config} must have a block_kv that divides {block_kv}, and a tile_kv of 1, 2, 4, ... of "
+                "its blocks, or one that divides it, in multiples of 32 keys"
+            )
+        _hopper.refuse_misfit(config, head_dim)
+
+    return _measured.override(chosen, check, "block_mass", head_dim, block_q, block_kv, dtype)
+
+
+def _of_keys(config):
+    return {name: getattr(config, name) for name in _KEYS}
+
+
 def shipped_configs() -> list[tuple[int, Config]]:
     """Head dim and walk of every block size class, for checks of the compiled kernel."""
     pairs = (
@@ -147,7 +181,7 @@ def block_mass(
 ) -> jax.Array:
     """See `api.block_mass`. Refuses what it has no tiles for, and other devices."""
     _hopper.refuse_unless_available()
-    config = heuristics(q.shape[-1], block_q, block_kv)
+    config = configure(q.shape[-1], block_q, block_kv, q.dtype)
     given = [x for x in (q_lengths, kv_lengths) if x is not None]
 
     def merged(data, lengths):

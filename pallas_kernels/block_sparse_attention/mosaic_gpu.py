@@ -5,16 +5,13 @@
 
 import dataclasses
 import functools
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _hopper, _interpret, _vmap
+from .. import _hopper, _interpret, _measured, _vmap
 from ..block_mask import BlockMask
 from . import mosaic_gpu_kernel as device
 from . import mosaic_gpu_vjp
@@ -92,45 +89,29 @@ def heuristics(head_dim: int, block_q: int, block_kv: int) -> Config:
     return Config(64, stages=3 * 128 // head_dim, shared=False, own_out=head_dim == 64)
 
 
-def configure(
-    head_dim: int,
-    block_q: int,
-    block_kv: int,
-    table: Mapping[str, Mapping[str, Any]] | str | Path | None = None,
-) -> Config:
-    """The configuration to use: that of a measured table where it has one, else the heuristics'.
-
-    Args:
-      head_dim: D.
-      block_q: tokens of a query block.
-      block_kv: tokens of a key/value block.
-      table: fields of `Config` by "head_dim,block_q,block_kv", or a JSON file that holds them.
+def configure(head_dim: int, block_q: int, block_kv: int, dtype: Any = "bfloat16") -> Config:
+    """The configuration to use: the heuristics', with what a measured table says of it.
 
     Raises:
       NotImplementedError: as `heuristics`.
-      ValueError: a configuration of the table does not fit the blocks or shared memory.
+      ValueError: an entry of the table does not fit the blocks or shared memory.
     """
-    if isinstance(table, str | Path):
-        table = json.loads(Path(table).read_text(encoding="utf-8"))
-    measured = (table or {}).get(f"{head_dim},{block_q},{block_kv}")
-    config = heuristics(head_dim, block_q, block_kv) if measured is None else Config(**measured)
-    _check(config, head_dim, block_q, block_kv)
-    return config
+    geometry = head_dim, block_q, block_kv
+    check = functools.partial(_check, head_dim=head_dim, block_q=block_q, block_kv=block_kv)
+    return _measured.override(
+        heuristics(*geometry), check, "block_sparse_attention", *geometry, dtype
+    )
 
 
 def _check(config, head_dim, block_q, block_kv):
+    if config.consumers not in (1, 2, 3):
+        raise ValueError(f"{config} must have 1, 2 or 3 consumers")
     if block_q % config.tile_q or block_kv % config.tile_kv:
         raise ValueError(
             f"{config} has tiles of {config.tile_q} x {config.tile_kv}, which do not divide the "
             f"mask's blocks of {block_q} x {block_kv}"
         )
-    if config.stages < 2:
-        raise ValueError(f"{config} would deadlock; it needs at least 2 stages")
-    if (size := config.smem_bytes(head_dim)) > _hopper.SMEM_BYTES:
-        raise ValueError(
-            f"{config} needs {size} bytes of shared memory for head dim {head_dim}; there are "
-            f"{_hopper.SMEM_BYTES}; use fewer stages or smaller tiles"
-        )
+    _hopper.refuse_misfit(config, head_dim)
 
 
 def block_sparse_attention(
@@ -172,7 +153,7 @@ def attention(
     """
     _hopper.refuse_unless_supported(q)
     geometry = q.shape[-1], mask.block_q, mask.block_kv
-    config = config or configure(*geometry)
+    config = config or configure(*geometry, q.dtype)
     _check(config, *geometry)
     constants, others = _vmap.split(mask)
     return _attention(scale, (config, num_sms), constants, q, k, v, others)

@@ -43,7 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import _hopper, _interpret
+from .. import _hopper, _interpret, _measured
 from ..block_mask import BlockMask
 
 _ROWS = _hopper.TILE  # rows of one consumer
@@ -116,6 +116,38 @@ def heuristics(head_dim: int, block_q: int, block_kv: int) -> tuple[Config, Conf
     return dq, Config(64, ring(shared, 64), shared, sums=2)
 
 
+def configure(
+    head_dim: int, block_q: int, block_kv: int, dtype: Any = "bfloat16"
+) -> tuple[Config, Config]:
+    """The passes to use: the heuristics', with what a measured table says of each.
+
+    Raises:
+      NotImplementedError: as `heuristics`.
+      ValueError: an entry of the table does not fit the blocks or shared memory.
+    """
+    geometry, blocks = (head_dim, block_q, block_kv), (block_q, block_kv)
+    configs = []
+    for name, config, sides in zip(
+        ("dq", "dkv"), heuristics(*geometry), (blocks, blocks[::-1]), strict=True
+    ):
+        check = functools.partial(_check, sums=config.sums, head_dim=head_dim, blocks=sides)
+        kernel = f"block_sparse_attention_{name}"
+        configs.append(_measured.override(config, check, kernel, *geometry, dtype))
+    return configs[0], configs[1]
+
+
+def _check(config, sums, head_dim, blocks):
+    """`blocks` are tokens of a block of the rows' side and of the streamed side."""
+    if config.sums != sums:
+        raise ValueError(f"{config} must have sums={sums}, as many as the pass computes")
+    if blocks[0] % config.rows or blocks[1] % config.tile:
+        raise ValueError(
+            f"{config} has tiles of {config.rows} x {config.tile}, which do not divide blocks of "
+            f"{blocks[0]} x {blocks[1]}"
+        )
+    _hopper.refuse_misfit(config, head_dim)
+
+
 def shipped_configs() -> list[tuple[int, Config]]:
     """Head dim and pass of every block size class, for checks of the compiled kernel."""
     pairs = (64, 64), (64, 128), (128, 64), (128, 128), (192, 192), (256, 256), (384, 384)
@@ -157,9 +189,10 @@ def backward(
 
     Raises:
       NotImplementedError: dtype, head dim or block sizes have no kernel.
+      ValueError: an entry of the measured table does not fit.
     """
     _hopper.refuse_unless_supported(q)
-    passes = heuristics(q.shape[-1], mask.block_q, mask.block_kv)
+    passes = configure(q.shape[-1], mask.block_q, mask.block_kv, q.dtype)
     lq, lk = q.shape[1], k.shape[1]
     real_q, real_kv = mask.real_queries(lq), mask.real_keys(lk)
     padded_q, padded_kv = mask.num_q_blocks * mask.block_q, mask.num_kv_blocks * mask.block_kv

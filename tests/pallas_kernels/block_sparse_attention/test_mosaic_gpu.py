@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -45,30 +44,6 @@ def test_heuristics_fit_the_blocks_and_shared_memory(head_dim, block_q, block_kv
     # One more stage would not fit, or the rings are deep already.
     deeper = dataclasses.replace(config, stages=config.stages + 1)
     assert deeper.smem_bytes(head_dim) > _hopper.SMEM_BYTES or config.stages >= 3
-
-
-def test_a_measured_table_overrides_the_heuristics(tmp_path):
-    fields = {"tile_kv": 64, "stages": 3}
-    table = {"128,128,128": fields}
-    path = tmp_path / "table.json"
-    path.write_text(json.dumps(table))
-    for given in (table, path, str(path)):
-        assert mosaic_gpu.configure(128, 128, 128, given) == mosaic_gpu.Config(**fields)
-        assert mosaic_gpu.configure(64, 128, 128, given) == mosaic_gpu.heuristics(64, 128, 128)
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"tile_kv": 128, "stages": 4}, "needs 328880 bytes of shared memory"),
-        ({"tile_kv": 128, "stages": 1}, "at least 2 stages"),
-        ({"tile_kv": 96, "stages": 2}, "do not divide the mask's blocks of 128 x 128"),
-        ({"tile_kv": 64, "stages": 2, "consumers": 3}, "tiles of 192 x 64"),
-    ],
-)
-def test_an_unfit_configuration_is_an_error(fields, reason):
-    with pytest.raises(ValueError, match=reason):
-        mosaic_gpu.configure(128, 128, 128, {"128,128,128": fields})
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["host", "traced"])
