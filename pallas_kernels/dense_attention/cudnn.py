@@ -40,6 +40,9 @@ def _refuse_unless_supported(q):
         raise NotImplementedError(
             f"cudnn needs an NVIDIA GPU; this process runs on {jax.default_backend()}"
         )
+    device = jax.devices()[0]
+    if not str(getattr(device, "compute_capability", ""))[:1].isdigit():  # AMD's are names
+        raise NotImplementedError(f"cudnn needs an NVIDIA GPU; this is {device.device_kind}")
     if q.dtype == jnp.float32:
         raise NotImplementedError("cudnn takes bfloat16 and float16, not float32")
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,21 @@ def test_refuses_a_cpu():
     if jax.default_backend() == "cpu":
         with pytest.raises(NotImplementedError, match=r"cudnn needs an NVIDIA GPU; .* on cpu"):
             dense_attention(q, k, v, implementation="cudnn")
+
+
+def test_refuses_what_is_not_nvidias(monkeypatch):
+    @dataclasses.dataclass
+    class Device:
+        device_kind: str
+        compute_capability: str
+
+    q = jnp.zeros((1, 8, 1, 64), jnp.bfloat16)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [Device("AMD Instinct MI300X", "gfx942")])
+    with pytest.raises(NotImplementedError, match="NVIDIA GPU; this is AMD Instinct MI300X"):
+        dense_attention(q, q, q, implementation="cudnn")
+    monkeypatch.setattr(jax, "devices", lambda: [Device("NVIDIA H200", "9.0")])
+    assert cudnn._refuse_unless_supported(q) is None
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["even", "ragged"])
