@@ -74,11 +74,17 @@ class Run:
           folder: for `<name>.jsonl`; made if absent.
 
         Raises:
-          ValueError: the name is no file name, or the tree is dirty and `allow_dirty` is not set.
+          ValueError: the name is no file name, or the tree is dirty or has no commit, and
+            `allow_dirty` is not set.
         """
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ValueError(f"{name=} must be lower-case letters, digits and underscores")
         sha, changes = git_state()
+        if sha == "unknown" and not allow_dirty:
+            raise ValueError(
+                f"there is no git commit at {ROOT.name}/, so a record could not name the code that made "
+                "it: run in a clone (carry .git along), or pass --allow-dirty to have it marked"
+            )
         if changes and not allow_dirty:
             raise ValueError(
                 f"the tree differs from commit {sha[:12]} ({changes[0].strip()!r} and "

@@ -65,6 +65,13 @@ def test_a_dirty_tree_is_refused_unless_allowed(tmp_path, monkeypatch):
     assert Run.start("speed", {}, allow_dirty=True, folder=tmp_path).log(a_ms=1.0)["dirty"] is True
 
 
+def test_without_a_commit_it_says_what_to_carry(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "git_state", lambda: ("unknown", ["no git commit here"]))
+    with pytest.raises(ValueError, match=r"no git commit.*carry .git along.*--allow-dirty"):
+        Run.start("speed", {}, folder=tmp_path)
+    assert Run.start("speed", {}, allow_dirty=True, folder=tmp_path).dirty
+
+
 def test_git_state_sees_changes_but_not_new_results(tmp_path):
     def git(*arguments):
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
