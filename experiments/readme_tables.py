@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command, record
+from experiments.gpu_check import roofline
 from experiments.quality.statistics import points_of
 
 README = record.ROOT / "README.md"
@@ -252,6 +253,7 @@ TABLES = {
         "quality": quality_table,
         "scaling": scaling_table,
         "bench": bench_table,
+        "roofline": roofline.readme_block,
     },
     MODELS_README: {"parity": parity_table, "full-size": full_size_table},
 }

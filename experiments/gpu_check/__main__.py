@@ -2,12 +2,13 @@
 
     make gpu-check                                      # everything, part by part
     python -m experiments.gpu_check --part check        # nothing but correctness
+    python -m experiments.gpu_check --part check --case 128x64 dense_ragged --seed 7
     python -m experiments.gpu_check --part forward --case S1 V4
     make gpu-check ARGS=--dry-run                       # small problems, any machine
 
 Checks every kernel against `reference` and, at full size, against float64; then times it beside
-cuDNN and what torch has. A part ends within 8 minutes: past 7 it starts no new problem. Exits
-with 1 where a check fails. Records: experiments/results/DEVICE/gpu_check.jsonl, or $OUT.
+cuDNN and what torch has. A part ends within 8 minutes: past 7 it starts nothing new and prints the
+flags that go on. Exits with 1 where a check fails. Records: experiments/results/DEVICE/gpu_check.jsonl, or $OUT.
 Needs jax, flax and safetensors; torch and nvidia-smi are used where they are.
 """
 
@@ -21,9 +22,15 @@ os.environ.setdefault("NPROC", "16")
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the wanted parts."""
-    from experiments.gpu_check import checks, parts, session
+    from experiments.gpu_check import checks, parts, session, shapes
 
-    here = session.Session(session.parse(arguments))
+    config = session.parse(arguments)
+    known = {*checks.SMALL, *shapes.CASES}
+    if unknown := sorted({*config.case} - known):
+        sys.exit(
+            f"no problem is called {', '.join(unknown)}; --case takes {', '.join(sorted(known))}"
+        )
+    here = session.Session(config)
     work = parts.PARTS | {"check": checks.check}
     for part in session.PARTS:
         if part in here.config.part:

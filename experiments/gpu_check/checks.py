@@ -1,170 +1,88 @@
 """Part `check`: every kernel against `reference`, and at full size against float64."""
 
-import dataclasses
 import functools
+import zlib
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.gpu_check import small
 from experiments.gpu_check.oracle import Rows, check_close, key_gradients
+from experiments.gpu_check.programs import NAMES, attend, twice
 from experiments.gpu_check.session import OPERATIONS, Session
 from experiments.gpu_check.shapes import CASES, Case
-from pallas_kernels import BlockMask, block_mass, block_sparse_attention, dense_attention
+from pallas_kernels import BlockMask, block_mass, dense_attention
+from sparsevdit_jax import VideoGrid
 
-NAMES = ("out", "lse", "d_q", "d_k", "d_v")
 FULL_SIZE = ("S1", "S6", "V4", "D1_2048_64")
+IN_DRY_RUNS = ("128x128", "dense_ragged", "mass_odd", small.ORDER)
+INTERPRETED = "interpreted"  # where there is no GPU: a small problem in JAX's interpreter
+SMALL = (*small.PROBLEMS, small.ORDER, INTERPRETED)
 
-
-@dataclasses.dataclass(frozen=True)
-class Small:
-    """A problem small enough for `reference`, with every kind of row.
-
-    Attributes:
-      block_q: tokens of a query block.
-      block_kv: tokens of a key block.
-      rows: query blocks; the first is empty, the second full, the rest random.
-      columns: key blocks.
-      ragged: blocks hold fewer real tokens than slots; padding holds NaN.
-      shared: one mask for all heads and batch items.
-      batch: B.
-      heads: H.
-    """
-
-    block_q: int
-    block_kv: int
-    rows: int = 5
-    columns: int = 6
-    ragged: bool = False
-    shared: bool = False
-    batch: int = 1
-    heads: int = 2
-
-    def mask(self, rng: np.random.Generator) -> BlockMask:
-        """Random lists and lengths."""
-        lead = (1, 1) if self.shared else (self.batch, self.heads)
-        keep = rng.random((*lead, self.rows, self.columns)) < 0.4
-        keep[:, :, 0], keep[:, :, 1] = False, True
-        lengths = {}
-        if self.ragged:
-            for name, block, n in (("q", self.block_q, self.rows), ("kv", self.block_kv, self.columns)):  # fmt: skip
-                sizes = rng.integers(0, block + 1, (lead[0], 1, n), np.int32)
-                sizes[..., -1] = block // 2 + 1
-                lengths[f"{name}_lengths"] = sizes
-        return BlockMask.from_dense(
-            keep, block_q=self.block_q, block_kv=self.block_kv, **lengths
-        )  # fmt: skip
-
-
-PROBLEMS = (
-    Small(64, 64),
-    Small(128, 128, ragged=True, batch=2),
-    Small(64, 128, rows=7, shared=True),
-    Small(128, 64, ragged=True),
-    Small(192, 192, rows=3, columns=4, ragged=True),
-    Small(256, 256, rows=3, columns=3),
-    Small(384, 384, rows=3, columns=3, ragged=True, shared=True),
-)
+Work = tuple[str, tuple[str, Callable[[], str]]]
+"""Name of a problem, for --case; what is checked; the check."""
 
 
 def check(session: Session) -> None:
-    """All checks; failures are gathered in the session."""
-    keys = iter(jax.random.split(jax.random.key(session.seed), 1000))
-    rng = np.random.default_rng(session.seed)
-    dtypes = ("bfloat16", "float16") if session.on_gpu else ("float32",)
-    dry = session.config.dry_run
-    problems, dims = (PROBLEMS[1:2], (64,)) if dry else (PROBLEMS, (64, 128))
-    for name in session.implementations("block_sparse_attention"):
-        for dtype in dtypes:
-            for dim in dims:
-                for problem in problems:
-                    what = f"{name}, {dtype}, D {dim}, {problem}"
-                    task = functools.partial(_small, problem, name, dtype, dim, next(keys), rng)
-                    session.attempt(what, task)
+    """All checks, until the part's time is used up; failures are gathered in the session."""
+    for what, task in session.in_time([*_small(session), *_full_size(session)]):
+        session.attempt(what, task)
+
+
+def _small(session: Session) -> Iterator[Work]:
+    dry, dtypes = session.config.dry_run, ("bfloat16", "float16") if session.on_gpu else ("float32",)  # fmt: skip
+    for case, problem in small.PROBLEMS.items():
+        if dry and case not in IN_DRY_RUNS:
+            continue
+        for name in session.implementations(problem.operation):
+            for dtype in dtypes:
+                for dim in (64,) if dry else (64, 128):
+                    task = functools.partial(problem.check, name, dtype, dim, *_draws(session, case))  # fmt: skip
+                    yield case, (f"{case}: {name}, {dtype}, D {dim}, {problem}", task)
+    key, _ = _draws(session, small.ORDER)
+    grid, tile = VideoGrid(5, 6, 7, text_len=9), (2, 4, 4)
+    task = functools.partial(small.orders, grid, tile, 3, dtypes[0], key)
+    yield small.ORDER, (f"token orders of {grid}, tiles of {tile}", task)
     if dry and "mosaic_gpu" in OPERATIONS["block_sparse_attention"]:
-        session.attempt("mosaic_gpu, interpreted", lambda: _interpreted(next(keys), rng))
+        task = functools.partial(_interpreted, *_draws(session, INTERPRETED))
+        yield INTERPRETED, ("mosaic_gpu, interpreted", task)
+
+
+def _full_size(session: Session) -> Iterator[Work]:
     dtype = session.config.dtype if session.on_gpu else "float32"
-    for case in session.cases(FULL_SIZE, CASES):
-        for name in session.implementations("block_sparse_attention"):
-            task = functools.partial(_full_size, case, name, dtype, next(keys), rng)
-            session.attempt(f"{name}, {case.name}, float64 on a sample of rows", task)
-        for name in session.implementations("dense_attention"):
-            task = functools.partial(_dense, case, name, dtype, next(keys), rng)
-            session.attempt(f"dense_attention {name}, {case.name}", task)
-        for name in session.implementations("block_mass"):
-            task = functools.partial(_mass, case, name, dtype, next(keys), rng)
-            session.attempt(f"block_mass {name}, {case.name}", task)
+    checks = {
+        "block_sparse_attention": _sparse,
+        "dense_attention": _dense,
+        "block_mass": _mass,
+    }
+    for name in FULL_SIZE:
+        case = CASES[name].small() if session.config.dry_run else CASES[name]
+        for operation, run in checks.items():
+            for chosen in session.implementations(operation):
+                task = functools.partial(run, case, chosen, dtype, *_draws(session, name))
+                yield name, (f"{operation} {chosen}, {name}, float64 on a sample of rows", task)
+        if case.grid:
+            key, _ = _draws(session, name)
+            task = functools.partial(
+                small.orders, VideoGrid(*case.grid), case.tile, case.heads, dtype, key
+            )
+            yield name, (f"token orders of {name}", task)
 
 
-def poison(results) -> None:
-    """Leaves NaN in the free memory that arrays of these shapes will be given next."""
-    shapes = jax.tree.leaves(jax.eval_shape(lambda: results) if callable(results) else results)
-    held = [jnp.full(x.shape, jnp.nan, x.dtype) for x in shapes for _ in range(3)]
-    jax.block_until_ready(held)
-    del held
-
-
-def twice(program, *arguments):
-    """The results of a program, run twice over poisoned memory.
-
-    Raises:
-      ArithmeticError: the two runs differ in a bit.
-    """
-    shapes = jax.eval_shape(program, *arguments)
-    poison(shapes)
-    first = jax.block_until_ready(program(*arguments))
-    poison(shapes)
-    second = program(*arguments)
-    for name, a, b in zip(NAMES, jax.tree.leaves(first), jax.tree.leaves(second), strict=False):
-        if not bool(jnp.array_equal(a, b, equal_nan=True)):
-            raise ArithmeticError(f"{name} differs between two runs on the same inputs")
-    return first
-
-
-def _attend(name, mask, q, k, v, d_out, d_lse):
-    """out, lse, d_q, d_k, d_v."""
-
-    def attend(q, k, v):
-        return block_sparse_attention(q, k, v, mask, implementation=name)
-
-    results, vjp = jax.vjp(attend, q, k, v)
-    return *results, *vjp((d_out, d_lse))
-
-
-def _small(problem: Small, name, dtype, dim, key, rng) -> str:
-    mask = problem.mask(rng)
-    lengths = [n * b for n, b in ((problem.rows, problem.block_q), (problem.columns, problem.block_kv))]  # fmt: skip
-    shapes = [(problem.batch, length, problem.heads, dim) for length in lengths]
-    keys = jax.random.split(key, 5)
-    q, k, v, d_out = (
-        jax.random.normal(a, shape, dtype)
-        for a, shape in zip(keys, (*shapes, shapes[1], shapes[0]), strict=False)
-    )
-    d_lse = jax.random.normal(keys[4], (problem.batch, problem.heads, lengths[0]))
-    dirty = [_fill_padding(x, mask.real_queries if x.shape == q.shape and i in (0, 3) else mask.real_keys)
-             for i, x in enumerate((q, k, v, d_out))]  # fmt: skip
-    run = jax.jit(functools.partial(_attend, name))
-    got = twice(run, mask, *dirty, d_lse)
-    exact = jax.jit(functools.partial(_attend, "reference"))(
-        mask, *(x.astype(jnp.float32) for x in (q, k, v, d_out)), d_lse
-    )
-    errors = [check_close(*entry, dtype) for entry in zip(NAMES, got, exact, strict=True)]
-    return " ".join(f"{n} {e:.1e}" for n, e in zip(NAMES, errors, strict=True))
+def _draws(session: Session, name: str):
+    """A key and a generator of a problem: the same whichever other problems are checked."""
+    number = zlib.crc32(name.encode())
+    key = jax.random.fold_in(jax.random.key(session.seed), number)
+    return key, np.random.default_rng([session.seed, number])
 
 
 def _interpreted(key, rng) -> str:
-    """Where there is no GPU: one small problem in JAX's interpreter of Mosaic kernels."""
     from pallas_kernels import _interpret
 
-    problem = Small(64, 64, rows=3, columns=3, ragged=True, heads=1)
-    return _interpret.run(_small, problem, "mosaic_gpu", "bfloat16", 64, key, rng).results
-
-
-def _fill_padding(x, real_tokens):
-    real = real_tokens(x.shape[1])
-    if real is None:
-        return x
-    return jnp.where(real.swapaxes(1, 2)[..., None], x, jnp.nan).astype(x.dtype)
+    problem = small.Sparse(64, 64, rows=2, columns=2, ragged=True, heads=1)
+    return _interpret.run(problem.check, "mosaic_gpu", "bfloat16", 64, key, rng).results
 
 
 def _sample(case: Case, rng, count=8):
@@ -173,11 +91,11 @@ def _sample(case: Case, rng, count=8):
     return at, np.append(rng.integers(0, case.slots, count - 1), case.slots - 1)
 
 
-def _full_size(case: Case, name, dtype, key, rng) -> str:
+def _sparse(case: Case, name, dtype, key, rng) -> str:
     mask, scale = case.mask(), case.head_dim**-0.5
     q, k, v, d_out = case.inputs(key, 4, dtype)
     d_lse = jax.random.normal(key, (case.batch, case.heads, case.slots))
-    got = twice(jax.jit(functools.partial(_attend, name)), mask, q, k, v, d_out, d_lse)
+    got = twice(jax.jit(functools.partial(attend, name)), mask, q, k, v, d_out, d_lse)
     out, lse, *grads = got
     if not all(bool(jnp.isfinite(x).all()) for x in (out, *grads)):
         raise ArithmeticError("NaN or inf in a result: an entry was never written, or is wrong")

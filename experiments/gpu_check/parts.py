@@ -1,5 +1,6 @@
 """The timed parts: which candidates race on which problems, and the targets they are held to."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from experiments.gpu_check import torch_baselines
 from experiments.gpu_check.session import Session
-from experiments.gpu_check.shapes import DENSE, PUBLISHED_MS, SPARSE, Case
+from experiments.gpu_check.shapes import CASES, DENSE, PUBLISHED_MS, SPARSE, Case
 from experiments.timing import Timer, timer
 from pallas_kernels import BlockMask, block_mass, block_sparse_attention, dense_attention
 from sparsevdit_jax import Phase, StepContext, VideoGrid, sparse_attention
@@ -17,6 +18,7 @@ from sparsevdit_jax.token_order import TokenOrder
 from sparsevdit_jax.token_permutation import TokenPermutation
 
 BESIDE_DENSE = ("S1", "S3", "V4")  # the other problems' dense times follow from these
+LISTS_BY_HEAD = ("S1",)
 FORWARD_TARGETS = {"S1": 640.0, "S2": 660.0, "V4": 420.0}  # TFLOPS of selected blocks, H200
 BACKWARD_TARGETS = {"S1": 450.0}
 DENSE_SPEEDUP, REORDER_SHARE = 10.5, 0.08  # of S1, over the best dense; of its attention time
@@ -46,7 +48,12 @@ def forward(session: Session) -> None:
         q, k, v = case.inputs(jax.random.key(0), 3, session.config.dtype)
         timers = _sparse(session, mask, q, k, v)
         ours = list(timers)
-        flops = dict.fromkeys(ours, case.flops(density))
+        if case.name in LISTS_BY_HEAD:  # what lists cost: the same ones, but none shared by heads
+            apart = _lists_by_head(mask, case.heads)
+            timers |= {
+                f"{n}, lists by head": t for n, t in _sparse(session, apart, q, k, v).items()
+            }
+        flops = dict.fromkeys(timers, case.flops(density))
         dense: dict[str, Timer] = {}
         if case.name in BESIDE_DENSE:
             dense = _dense(session, q, k, v) | _torch(session, case, None, backward=False)
@@ -83,7 +90,10 @@ def _forward_verdicts(session, case: Case, flops, ms, ours, dense_ms) -> None:
 
 def backward(session: Session) -> None:
     """dq, dk and dv alone, from the residuals of a forward pass."""
-    for case in session.cases(SPARSE, SPARSE):
+    for case in session.cases(CASES, CASES):
+        if case.name in DENSE:
+            _dense_backward(session, case)
+            continue
         mask = case.mask()
         density = float(mask.density())
         q, k, v, d_out = case.inputs(jax.random.key(0), 4, session.config.dtype)
@@ -110,6 +120,19 @@ def backward(session: Session) -> None:
                 rate = flops[name] / ms[name] / 1e9
                 what = f"{case.name} backward, {name}, selected FLOPs"
                 session.verdict(what, rate, BACKWARD_TARGETS[case.name], "TFLOPS")
+
+
+def _dense_backward(session: Session, case: Case) -> None:
+    q, k, v, d_out = case.inputs(jax.random.key(0), 4, session.config.dtype)
+    timers = {
+        f"dense {name}": _vjp(
+            functools.partial(dense_attention, implementation=name), q, k, v, d_out
+        )
+        for name in _dense_names(session)
+    }
+    timers |= _torch(session, case, None, backward=True)
+    flops = dict.fromkeys(timers, round(2.5 * case.flops(1.0)))
+    session.race(case, 1.0, timers, flops, direction="backward")
 
 
 def mass(session: Session) -> None:
@@ -207,12 +230,28 @@ def _sparse(session: Session, mask: BlockMask, q, k, v) -> dict[str, Timer]:
     return {name: attend(name) for name in session.implementations("block_sparse_attention")}
 
 
+def _lists_by_head(mask: BlockMask, heads: int) -> BlockMask:
+    """The same lists, one copy for each head instead of one for all."""
+    counts, lists = np.asarray(mask.kv_counts), np.asarray(mask.kv_indices)
+    return dataclasses.replace(
+        mask,
+        kv_counts=counts.repeat(heads // counts.shape[1], 1),
+        kv_indices=lists.repeat(heads // lists.shape[1], 1),
+    )
+
+
 def _dense(session: Session, q, k, v) -> dict[str, Timer]:
+    attend = {
+        n: functools.partial(dense_attention, implementation=n) for n in _dense_names(session)
+    }
+    return {f"dense {name}": timer(jax.jit(run), q, k, v) for name, run in attend.items()}
+
+
+def _dense_names(session: Session) -> list[str]:
     names = session.implementations("dense_attention")
     if session.config.baselines and session.on_gpu:
         names = ["cudnn", *(name for name in names if name != "cudnn")]
-    attend = {name: functools.partial(dense_attention, implementation=name) for name in names}
-    return {f"dense {name}": timer(jax.jit(run), q, k, v) for name, run in attend.items()}
+    return names
 
 
 def _torch(session: Session, case: Case, mask: BlockMask | None, *, backward: bool):

@@ -26,6 +26,14 @@ COLUMNS = {
     "of peak": "{measured[fraction_of_peak]:.2f}",
 }
 
+TARGETS = {
+    "target": "{measured[verdict]}",
+    "measured": "{measured[value_ratio]:.3g}",
+    "wanted, at least": "{measured[target_ratio]:g}",
+    "unit": "{measured[unit]}",
+    "reached": "{measured[reached]}",
+}
+
 
 def attention_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The newest record of every attention timing, in order of first appearance."""
@@ -90,6 +98,29 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=130)
     pyplot.close(figure)
+
+
+def readme_block(results: Path = record.RESULTS) -> str:
+    """For README.md: the picture and the targets of each GPU with records, or that there is none."""
+    files = sorted(results.glob("*/gpu_check.jsonl"))
+    if not files:
+        return "**No GPU has run these kernels yet**, so there is no figure of their speed here."
+    return "\n\n".join(_of_device(file.parent) for file in files)
+
+
+def _of_device(folder: Path) -> str:
+    rows = record.read("gpu_check", folder=folder)
+    device, picture = rows[-1]["environment"]["device"], folder / "roofline.png"
+    if not picture.exists():
+        raise ValueError(f"there is no {picture}; run python -m experiments.gpu_check.roofline")
+    last = {row["measured"]["verdict"]: row for row in rows if "verdict" in row["measured"]}
+    shown = picture.relative_to(record.ROOT) if picture.is_relative_to(record.ROOT) else picture
+    made = ", ".join(sorted({f"commit {row['git_sha'][:10]}, {row['time'][:10]}" for row in rows}))
+    table = record.markdown_table(last.values(), TARGETS) if last else "No target was measured."
+    return (
+        f"![{device}: time of attention against density, with the floor]({shown.as_posix()})\n\n{table}\n\n"
+        f"{device}; TFLOPS of selected blocks; {made}."
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,9 +9,9 @@ import subprocess
 import tempfile
 import time
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from pallas_kernels.block_sparse_attention.api import IMPLEMENTATIONS as BLOCK_S
 from pallas_kernels.dense_attention.api import IMPLEMENTATIONS as DENSE
 
 OPERATIONS = {"block_sparse_attention": BLOCK_SPARSE, "dense_attention": DENSE, "block_mass": BLOCK_MASS}  # fmt: skip
+Item = TypeVar("Item")
 PARTS = ("check", "ceilings", "forward", "backward", "mass", "reorder", "dense", "layer")
 Part = typing.Literal[
     "check", "ceilings", "forward", "backward", "mass", "reorder", "dense", "layer"
@@ -36,12 +37,13 @@ class Config:
 
     Attributes:
       part: what to do, in this order; all parts by default.
-      case: only these problems (S1, V4, D1_8192_128, ...); all of a part by default.
+      case: only these problems (S1, V4, D1_8192_128, ...; in `check` also its small ones, 64x64,
+        dense_ragged, mass_odd, order, ...); all of a part by default.
       implementation: only these; by default those that a GPU has, in a dry run xla.
       dtype: of q, k and v in timings.
       rounds: all candidates are timed in turns, so many times.
       window_ms: calls of a candidate fill so much time between two synchronisations.
-      budget_s: after so long a part starts no new problem, and says which are left.
+      budget_s: after so long a part starts nothing new, and prints the flags that go on.
       baselines: also time cuDNN, and torch's attention where torch is installed.
       seed: of the checks' inputs; fresh by default, and printed.
       dry_run: small problems on any machine, to see that everything works; records go to a
@@ -126,15 +128,25 @@ class Session:
         if part:
             print(f"\n== {part}", flush=True)
 
-    def cases(self, names: Iterable[str], table: Mapping[str, Case]) -> Iterable[Case]:
-        """The wanted problems among `names`, until the part's time is used up."""
-        wanted = [n for n in names if not self.config.case or n in self.config.case]
-        for i, name in enumerate(wanted):
+    def in_time(self, work: Iterable[tuple[str, Item]]) -> Iterator[Item]:
+        """What the wanted names stand for, until the part's time is used up; says what is left then.
+
+        Args:
+          work: (name of a problem, for --case; anything), a name as often as it has work.
+        """
+        wanted = [pair for pair in work if not self.config.case or pair[0] in self.config.case]
+        for i, (_, item) in enumerate(wanted):
             if time.monotonic() - self.started > self.config.budget_s:
-                left = " ".join(wanted[i:])
-                print(f"out of time; go on with --part {self.part} --case {left}")
+                left = " ".join(dict.fromkeys(name for name, _ in wanted[i:]))
+                again = "" if self.part != "check" else f" --seed {self.seed}"
+                print(f"out of time; go on with --part {self.part} --case {left}{again}")
                 return
-            yield table[name].small() if self.config.dry_run else table[name]
+            yield item
+
+    def cases(self, names: Iterable[str], table: Mapping[str, Case]) -> Iterator[Case]:
+        """The wanted problems among `names`, until the part's time is used up."""
+        for case in self.in_time((name, table[name]) for name in names):
+            yield case.small() if self.config.dry_run else case
 
     def implementations(self, operation: str) -> list[str]:
         """Those of an operation that are to be checked and timed, `reference` never."""

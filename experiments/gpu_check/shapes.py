@@ -100,7 +100,8 @@ class Case:
         """The same kind of problem at a size for any machine; keeps ragged borders ragged."""
         if not self.grid:
             top_k = self.top_k and 3
-            return dataclasses.replace(self, heads=2, length=8 * self.block, top_k=top_k)
+            small = {"batch": min(self.batch, 2), "heads": 2, "length": 8 * self.block}
+            return dataclasses.replace(self, **small, top_k=top_k)
         tile, ragged = (2, 4, 4), [n % t > 0 for n, t in zip(self.grid, self.tile, strict=True)]
         grid = tuple(3 * t - r for t, r in zip(tile, ragged, strict=True))
         tiles = self.order.tiles
@@ -125,7 +126,7 @@ _SPARSE = (
 _DENSE = tuple(  # FlashAttention's: 16k tokens, width 2,048
     Case(name=f"D1_{length}_{dim}", batch=16_384 // length, heads=2048 // dim, head_dim=dim, length=length)
     for dim in (64, 128)
-    for length in (512, 2048, 8192, 16_384)
+    for length in (512, 1024, 2048, 4096, 8192, 16_384)
 )  # fmt: skip
 SPARSE = {case.name: case for case in _SPARSE}
 DENSE = {case.name: case for case in _DENSE}

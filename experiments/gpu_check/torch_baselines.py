@@ -1,9 +1,14 @@
 """Torch's attention on the same problems: SDPA, FlashAttention, FlexAttention. Only if installed.
 
-One of the few files that may import torch: to time it beside our kernels, in the same run.
+One of the few files that may import torch: to time it beside our kernels, in the same run. Nothing
+is imported or put on the GPU before a timer first runs, so that a torch without CUDA or a broken
+package is a candidate that is not here, and not the end of a part.
 """
 
+import importlib
 import importlib.util
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,24 +23,33 @@ def dense(case: Case, dtype: str, *, backward: bool) -> dict[str, Timer]:
     """Dense attention: SDPA on cuDNN's and on torch's own kernel, FlashAttention if installed."""
     if not importlib.util.find_spec("torch"):
         return {}
-    from torch.nn import attention
-    from torch.nn.functional import scaled_dot_product_attention
 
     def sdpa(backend):
-        def attend(q, k, v):
-            with attention.sdpa_kernel(backend):
-                return scaled_dot_product_attention(q, k, v)
+        def make():
+            from torch.nn import attention
+            from torch.nn.functional import scaled_dot_product_attention
 
-        return _timer(attend, case, dtype, backward)
+            chosen = getattr(attention.SDPBackend, backend)
+
+            def attend(q, k, v):
+                with attention.sdpa_kernel(chosen):
+                    return scaled_dot_product_attention(q, k, v)
+
+            return attend
+
+        return _timer(make, case, dtype, backward)
 
     timers = {
-        "torch SDPA, cuDNN": sdpa(attention.SDPBackend.CUDNN_ATTENTION),
-        "torch SDPA, flash": sdpa(attention.SDPBackend.FLASH_ATTENTION),
+        "torch SDPA, cuDNN": sdpa("CUDNN_ATTENTION"),
+        "torch SDPA, flash": sdpa("FLASH_ATTENTION"),
     }
     for module in ("flash_attn_interface", "flash_attn"):
         if importlib.util.find_spec(module):
-            flash = importlib.import_module(module).flash_attn_func
-            timers[module] = _timer(flash, case, dtype, backward, heads_first=False)
+
+            def make(module=module):
+                return importlib.import_module(module).flash_attn_func
+
+            timers[module] = _timer(make, case, dtype, backward, heads_first=False)
     return timers
 
 
@@ -43,22 +57,26 @@ def sparse(mask: BlockMask, case: Case, dtype: str, *, backward: bool) -> dict[s
     """FlexAttention over the blocks of `mask`; only where all of them are full of real tokens."""
     if not importlib.util.find_spec("torch") or mask.kv_lengths is not None:
         return {}
-    import torch
-    from torch.nn.attention import flex_attention as flex
 
-    block = min(_FLEX_BLOCK, mask.block_q)
-    counts, lists = (torch.from_numpy(x).cuda() for x in finer_lists(mask, block))
-    nothing = torch.zeros_like(counts)
-    made = flex.BlockMask.from_kv_blocks(
-        nothing, lists, counts, lists, BLOCK_SIZE=block, seq_lengths=(case.slots, case.slots)
-    )
-    options = None if block >= _FLEX_BLOCK else {"BLOCK_M": block, "BLOCK_N": block}
-    compiled = torch.compile(flex.flex_attention, dynamic=False)
+    def make():
+        import torch
+        from torch.nn.attention import flex_attention as flex
 
-    def attend(q, k, v):
-        return compiled(q, k, v, block_mask=made, kernel_options=options)
+        block = min(_FLEX_BLOCK, mask.block_q)
+        counts, lists = (torch.from_numpy(x).cuda() for x in finer_lists(mask, block))
+        nothing = torch.zeros_like(counts)
+        made = flex.BlockMask.from_kv_blocks(
+            nothing, lists, counts, lists, BLOCK_SIZE=block, seq_lengths=(case.slots, case.slots)
+        )
+        options = None if block >= _FLEX_BLOCK else {"BLOCK_M": block, "BLOCK_N": block}
+        compiled = torch.compile(flex.flex_attention, dynamic=False)
 
-    return {"FlexAttention": _timer(attend, case, dtype, backward)}
+        def attend(q, k, v):
+            return compiled(q, k, v, block_mask=made, kernel_options=options)
+
+        return attend
+
+    return {"FlexAttention": _timer(make, case, dtype, backward)}
 
 
 def finer_lists(mask: BlockMask, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,17 +93,24 @@ def finer_lists(mask: BlockMask, block: int) -> tuple[np.ndarray, np.ndarray]:
     return keep.sum(-1).astype(np.int32), lists
 
 
-def _timer(attend, case: Case, dtype: str, backward: bool, *, heads_first: bool = True) -> Timer:
-    """Device time between two events around all calls; inputs are made when first called."""
-    import torch
-
+def _timer(
+    make: Callable[[], Callable[..., Any]],
+    case: Case,
+    dtype: str,
+    backward: bool,
+    *,
+    heads_first: bool = True,
+) -> Timer:
+    """Device time between two events around all calls; all is made when first called."""
     shape = (case.batch, case.slots, case.heads, case.head_dim)
     if heads_first:
         shape = (shape[0], shape[2], shape[1], shape[3])
     made: list = []
 
     def prepare():
-        kind = getattr(torch, dtype)
+        import torch
+
+        attend, kind = make(), getattr(torch, dtype)
         q, k, v, d_out = (torch.randn(shape, dtype=kind, device="cuda") for _ in range(4))
         if not backward:
             return lambda: attend(q, k, v)
@@ -97,6 +122,8 @@ def _timer(attend, case: Case, dtype: str, backward: bool, *, heads_first: bool 
     def run(calls: int) -> float:
         if not made:
             made.append(prepare())
+        import torch
+
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(calls):
