@@ -45,6 +45,25 @@ def in_program(keep: jax.Array, capacity: int | None) -> tuple[jax.Array, jax.Ar
     return indices, jnp.where(full, counts, jnp.minimum(counts, capacity))
 
 
+def check_distinct(indices: Any, counts: Any, num_kv_blocks: int) -> None:
+    """Raises ValueError where a row lists a block twice; lists that are not numpy's are not looked at."""
+    if not isinstance(indices, np.ndarray) or not isinstance(counts, np.ndarray):
+        return
+    capacity = indices.shape[-1]
+    slots = np.arange(capacity, dtype=np.int32)
+    listed = (slots < counts[..., None]) & (counts < num_kv_blocks)[..., None]
+    if (~listed[..., 1:] | (indices[..., 1:] > indices[..., :-1])).all():
+        return  # ascending, as most are, needs no sort
+    ranked = np.sort(np.where(listed, indices, num_kv_blocks + slots), axis=-1)
+    twice = ranked[..., 1:] == ranked[..., :-1]
+    if twice.any():
+        b, h, row, slot = np.argwhere(twice)[0]
+        raise ValueError(
+            f"kv_indices[{b}, {h}, {row}] lists block {ranked[b, h, row, slot]} twice; a row reads "
+            "each block once: list it once, or keep it in BlockMask.from_dense"
+        )
+
+
 def to_dense(indices: Any, counts: Any, num_kv_blocks: int) -> Any:
     """Bool [B, H, Nq, Nk] of the listed blocks; numpy in, numpy out."""
     xp = np if isinstance(indices, np.ndarray) and isinstance(counts, np.ndarray) else jnp

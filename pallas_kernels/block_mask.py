@@ -20,11 +20,11 @@ ArrayLike = jax.Array | np.ndarray
 class BlockMask:
     """Key/value blocks read by each query block, as lists; a pytree of int32 arrays.
 
-    A row is one query block of one head of one batch item. It reads the blocks
-    `kv_indices[..., :kv_counts]`: distinct, in any order. A row whose count equals
-    `num_kv_blocks` is full: it reads every block, in order, and its list is not looked at, so the
-    capacity S need only hold the longest row that is not full. Dense heads and text rows thus
-    cost no memory. Leading axes of size 1 broadcast over the batch or the heads.
+    A row is one query block of one head of one batch item. It reads the blocks `kv_indices[..., :kv_counts]`, in any
+    order, each of them once: a list that names a block twice has no meaning; one in numpy is refused.
+    A row whose count equals `num_kv_blocks` is full: it reads every block, in order, and its list is not looked at, so
+    the capacity S need only hold the longest row that is not full. Dense heads and text rows thus cost no memory.
+    Leading axes of size 1 broadcast over the batch or the heads.
 
     Masks built on the host hold numpy arrays, so they may be made and kept anywhere, also inside
     a traced function; everything else holds JAX arrays.
@@ -61,6 +61,7 @@ class BlockMask:
         for name in ("kv_indices", "kv_counts"):
             if getattr(self, name).dtype != np.int32:
                 raise ValueError(f"{name} has dtype {getattr(self, name).dtype}; make it int32")
+        _block_lists.check_distinct(self.kv_indices, self.kv_counts, self.num_kv_blocks)
         _check_lengths("q_lengths", self.q_lengths, self.num_q_blocks, self.block_q)
         _check_lengths("kv_lengths", self.kv_lengths, self.num_kv_blocks, self.block_kv)
 
@@ -78,8 +79,7 @@ class BlockMask:
         """Lists the True entries of `keep`, in ascending order.
 
         Args:
-          keep: bool [B|1, H|1, Nq, Nk], [H|1, Nq, Nk] or [Nq, Nk]. Concrete arrays are handled on
-            the host by numpy; tracers stay in the program.
+          keep: bool [B|1, H|1, Nq, Nk], [H|1, Nq, Nk] or [Nq, Nk]. Tracers stay in the program.
           block_q: tokens in a query block.
           block_kv: tokens in a key/value block.
           q_lengths: int32 [B|1, H|1, Nq] or [Nq], real tokens of each query block.

@@ -3,9 +3,9 @@
     python -m tests.triton_compiler '[[80, "bfloat16", 128, 64, 64], "lower"]'
 
 compiles forward and backward for compute capability 8.0, head dim 128 and blocks of 64 x 64, as the
-host code launches them, and prints a JSON line for each kernel. "lower" goes through jax_triton
-instead, last, and needs JAX's CUDA plugin. A process of its own, because `triton_interpreter`
-switches the compiler off.
+host code launches them, and prints a JSON line for each kernel. "gfx942" in the place of
+80 compiles for that GPU of AMD's. "lower" goes through jax_triton instead, last, and needs JAX's CUDA
+plugin. A process of its own, because `triton_interpreter` switches the compiler off.
 """
 
 import functools
@@ -42,11 +42,11 @@ def problem(dtype, head_dim, block_q, block_kv, *, ragged=True):
     return both, [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
 
 
-def resources(capability, dtype, head_dim, block_q, block_kv):
+def resources(chip, dtype, head_dim, block_q, block_kv):
     """One dictionary for each kernel of a problem."""
     found = []
     function, arguments = problem(dtype, head_dim, block_q, block_kv)
-    with _triton_call.use(functools.partial(_compile, capability, found)):
+    with _triton_call.use(functools.partial(_compile, chip, found)):
         jax.eval_shape(function, *arguments)
     return found
 
@@ -59,9 +59,7 @@ def lower(dtype="bfloat16", head_dim=128, block=64):
     return len(re.findall(r"custom_call @triton_kernel_call\w*\(", lowered.as_text()))
 
 
-def _compile(
-    capability, found, kernel, arrays, numbers, *, out, grid, num_warps, num_stages, constants
-):
+def _compile(chip, found, kernel, arrays, numbers, *, out, grid, num_warps, num_stages, constants):
     del grid
     arguments = [f"*{_TYPES[str(x.dtype)]}" for x in arrays]
     arguments += ["i32"] * len(numbers) + [f"*{_TYPES[str(x.dtype)]}" for x in out]
@@ -72,26 +70,44 @@ def _compile(
         for place, name in enumerate(kernel.arg_names)
         if signature[name].startswith("*")
     }
+    amd = isinstance(chip, str)
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, aligned),
-        target=GPUTarget("cuda", capability, 32),
+        target=GPUTarget("hip", chip, 64) if amd else GPUTarget("cuda", chip, 32),
         options={"num_warps": num_warps, "num_stages": num_stages},
     )
-    log = _ptxas(compiled.asm["ptx"], capability)
     found.append(
         {
             "kernel": kernel.__name__,
             "tiles": [constants["TILE"], constants["OTHER_TILE"]],
             "num_warps": num_warps,
-            "registers": int(re.search(r"Used (\d+) registers", log)[1]),
-            "spilled": int(re.search(r"(\d+) bytes spill stores", log)[1]),
             "shared": compiled.metadata.shared,
-            "wgmma": len(re.findall(r"wgmma\.mma_async", compiled.asm["ptx"])),
-            "mma": len(re.findall(r"\bmma\.sync", compiled.asm["ptx"])),
-            "copies": len(re.findall(r"\bcp\.async\.c", compiled.asm["ptx"])),
         }
+        | (_of_amd(compiled.asm["amdgcn"]) if amd else _of_nvidia(compiled.asm["ptx"], chip))
     )
     return [jnp.zeros(x.shape, x.dtype) for x in out]
+
+
+def _of_nvidia(ptx, capability):
+    log = _ptxas(ptx, capability)
+    return {
+        "registers": int(re.search(r"Used (\d+) registers", log)[1]),
+        "spilled": int(re.search(r"(\d+) bytes spill stores", log)[1]),
+        "wgmma": len(re.findall(r"wgmma\.mma_async", ptx)),
+        "mma": len(re.findall(r"\bmma\.sync", ptx)),
+        "copies": len(re.findall(r"\bcp\.async\.c", ptx)),
+    }
+
+
+def _of_amd(assembly):
+    def count(name):
+        return int(re.search(rf"\.{name}:\s*(\d+)", assembly)[1])
+
+    return {
+        "registers": count("vgpr_count"),
+        "spilled": count("vgpr_spill_count"),
+        "mma": len(re.findall(r"\bv_mfma_", assembly)),
+    }
 
 
 def _ptxas(ptx, capability):

@@ -1,9 +1,10 @@
 """The Mosaic kernels that are shipped, in the configurations that masks make them choose.
 
 The `heuristics` of a kernel's module (pallas_kernels/OP/mosaic_gpu*.py) choose a configuration from
-the head dim and the mask's blocks. Each distinct answer is a case, with ragged lengths: that code does everything
-the code without them does. `shipped` asks for the blocks in `PAIRS` in bfloat16, and in float16 for
-128 x 128; `everything` for all combinations.
+the head dim and the mask's blocks. Each distinct answer is a case with ragged lengths, and another
+without, "whole": there nothing is masked, and block_mass takes another way. `shipped` asks for the
+blocks in `PAIRS` in ragged bfloat16 and, in float16, for 128 x 128 ragged with head dim 64, and for those
+in `SQUARES`, which choose every structure, whole with head dim 128; `everything` for all combinations.
 """
 
 import dataclasses
@@ -24,8 +25,10 @@ from pallas_kernels import BlockMask
 Case = tuple[str, Callable[..., Any], tuple[Any, ...]]
 
 HEAD_DIMS = (64, 128)
+DTYPES = ("bfloat16", "float16")
 BLOCKS = (64, 128, 192, 256, 384)
 PAIRS = ((64, 64), (64, 128), (128, 64), (128, 128), (192, 192), (256, 256), (384, 384))
+SQUARES = tuple(pair for pair in PAIRS if pair[0] == pair[1])
 _ROWS, _HEADS = 8, 4  # blocks in each direction, and heads, of the problem that is compiled
 
 
@@ -47,16 +50,21 @@ def of_module(name: str, *, everything: bool = False) -> list[Case]:
     deviceless.refuse_old_jax()
     title, extra, problem = _KNOWN[name]
     heuristics = importlib.import_module(name).heuristics
-    pairs = tuple(itertools.product(BLOCKS, repeat=2)) if everything else PAIRS
-    pairs += extra
-    asked = [(dim, pair, "bfloat16") for dim in HEAD_DIMS for pair in pairs]
-    asked += [(d, p, "float16") for d, p, _ in asked if everything or p == (128, 128)]
+    pairs = (tuple(itertools.product(BLOCKS, repeat=2)) if everything else PAIRS) + extra
+    asked = {("bfloat16", True): (HEAD_DIMS, pairs)}
+    if everything:
+        asked |= dict.fromkeys(itertools.product(DTYPES, (True, False)), (HEAD_DIMS, pairs))
+    else:
+        asked["float16", True] = (64,), ((128, 128),)
+        asked["float16", False] = (128,), SQUARES
     found: dict[str, Case] = {}
-    for dim, pair, dtype in asked:
-        key = f"{title}, D {dim}, {_text(heuristics(dim, *pair))}, {dtype}"
-        if key not in found:
-            function, arguments = problem(dim, dtype, *pair)
-            found[key] = key, deviceless.as_on_hopper(function), arguments
+    for (dtype, ragged), geometries in asked.items():
+        for dim, pair in itertools.product(*geometries):
+            config = _text(heuristics(dim, *pair))
+            key = f"{title}, D {dim}, {config}, {dtype}" + ("" if ragged else ", whole")
+            if key not in found:
+                function, arguments = problem(dim, dtype, *pair, ragged)
+                found[key] = key, deviceless.as_on_hopper(function), arguments
     return list(found.values())
 
 
@@ -80,30 +88,30 @@ def _text(config: Any) -> str:
     return " ".join(k if v is True else f"{k}={v}" for k, v in fields if v is not False)
 
 
-def _inputs(dim: int, dtype: str, block_q: int, block_kv: int):
-    """q, k, v and a ragged mask, all abstract."""
+def _inputs(dim: int, dtype: str, block_q: int, block_kv: int, ragged: bool):
+    """q, k, v and a mask, ragged or whole, all abstract."""
     sizes = [(1, _ROWS * block, _HEADS, dim) for block in (block_q, block_kv, block_kv)]
     mask = BlockMask.from_dense(
         np.eye(_ROWS, dtype=bool)[None, None].repeat(_HEADS, 1),
         block_q=block_q,
         block_kv=block_kv,
-        q_lengths=np.full(_ROWS, block_q - 1),
-        kv_lengths=np.full(_ROWS, block_kv - 1),
+        q_lengths=np.full(_ROWS, block_q - 1) if ragged else None,
+        kv_lengths=np.full(_ROWS, block_kv - 1) if ragged else None,
     )
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), mask)
     return *(jax.ShapeDtypeStruct(size, dtype) for size in sizes), abstract
 
 
-def _forward_problem(dim, dtype, block_q, block_kv):
+def _forward_problem(dim, dtype, block_q, block_kv, ragged):
     def forward(q, k, v, mask):
         module = importlib.import_module("pallas_kernels.block_sparse_attention.mosaic_gpu")
         return module.block_sparse_attention(q, k, v, mask, scale=dim**-0.5)
 
-    return forward, _inputs(dim, dtype, block_q, block_kv)
+    return forward, _inputs(dim, dtype, block_q, block_kv, ragged)
 
 
-def _backward_problem(dim, dtype, block_q, block_kv):
-    inputs = _inputs(dim, dtype, block_q, block_kv)
+def _backward_problem(dim, dtype, block_q, block_kv, ragged):
+    inputs = _inputs(dim, dtype, block_q, block_kv, ragged)
 
     def backward(q, k, v, mask, out, lse, d_out, d_lse):
         module = importlib.import_module("pallas_kernels.block_sparse_attention.mosaic_gpu_vjp")
@@ -113,7 +121,7 @@ def _backward_problem(dim, dtype, block_q, block_kv):
     return backward, (*inputs, inputs[0], lse, inputs[0], lse)
 
 
-def _mass_problem(dim, dtype, block_q, block_kv):
+def _mass_problem(dim, dtype, block_q, block_kv, ragged):
     def run(q, k, lse, q_lengths, kv_lengths):
         module = importlib.import_module("pallas_kernels.block_mass.mosaic_gpu")
         return module.block_mass(
@@ -121,14 +129,18 @@ def _mass_problem(dim, dtype, block_q, block_kv):
             q_lengths=q_lengths, kv_lengths=kv_lengths,
         )  # fmt: skip
 
-    q, k, _, mask = _inputs(dim, dtype, block_q, block_kv)
+    q, k, _, mask = _inputs(dim, dtype, block_q, block_kv, ragged)
     lse = jax.ShapeDtypeStruct((1, _HEADS, q.shape[1]), jnp.float32)
     return run, (q, k, lse, mask.q_lengths, mask.kv_lengths)
 
 
-# Module -> title; pairs of blocks beside the usual ones; (D, dtype, block_q, block_kv) -> problem.
+# Module -> title; pairs of blocks beside the usual ones; what makes a function and its arguments.
 _KNOWN: dict[str, tuple[str, tuple[tuple[int, int], ...], Callable[..., Any]]] = {
     "pallas_kernels.block_sparse_attention.mosaic_gpu": ("forward", (), _forward_problem),
     "pallas_kernels.block_sparse_attention.mosaic_gpu_vjp": ("backward", (), _backward_problem),
-    "pallas_kernels.block_mass.mosaic_gpu": ("block_mass", ((32, 32), (384, 128)), _mass_problem),
+    "pallas_kernels.block_mass.mosaic_gpu": (
+        "block_mass",
+        ((32, 32), (384, 128), (64, 192), (192, 128)),
+        _mass_problem,
+    ),
 }

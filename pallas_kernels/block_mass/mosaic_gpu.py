@@ -270,40 +270,44 @@ def launch(config, scale, q, k, shift, pieces, *, without=""):
         if without != f"{name} arrive":
             plgpu.barrier_arrive(barrier)
 
-    def product(q_tile, k_tile):
+    def multiply(q_tile, k_tile, then):
+        """then(q k^T), the product still under way; see `finished`."""
         if interpret:  # plain reads, which the race detector sees
             s = jnp.dot(q_tile[...], k_tile[...].T, preferred_element_type=jnp.float32)
             plgpu.commit_smem()
-            return s
+            return then(s)
 
-        def multiply(acc):
+        def issue(acc):
             plgpu.wgmma(acc, q_tile, k_tile.T)
-            return acc[...]
+            return then(acc)
 
-        return pl.run_scoped(multiply, product_type)
+        return pl.run_scoped(issue, product_type)
+
+    def finished(product, under_way=0):
+        """A product, once no more than so many are under way."""
+        if interpret:
+            return product
+        return plgpu.wgmma_accumulator_load(product, wait_n=under_way)
 
     def add_products(q_tiles, k_tile, add, sums):
         """sums = add(sums, i, q_i k^T) for every i; each product runs while the one before it is added.
 
         Not so for three tiles and a mask, which together spill registers.
         """
-        if interpret or (pieces is not None and tiles > 2):
+        if pieces is not None and tiles > 2:
             for i in range(tiles):
-                sums = add(sums, i, product(q_tiles.at[i], k_tile))
+                sums = add(sums, i, multiply(q_tiles.at[i], k_tile, finished))
             return sums
 
         def visit(i, before, sums):
             if i == tiles:
-                return add(sums, i - 1, plgpu.wgmma_accumulator_load(before))
+                return add(sums, i - 1, finished(before))
 
-            def with_product(acc):
-                plgpu.wgmma(acc, q_tiles.at[i], k_tile.T)
-                if not i:
-                    return visit(1, acc, sums)
-                ready = plgpu.wgmma_accumulator_load(before, wait_n=1)
-                return visit(i + 1, acc, add(sums, i - 1, ready))
+            def overlapped(product):
+                done = add(sums, i - 1, finished(before, 1)) if i else sums
+                return visit(i + 1, product, done)
 
-            return pl.run_scoped(with_product, product_type)
+            return multiply(q_tiles.at[i], k_tile, overlapped)
 
         return visit(0, None, sums)
 

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,6 +26,18 @@ def test_round_trip(lists):
     dense = np.array(_block_lists.to_dense(indices, counts, 4))
     dense[np.asarray(counts) == 4] = True  # full rows are not listed
     np.testing.assert_array_equal(dense, KEEP)
+
+
+def test_a_block_is_listed_once_in_a_row_in_any_order_and_unused_slots_hold_anything():
+    counts = np.array([[[3, 0, 2, 4]]], np.int32)
+    indices = np.array([[[[2, 0, 1], [1, 1, 1], [3, 0, 0], [0, 0, 0]]]], np.int32)
+    _block_lists.check_distinct(indices, counts, 4)
+    indices[0, 0, 0] = 2, 0, 2
+    with pytest.raises(
+        ValueError, match=r"kv_indices\[0, 0, 0\] lists block 2 twice.*list it once"
+    ):
+        _block_lists.check_distinct(indices, counts, 4)
+    _block_lists.check_distinct(jnp.asarray(indices), counts, 4)  # would wait for a device
 
 
 def test_draw_shrinks_to_the_width():

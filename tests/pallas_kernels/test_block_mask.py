@@ -152,6 +152,8 @@ def test_bad_lists_and_merges_are_refused():
         BlockMask(indices, counts[..., :1], **BLOCKS, num_kv_blocks=3)
     with pytest.raises(ValueError, match="kv_counts has dtype int64; make it int32"):
         BlockMask(indices, counts.astype(np.int64), **BLOCKS, num_kv_blocks=3)
+    with pytest.raises(ValueError, match="lists block 0 twice"):
+        BlockMask(indices, counts + 2, **BLOCKS, num_kv_blocks=3)
     masks = [BlockMask.full(2, n, **BLOCKS) for n in (2, 3)]
     with pytest.raises(ValueError, match="cannot be merged; give all heads the same blocks"):
         BlockMask.concat_heads(masks)

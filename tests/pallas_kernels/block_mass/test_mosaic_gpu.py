@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ CASES = (
          q_ragged=True, mask_heads=1),
     Case("shared_384_in_parts", lq=400, lk=330, heads=1, block_q=768, block_kv=320, head_dim=64,
          kv_ragged=True, mask_heads=1),
+    Case("own_192_whole", lq=384, lk=256, heads=1, block_q=192, block_kv=128, head_dim=64),
+    Case("shared_384_whole", lq=384, lk=384, heads=1, block_q=384, block_kv=384, head_dim=64),
 )  # fmt: skip
 # The last config of each; tests/experiments/kernel_resources compiles all of them.
 STRUCTURES = {(c.groups, c.fold, c.shared): (d, c) for d, c in mosaic_gpu.shipped_configs()}
@@ -67,6 +70,16 @@ def test_matches_float64_without_races(case):
     assert not outcome.races_found
     assert outcome.results.dtype == jnp.float32
     np.testing.assert_allclose(outcome.results, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_three_tiles_are_interpreted_with_and_without_a_mask():
+    """They take turns in another way where keys are masked; whole arrays have no mask."""
+    found = set()
+    for case in CASES:
+        c = mosaic_gpu.heuristics(case.head_dim, case.block_q, case.block_kv)
+        if c.groups * c.fold == 3:
+            found.add((c.shared, case.kv_ragged or case.lk % c.step > 0))
+    assert found == set(itertools.product((False, True), repeat=2))
 
 
 @mosaic.needs_interpreter

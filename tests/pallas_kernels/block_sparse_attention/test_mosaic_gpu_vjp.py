@@ -9,6 +9,7 @@ from pallas_kernels import BlockMask, _hopper, _interpret
 from pallas_kernels.block_sparse_attention import mosaic_gpu, mosaic_gpu_vjp, reference
 from tests import mosaic, tolerances
 from tests.conformance.op_suite import Case
+from tests.every_row import EveryRow
 from tests.pallas_kernels.block_sparse_attention import mosaic_vjp_mutants
 
 
@@ -29,6 +30,8 @@ CASES = [
     (case("own queries", 192, 256, lq=200, lk=256, heads=2, mask_heads=2, density=1.0,
           magnitude=4.0), "bfloat16"),
     (case("text rows", 384, 384, lq=400, lk=384, density=1.0, kv_ragged=True), "bfloat16"),
+    (EveryRow.of("every row, own, wide head", 64, 64, 128), "float16"),
+    (EveryRow.of("every row, shared", 128, 64, 64), "bfloat16"),
 ]  # fmt: skip
 by_name = pytest.mark.parametrize(("case", "dtype"), CASES, ids=[c[0].name for c in CASES])
 # The last config of each; tests/experiments/kernel_resources compiles all of them.
@@ -44,6 +47,7 @@ def test_matches_float64_without_races_whatever_padding_holds(case, dtype):
     scale = case.scale or case.head_dim**-0.5
     out, lse = reference.block_sparse_attention(q, k, v, mask, scale=scale)
     keep = tolerances.token_keep(mask, case.lq, case.lk)
+    assert keep.any(), "a mask that keeps nothing checks nothing"
     exact = tolerances.exact_attention(q, k, v, keep, scale, d_out, d_lse)
     live = np.broadcast_to(keep.any(-1), d_lse.shape)
     clean = jnp.where(live.swapaxes(1, 2)[..., None], d_out, jnp.zeros((), dtype))
