@@ -24,5 +24,9 @@ class EveryRow(Case):
         indices = [np.resize(row[:capacity] or 0, capacity) for row in ROWS]
         counts = [len(row) for row in ROWS]
         lengths = [q - 5, q, q, q - 9], [kv - 7, kv, 3]
-        arrays = (np.array([[x]], np.int32) for x in (indices, counts, *lengths))
-        return BlockMask(*arrays, q, kv, 3)
+        indices, counts, of_q, of_kv = (
+            np.array([[x]], np.int32) for x in (indices, counts, *lengths)
+        )
+        return BlockMask(
+            indices, counts, block_q=q, block_kv=kv, q_lengths=of_q, kv_lengths=of_kv, num_kv_blocks=3
+        )  # fmt: skip
