@@ -4,7 +4,7 @@
     make demo SEED=7 DIGIT=5
 
 Loads the committed TinyVideoDiT, denoises the same noise with every method, and writes out/demo/: index.html
-(opens offline), MP4 and GIF files, pictures of masks and attention maps, results.json. About five minutes on
+(opens offline), MP4 and GIF files, pictures of masks and attention maps, results.json. Five to eight minutes on
 two CPU cores. All methods share the dense warm-up steps, so their runs fork from the dense one after those.
 An earlier demo stays as it is until the new one is finished; an interrupted one leaves its clips beside it, in
 out/demo.new/, until the next run.
