@@ -113,8 +113,10 @@ def heuristics(head_dim: int, block_q: int, block_kv: int) -> Config:
     }
     inner_q = next(size for size in walks if block_q % size == 0)
     groups, fold, shared = walks[inner_q]
-    # With three tiles in a group, more pieces and tiles of 96 keys would spill registers.
+    # With three tiles in a group, blocks of several tiles of keys, more pieces, and tiles of 96 keys spill registers.
     narrow = fold == 3 and block_kv % 128
+    if fold == 3 and not narrow:
+        block_kv = 128
     if narrow or (block_kv % 128 and block_kv % 96):
         block_kv = 64 if block_kv % 64 == 0 else 32
     tile_kv = 64 if narrow else 96 if block_kv % 128 and block_kv % 96 == 0 else 128
