@@ -130,11 +130,11 @@ def test_an_unknown_set_up_and_a_foreign_environment_are_refused(machine):
     ],
 )
 def test_make_demo_passes_its_flags_on(variables, flags):
-    outer = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES")  # of the `make test` that runs this
+    # Of the `make test` that runs this, and of its flags.
+    outer = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS", "SEED", "DIGIT", "PYTHON")
     env = {name: value for name, value in os.environ.items() if name not in outer}
-    dry = subprocess.run(
-        ["make", "-n", "demo", *variables], cwd=ROOT, env=env, capture_output=True, text=True
-    )
+    command = ["make", "--no-print-directory", "-n", "demo", *variables]
+    dry = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert dry.returncode == 0, dry.stderr
     set_up, demo = dry.stdout.splitlines()
     assert set_up.endswith("bash .ci/setup.sh demo")
