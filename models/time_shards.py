@@ -1,8 +1,9 @@
 """Frames of a clip spread over devices, for layers that look back in time.
 
 Each device holds a run of frames; a layer's memory, elsewhere the last frames of the chunk before, is then the last
-frames of the neighbour. That is all the overlap there has to be, exact whatever the layers above see: to decode a
-margin twice instead would take some 35 latent frames of it for Wan, more than most clips have.
+frames of the neighbour, and on the first device those that the last one had a turn before. That is all the overlap
+there has to be, exact whatever the layers above see: to decode a margin twice instead would take some 35 latent frames
+of it for Wan, more than most clips have.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from pallas_kernels._pytree import pytree
+from pallas_kernels._pytree import pytree, static
 from sparsevdit_jax.parallel import whole
 
 from .vae_devices import vae_axes, vae_devices
@@ -20,34 +21,37 @@ from .vae_devices import vae_axes, vae_devices
 
 @pytree
 class Halo:
-    """A layer's memory under `jax.shard_map`: rows are runs of frames that follow each other, on and across devices.
+    """A layer's memory under `jax.shard_map`: each device's frames follow those of the device before.
 
     Attributes:
-      first: [B, k, ...], the frames before the first device's.
+      first: [B, k, ...], the frames before the first device's; the other devices have no use for theirs.
+      goes_on: whether more frames follow, to which the last device's are what these are to its.
     """
 
     first: jax.Array
+    goes_on: bool = static(default=False)
 
 
-def frames_before(cache: jax.Array | Halo, x: jax.Array) -> jax.Array:
-    """The frames before each row of x: a cache as it is, or what a `Halo` stands for.
+def after_past(cache: jax.Array | Halo, x: jax.Array) -> tuple[jax.Array, jax.Array | Halo]:
+    """x with the frames before it, from a cache or from what a `Halo` stands for, and the next cache.
 
     Args:
       cache: [B, k, ...], or a `Halo` of that.
-      x: [B, T, ...]; with a `Halo` [B * runs, T, ...], T >= k.
+      x: [B, T, ...]; with a `Halo` T >= k.
 
     Returns:
-      [rows of x, k, ...].
+      [B, k + T, ...], and the cache for the frames after x.
     """
     if not isinstance(cache, Halo):
-        return cache
-    batch, count, *inner = cache.first.shape
-    names = vae_axes()
+        count = cache.shape[1]
+        x = jnp.concatenate([cache, x], 1)
+        return x, x[:, -count:]
+    names, count = vae_axes(), cache.first.shape[1]
     n = jax.lax.axis_size(names)
-    last = x[:, -count:].reshape(batch, -1, count, *inner)
-    left = jax.lax.ppermute(last[:, -1], names, [(i, i + 1) for i in range(n - 1)])
-    left = jnp.where(jax.lax.axis_index(names) == 0, cache.first, left)
-    return jnp.concatenate([left[:, None], last[:, :-1]], 1).reshape(-1, count, *inner)
+    to_next = [(i, i + 1) for i in range(n - 1)] + [(n - 1, 0)] * cache.goes_on
+    left = jax.lax.ppermute(x[:, -count:], names, to_next)
+    past = jnp.where(jax.lax.axis_index(names) == 0, cache.first, left)
+    return jnp.concatenate([past, x], 1), Halo(left, goes_on=cache.goes_on)
 
 
 def spread_clip(
@@ -57,8 +61,12 @@ def spread_clip(
     *,
     first: int,
     unit: int,
+    least: int,
 ) -> jax.Array:
-    """The frames that `step` makes of a clip: its first chunk on every device, of the others a run on each.
+    """The frames that `step` makes of a clip: its first chunk on every device, of the others a run on each at a time.
+
+    Runs are short and each device gets several, one after the other, so that what a device holds of a long clip's
+    activations is a run's, whatever the number of devices.
 
     Args:
       step: `step(model, z, cache)` of latents [B, C, t, h, w] to frames [B, c, f, H, W] and the new cache, which is
@@ -66,24 +74,45 @@ def spread_clip(
       model: whole on every device.
       z: [B, C, T, h, w].
       first: latents of the first chunk, less than T.
-      unit: what latents on a device are a multiple of.
+      unit: what the latents of a run are a multiple of.
+      least: latents of a run that hold all that the next one looks back at.
     """
-    names = vae_axes()
-    head, cache = step(model, z[:, :, :first], None)
-    rest = z[:, :, first:]
-    # Latents added at the end to divide change no frame before theirs.
-    extra = -rest.shape[2] % (unit * vae_devices())
-    padded = jnp.pad(rest, ((0, 0), (0, 0), (0, extra), (0, 0), (0, 0)))
+    names, n = vae_axes(), vae_devices()
+    length = z.shape[2] - first
+    # The run that adds least. Latents added at the end change no frame before theirs.
+    runs = range(least, 2 * least, unit)
+    per_turn = min((n * run for run in runs), key=lambda t: (-length % t, t))
+    added = -length % per_turn
+    turns = (length + added) // per_turn
+    rest = jnp.pad(z[:, :, first:], ((0, 0), (0, 0), (0, added), (0, 0), (0, 0)))
 
-    def run(model, z, cache):
-        return step(model, z, jax.tree.map(Halo, cache))[0]
+    def on_a_device(model, z, rest):
+        def turn(cache, z):
+            frames, cache = step(model, z, cache)
+            return cache, frames
 
-    by_time = PartitionSpec(None, None, names)
-    frames = jax.shard_map(
-        run,
-        in_specs=(PartitionSpec(), by_time, PartitionSpec()),
-        out_specs=by_time,
+        head, cache = step(model, z, None)
+        cache = jax.tree.map(lambda first: Halo(first, goes_on=turns > 1), cache)
+        return head, jax.lax.scan(turn, cache, rest)[1]
+
+    by_time = PartitionSpec(None, None, None, names)
+    head, frames = jax.shard_map(
+        on_a_device,
+        in_specs=(PartitionSpec(), PartitionSpec(), by_time),
+        out_specs=(PartitionSpec(), by_time),
         check_vma=False,
-    )(model, padded, cache)
-    kept = frames.shape[2] * rest.shape[2] // padded.shape[2]
-    return jnp.concatenate([head, whole(frames)[:, :, :kept]], 2)
+    )(model, z[:, :, :first], _split_time(rest, turns))
+    frames = _join_time(whole(frames))
+    kept = frames.shape[2] * length // (length + added)
+    return jnp.concatenate([head, frames[:, :, :kept]], 2)
+
+
+def _split_time(x: jax.Array, parts: int) -> jax.Array:
+    """[B, C, T, ...] to [parts, B, C, T / parts, ...]."""
+    return jnp.moveaxis(x.reshape(*x.shape[:2], parts, -1, *x.shape[3:]), 2, 0)
+
+
+def _join_time(x: jax.Array) -> jax.Array:
+    """The inverse of `_split_time`."""
+    x = jnp.moveaxis(x, 0, 2)
+    return x.reshape(*x.shape[:2], -1, *x.shape[4:])

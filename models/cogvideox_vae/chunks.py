@@ -28,6 +28,7 @@ def _run(coder: Coder, x: jax.Array, cache: tuple | None) -> tuple[jax.Array, tu
 _chunk = jax.jit(_run)
 # Nobody else holds the cache, so the new one may take the old one's memory; a gradient would still need it.
 _chunk_in_place = jax.jit(_run, donate_argnums=(2,))
+_spread = jax.jit(spread_clip, static_argnames=("step", "first", "unit", "least"))
 
 
 def is_traced(*trees) -> bool:
@@ -49,11 +50,11 @@ def all_chunks(coder: Coder, x: jax.Array, size: int) -> jax.Array:
     """The chunks of `each_chunk` as one array.
 
     Under a transformation the chunks after the first are one scan, so that they are compiled once there too; under a
-    mesh each device takes a run of them, all at once.
+    mesh as many as it has devices are computed at a time.
     """
     first, *others = chunk_lengths(x.shape[2], size)
     if others and vae_devices() > 1:
-        return _spread(coder, x, first=first, size=size)
+        return _spread(_run, coder, x, first=first, unit=size, least=size)
     if not is_traced(coder, x):
         return jnp.concatenate(list(each_chunk(coder, x, size)), 2)
 
@@ -62,19 +63,3 @@ def all_chunks(coder: Coder, x: jax.Array, size: int) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(x, start, length, 2)
 
     return scan_clip(functools.partial(_chunk, coder), chunk, 1 + len(others))
-
-
-@functools.partial(jax.jit, static_argnames=("first", "size"))
-def _spread(coder: Coder, x: jax.Array, *, first: int, size: int) -> jax.Array:
-    def step(coder, x, cache):
-        if cache is None:
-            return _run(coder, x, None)
-        # Chunks become rows, for norms take statistics of each; convolutions know which row follows which.
-        b, c, t, *plane = x.shape
-        rows = x.reshape(b, c, t // size, size, *plane)
-        rows = jnp.moveaxis(rows, 2, 1).reshape(-1, c, size, *plane)
-        y, cache = _run(coder, rows, cache)
-        y = jnp.moveaxis(y.reshape(b, -1, *y.shape[1:]), 1, 2)
-        return y.reshape(*y.shape[:2], -1, *y.shape[4:]), cache
-
-    return spread_clip(step, coder, x, first=first, unit=size)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .. import nn
-from ..time_shards import Halo, frames_before
+from ..time_shards import Halo, after_past
 from ..video_vae import run_layers
 
 
@@ -31,11 +31,14 @@ class CausalConv(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: jax.Array, cache: jax.Array | Halo | None) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, cache: jax.Array | Halo | None
+    ) -> tuple[jax.Array, jax.Array | Halo]:
         """[B, T, H, W, C] to the same T, H, W, and the cache [B, 2, H, W, C] for the next chunk."""
-        past = [x[:, :1]] * 2 if cache is None else [frames_before(cache, x)]
-        x = jnp.concatenate([*past, x], 1)
-        return self.conv(x), x[:, -2:]
+        if cache is None:
+            cache = jnp.concatenate([x[:, :1]] * 2, 1)
+        x, cache = after_past(cache, x)
+        return self.conv(x), cache
 
 
 class SpatialNorm(nnx.Module):

@@ -16,7 +16,7 @@ from flax import nnx
 from pallas_kernels import dense_attention
 
 from ..nn import Conv
-from ..time_shards import Halo, frames_before
+from ..time_shards import Halo, after_past
 
 
 class RMSNorm(nnx.Module):
@@ -63,8 +63,8 @@ class CausalConv(Conv):
         """[B, T, H, W, C] and the two frames before; returns the result and the last two of all."""
         if cache is None:
             cache = jnp.zeros((x.shape[0], 2, *x.shape[2:]), x.dtype)
-        x = jnp.concatenate([frames_before(cache, x), x], 1)
-        return super().__call__(x), x[:, -2:]
+        x, cache = after_past(cache, x)
+        return super().__call__(x), cache
 
 
 class PointConv(Conv):
@@ -149,7 +149,7 @@ class Upsample(nnx.Module):
             else None
         )
 
-    def __call__(self, x: jax.Array, cache: jax.Array | None):
+    def __call__(self, x: jax.Array, cache: jax.Array | Halo | None):
         """[B, T, H, W, C] to [B, T or 2 T, 2 H, 2 W, channels_out], and the new cache."""
         new_cache = cache
         if self.time_conv is not None:
@@ -163,7 +163,7 @@ class Upsample(nnx.Module):
         return x.reshape(b, t, 2 * h, 2 * w, -1), new_cache
 
 
-def double_frames(conv: CausalConv, x: jax.Array, cache: jax.Array):
+def double_frames(conv: CausalConv, x: jax.Array, cache: jax.Array | Halo):
     """Twice the frames: the first half of what `conv` returns are the even ones, the second the odd ones."""
     y, cache = conv(x, cache)
     b, t, h, w, c = x.shape

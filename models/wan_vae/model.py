@@ -178,10 +178,9 @@ class WanVAE(VideoVAE):
 def _decode(model: WanVAE, z: jax.Array, *, cuts: Cuts, remat: bool) -> jax.Array:
     if cuts is None:
         if z.shape[2] > 3 and vae_devices() > 1:
-            # Convolutions look two frames back, and the neighbour must have them.
-            unit = 1 if z.shape[2] - 1 > vae_devices() else 2
             step = jax.checkpoint(_decode_step) if remat else _decode_step
-            return spread_clip(step, model, z, first=1, unit=unit)
+            # Convolutions look two frames back.
+            return spread_clip(step, model, z, first=1, unit=1, least=2)
         return _scan(_decode_step, model, z, remat)
 
     def tile(operands, corner, size):

@@ -52,6 +52,8 @@ def close(found, expected):
     [
         ("wan", 9, None, "collective-permute"),
         ("wan", 8, None, "collective-permute"),  # does not divide
+        ("wan", 12, None, "collective-permute"),  # three on a device
+        ("wan", 19, None, "collective-permute"),  # two at a time, three times
         ("wan", 4, None, "collective-permute"),  # two on a device, none on the others
         ("wan", 3, None, None),  # too few to spread
         ("wan", 3, WIDE, "all-gather"),
@@ -94,15 +96,15 @@ def test_chunks_come_at_once(vaes, name):
 
 
 def test_gradients_cross_devices(vaes):
-    z = latents("wan", 6)
-    weight = np.random.default_rng(2).standard_normal((1, 1, 21, 1, 1)).astype(np.float32)
+    z = latents("wan", 8)  # two turns
+    weight = np.random.default_rng(2).standard_normal((1, 1, 29, 1, 1)).astype(np.float32)
 
     def loss(z, remat):
         video = vaes["wan"].decode(z, remat=remat)
         return (video * weight).sum()
 
     expected = jax.jit(jax.grad(loss), static_argnums=1)(z, False)
-    with jax.set_mesh(parallel.make_mesh(seq=4)):
+    with jax.set_mesh(parallel.make_mesh(seq=2)):
         for remat in (False, True):
             close(jax.jit(jax.grad(loss), static_argnums=1)(z, remat), expected)
 
@@ -127,3 +129,15 @@ def test_only_the_frames_before_travel(vaes):
     assert found["all-gather"]["count"] == 1  # the frames, at the end
     convolutions = 2 + 2 * 2 + 4 * 2 * 2 + 2  # ends, middle, levels, doublings in time
     assert found["collective-permute"]["count"] in (convolutions, convolutions + 1)
+
+
+@pytest.mark.parametrize(("name", "first"), [("wan", 1), ("cogvideox", 2)])
+def test_a_long_clip_takes_the_activations_of_a_turn(vaes, name, first):
+    def memory(turns):
+        z = latents(name, first + 4 * turns)
+        plan = jax.jit(vaes[name].decode).lower(z).compile().memory_analysis()
+        return plan.temp_size_in_bytes, plan.output_size_in_bytes
+
+    with jax.set_mesh(parallel.make_mesh(seq=2)):
+        (one, video), (four, long_video) = memory(1), memory(4)
+    assert four - one < long_video - video
