@@ -28,7 +28,7 @@ report: setup-demo ## everything measured on one page, from the committed record
 	$(PY) -m experiments.report $(ARGS)
 
 test: lint ## format, lint, types, import contracts, then all tests (ARGS="-k name")
-	$(PY) -m pytest -n 2 $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: setup ## the checks of `make test` that run no code
 	$(BIN)/ruff format --check .
