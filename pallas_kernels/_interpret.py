@@ -8,6 +8,7 @@ one for each core, or NPROC of them if that is set in the environment before JAX
 """
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -50,7 +51,10 @@ def run(f: Callable[..., Any], *args: Any, detect_races: bool = False, **kwargs:
             f"interpreted warps would wait for each other in a pool of {threads} threads; set "
             f"NPROC={_THREADS} in the environment before JAX starts"
         )
-    params = plgpu.InterpretGPUParams(detect_races=detect_races)
+    names = {field.name for field in dataclasses.fields(plgpu.InterpretGPUParams)}
+    # From jax 0.12 on a race ends a kernel unless this is said; before, none could.
+    on_race: dict[str, Any] = {"on_race": "warn"} if "on_race" in names else {}
+    params = plgpu.InterpretGPUParams(detect_races=detect_races, **on_race)
     with _recorded_races() as races, plgpu.force_gpu_interpret_mode(params):
         results = jax.block_until_ready(f(*args, **kwargs))
     return Outcome(results, any(state.races_found for state in races))
