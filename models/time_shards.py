@@ -29,7 +29,7 @@ class Halo:
     """
 
     first: jax.Array
-    goes_on: bool = static(default=False)
+    goes_on: bool = static()
 
 
 def after_past(cache: jax.Array | Halo, x: jax.Array) -> tuple[jax.Array, jax.Array | Halo]:
