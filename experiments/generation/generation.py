@@ -61,6 +61,7 @@ class Generation:
             num_layers=self.transformer.num_attention_layers,
             num_heads=self.family.transformer.num_heads,
             num_steps=config.steps,
+            **config.dense_part,
         )
         self.attentions = {"dense": None} if config.compare else {}
         self.attentions[config.attention] = self.attention
@@ -139,18 +140,24 @@ class Generation:
         reports = {}
         for job in self.jobs:
             ends, videos = {}, {}
-            for name in self.attentions:
-                ends[name] = denoised.get((job, name)) or load_latents(
-                    job.latents(dense=self._is_dense(name)), self._settings(job, name)
+            settings = {name: self._settings(job, name) for name in self.attentions}
+            kept = {name: job.latents(dense=self._is_dense(name)) for name in self.attentions}
+            try:
+                for name in self.attentions:
+                    end = denoised.get((job, name)) or load_latents(kept[name], settings[name])
+                    ends[name] = end
+                    x = hosts.on_every(jnp.asarray(end.x), self.mesh)
+                    videos[name] = self._timed("decode", lambda x=x: self._decode(vae, x))
+                if hosts.is_first():
+                    reports[job.out] = finish(
+                        self.config, job, videos, ends, self.attention, settings, self.seconds
+                    )
+            except BaseException:
+                hosts.say(
+                    f"the denoised latents stay in {', '.join(map(str, kept.values()))}; the same command goes "
+                    "straight to decoding"
                 )
-                x = hosts.on_every(jnp.asarray(ends[name].x), self.mesh)
-                videos[name] = self._timed("decode", lambda x=x: self._decode(vae, x))
-            if hosts.is_first():
-                seconds = dict(self.seconds)
-                settings = {name: self._settings(job, name) for name in self.attentions}
-                reports[job.out] = finish(
-                    self.config, job, videos, ends, self.attention, settings, seconds
-                )
+                raise
             self.seconds.pop("decode")
         hosts.barrier("the videos are written")
         return reports
