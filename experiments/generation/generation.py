@@ -3,16 +3,15 @@
 import dataclasses
 import gc
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments import hosts
 from experiments.generation.choose import choose_attention
 from experiments.generation.decoding import choose_decoding
+from experiments.generation.image import read_image
 from experiments.generation.memory import GIB, check_memory, device_memory
 from experiments.generation.report import balance, compare, timing, write_report
 from experiments.generation.settings import Config, check_flags, clip_of, dense_path
@@ -24,16 +23,6 @@ from models import load_vae
 from models.pipelines import Denoiser, read_family
 from models.text_embeddings import TextEmbeddings, load_embeddings
 from sparsevdit_jax import Phase, SparseAttention
-
-
-def read_image(path: Path, height: int, width: int) -> np.ndarray:
-    """uint8 [height, width, 3]: scaled to cover the size, cropped to its middle."""
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as image:
-        return np.asarray(
-            ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
-        )
 
 
 class Generation:
