@@ -35,7 +35,7 @@ class Config:
       steps: denoising steps.
       guidance: scale of classifier-free guidance, which 1 or less turns off (HunyuanVideo: of its distilled guidance,
         which knows no negative prompt and which nothing turns off).
-      scheduler: in place of the model's own, such as FlowMatchEulerDiscreteScheduler.
+      scheduler: in place of the model's own: euler or unipc (Wan, HunyuanVideo), ddim or dpm (CogVideoX).
       shift: flow shift, in place of the scheduler's own (Wan: 3 for 480p, 5 for 720p).
       fps: frames per second of the video, such as 16, 23.976 or 24000/1001.
       seed: of the noise; several make a video each. 0 by default.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.sampling import guide
-from models.schedulers import Scheduler
+from models.schedulers import Scheduler, exchange_scheduler
 from models.text_embeddings import TextEmbeddings
 from models.tiling import Tile
 from sparsevdit_jax import VideoGrid
@@ -92,6 +92,11 @@ class Family(abc.ABC):
             )
         changed = dataclasses.replace(config, **dict.fromkeys(names, shift))
         scheduler = dataclasses.replace(self.scheduler, config=changed)
+        return type(self)(self.folder, self.transformer, self.vae, scheduler)
+
+    def with_scheduler(self, name: str) -> "Family":
+        """The same with another scheduler; see `models.schedulers.exchange_scheduler`."""
+        scheduler = exchange_scheduler(self.scheduler, name)
         return type(self)(self.folder, self.transformer, self.vae, scheduler)
 
     @property
