@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from models.pretrained import TRANSFORMERS, VAES, read_config, read_json
+from models.files import read_json
+from models.pretrained import TRANSFORMERS, VAES, read_config
 from models.schedulers import load_scheduler
 
 from .cogvideox import CogVideoX

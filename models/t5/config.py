@@ -6,6 +6,16 @@ from typing import Any
 
 from models import config as configs
 
+MODEL_TYPES = {
+    "T5EncoderModel": "t5",
+    "UMT5EncoderModel": "umt5",
+    "T5ForConditionalGeneration": "t5",
+    "UMT5ForConditionalGeneration": "umt5",
+    "T5Model": "t5",
+    "UMT5Model": "umt5",
+}
+"""transformers' classes, of whose weights the encoder is read, and their `model_type`."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class T5Config:
@@ -53,7 +63,7 @@ class T5Config:
 
 
 def t5_config_from_json(document: Mapping[str, Any]) -> T5Config:
-    """The encoder's shape from a text_encoder/config.json of T5EncoderModel or UMT5EncoderModel.
+    """The encoder's shape from a text_encoder/config.json of a T5 or UMT5, with a decoder or without.
 
     Such a file describes a decoder and a training too; what the encoder does not use is passed over
     without a word, so other models' files are told by `model_type` (or `architectures`).
@@ -61,10 +71,9 @@ def t5_config_from_json(document: Mapping[str, Any]) -> T5Config:
     Raises:
       ValueError: another model's file, or one without a size; the message names it.
     """
-    classes = {"T5EncoderModel": "t5", "UMT5EncoderModel": "umt5"}
-    named = [classes[name] for name in document.get("architectures") or () if name in classes]
+    named = [MODEL_TYPES[n] for n in document.get("architectures") or () if n in MODEL_TYPES]
     model_type = document.get("model_type", *named[:1])
-    if model_type not in classes.values():
+    if model_type not in MODEL_TYPES.values():
         raise ValueError(
             f"this config.json is of model_type {model_type!r}, architectures "
             f"{document.get('architectures')}; a T5 encoder's has 't5' or 'umt5', and lies in the "
