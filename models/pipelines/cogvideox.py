@@ -65,11 +65,11 @@ class CogVideoX(Family):
         """See `Family.text_shape`."""
         return self.transformer.max_text_seq_length, self.transformer.text_embed_dim
 
-    def encode_prompts(self, prompts, negative, *, dtype):
+    def encode_prompts(self, prompts, negative, *, dtype, variant=None):
         """T5 states, padding included."""
         return encode_cogvideox_prompts(
             load_tokenizer(self.folder / "tokenizer"),
-            load_text_encoder(self.folder, dtype=dtype),
+            load_text_encoder(self.folder, dtype=dtype, variant=variant),
             prompts,
             negative_prompts=None if negative is None else [negative] * len(prompts),
             max_length=self.text_shape[0],

@@ -48,11 +48,11 @@ class Wan(Family):
         """See `Family.text_shape`."""
         return TEXT_TOKENS, self.transformer.text_dim
 
-    def encode_prompts(self, prompts, negative, *, dtype):
+    def encode_prompts(self, prompts, negative, *, dtype, variant=None):
         """UMT5 states, zero beyond the prompt."""
         return encode_wan_prompts(
             load_tokenizer(self.folder / "tokenizer"),
-            load_text_encoder(self.folder, dtype=dtype),
+            load_text_encoder(self.folder, dtype=dtype, variant=variant),
             prompts,
             negative_prompts=None if negative is None else [negative] * len(prompts),
             max_length=TEXT_TOKENS,

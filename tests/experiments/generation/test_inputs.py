@@ -34,8 +34,16 @@ def test_latents_are_read_from_numpys_files(tmp_path):
 @pytest.mark.parametrize(
     ("name", "arrays", "message"),
     [
-        ("x.npz", {"x": np.zeros((1, 4, 2, 4), np.float32)}, r"\[1, 4, 2, 4\], but .* \[1, 4, 2, 3\] or"),
-        ("x.npz", {"x": np.zeros((3, 4, 2, 3), np.float32)}, r"are \[1, 4, 2, 3\] or \[2, 4, 2, 3\]"),
+        (
+            "x.npz",
+            {"x": np.zeros((1, 4, 2, 4), np.float32)},
+            r"\[1, 4, 2, 4\], but .* \[1, 4, 2, 3\] or",
+        ),
+        (
+            "x.npz",
+            {"x": np.zeros((3, 4, 2, 3), np.float32)},
+            r"are \[1, 4, 2, 3\] or \[2, 4, 2, 3\]",
+        ),
         ("x.npz", {"x": np.zeros(SHAPE, np.int32)}, "holds int32; latents must be float32"),
         ("x.npz", {"x": np.full(SHAPE, np.nan, np.float32)}, "24 values that are NaN or infinite"),
         ("x.npz", {"a": np.zeros(2), "b": np.zeros(2)}, r"holds \['a', 'b'\]; name the array"),

@@ -181,7 +181,11 @@ def test_given_noise_leaves_seeds_without_effect(ask, tmp_path, capsys):
 
 def test_dtypes_of_the_parts_are_those_of_the_transformer_unless_said(ask, tmp_path):
     config = ask(dtype="bfloat16", vae_dtype="float32").config
-    assert (config.dtype, config.vae_dtype, config.text_dtype) == ("bfloat16", "float32", "bfloat16")
+    assert (config.dtype, config.vae_dtype, config.text_dtype) == (
+        "bfloat16",
+        "float32",
+        "bfloat16",
+    )
     assert ask(**embeddings(tmp_path / "e.npz")).config.text_dtype is None
 
 
