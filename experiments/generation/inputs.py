@@ -34,8 +34,8 @@ def read_latents(path: Path, shape: tuple[int, ...], rows: int) -> np.ndarray:
     if array.shape[1:] != shape[1:] or array.shape[0] not in (1, rows):
         several = f" or {[rows, *shape[1:]]}" if rows > 1 else ""
         raise ValueError(
-            f"{path} holds {list(array.shape)}, but the latents of this clip are {list(shape)}{several}; give latents of "
-            "this model, --frames, --height and --width"
+            f"{path} holds {list(array.shape)}, but the latents of this clip are {list(shape)}{several}; give "
+            "latents of this model, --frames, --height and --width"
         )
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
@@ -87,8 +87,8 @@ def check_tokenizer(folder: Path) -> None:
     _, config = read_config(folder, "text_encoder", TEXT_ENCODERS)
     if vocabulary > config.vocab_size:
         raise ValueError(
-            f"{folder / 'tokenizer'} has ids up to {vocabulary - 1}, but the vocabulary of {folder / 'text_encoder'} is "
-            f"{config.vocab_size}; take both from one checkpoint"
+            f"{folder / 'tokenizer'} has ids up to {vocabulary - 1}, but the vocabulary of "
+            f"{folder / 'text_encoder'} is {config.vocab_size}; take both from one checkpoint"
         )
 
 

@@ -41,8 +41,8 @@ class Config:
       shift: flow shift, in place of the scheduler's own (Wan: 3 for 480p, 5 for 720p).
       fps: frames per second of the video, such as 16, 23.976 or 24000/1001.
       seed: of the noise; several make a video each. 0 by default.
-      out: NAME.mp4; NAME.npz or a folder's NAME for frames without loss. Several videos are NAME-0001.mp4, ... by prompt,
-        NAME-seed7.mp4 by seed, or NAME-0001-seed7.mp4. Reports and interrupted runs lie beside them.
+      out: NAME.mp4; NAME.npz or a folder's NAME for frames without loss. Several videos are NAME-0001.mp4, ... by
+        prompt, NAME-seed7.mp4 by seed, or NAME-0001-seed7.mp4. Reports and interrupted runs lie beside them.
       save_latents: keep the denoised latents, as NAME.latents.safetensors.
       compare: make the dense video too, as NAME-dense.mp4, and compare.
       dtype: of weights and compute; auto is bfloat16 on a GPU and float32 on a CPU.

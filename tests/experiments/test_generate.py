@@ -137,7 +137,9 @@ def test_nothing_that_is_finished_is_lost(wan, tmp_path, monkeypatch, capsys):
     assert set(Generation(config).run()) == {first, tmp_path / "x-seed4.mp4"}
     assert first.read_bytes() == written
     assert not np.array_equal(read(first), read(tmp_path / "x-seed4.mp4"))
-    with pytest.raises(FileExistsError, match="all 2 videos from .*x-seed3.mp4 to .*x-seed4.mp4"):
+    with pytest.raises(
+        FileExistsError, match=r"all 2 videos from .*x-seed3\.mp4 to .*x-seed4\.mp4"
+    ):
         Generation(config)
     (tmp_path / "x-seed4.mp4").unlink()
     (tmp_path / "x-seed4.json").unlink()

@@ -89,7 +89,7 @@ def test_parts_that_are_not_there_are_named(wan, ask, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(wan, copy)
     shutil.rmtree(copy / "tokenizer")
-    with pytest.raises(FileNotFoundError, match="has no tokenizer/; .* pass precomputed --embed"):
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer/; .* pass precomputed --embed"):
         ask(model=copy)
     shutil.rmtree(copy / "vae")
     with pytest.raises(FileNotFoundError, match=r"lacks vae/config\.json"):
