@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 
+from experiments.generation.lora import lora_files
 from models.pipelines import Clip, Family
 
 
@@ -31,8 +32,8 @@ class Config:
       out: the MP4; its report and an interrupted run lie beside it.
       compare: make the dense video too, as NAME-dense.mp4, and compare.
       dtype: of weights and compute; auto is bfloat16 on a GPU and float32 on a CPU.
-      lora: LoRA files to merge.
-      lora_scale: strength of them.
+      lora: LoRAs to merge, each FILE or FILE:SCALE: --lora style.safetensors:0.8 fast.safetensors.
+      lora_scale: strength of those that name none.
       tile: decode in tiles: on, off, or auto (where it would not fit otherwise).
       save_every: steps between saves of the run; 0 never saves.
       implementation: of the attention kernels; by default the best here.
@@ -60,7 +61,7 @@ class Config:
     out: Path = Path("out/video.mp4")
     compare: bool = False
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    lora: tuple[Path, ...] = ()
+    lora: tuple[str | Path, ...] = ()
     lora_scale: float = 1.0
     tile: Literal["auto", "on", "off"] = "auto"
     save_every: int = 5
@@ -123,7 +124,8 @@ def check_flags(config: Config, family: Family) -> None:
         )
     if config.image is not None and not family.takes_image:
         raise ValueError(f"{config.model} holds a text-to-video model; leave --image out")
-    for path in (config.image, config.embeddings, *config.lora):
+    lora_files(config.lora, config.lora_scale)
+    for path in (config.image, config.embeddings):
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"no file {path}")
 

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from experiments import hosts
+from experiments.generation.lora import lora_files
 from experiments.generation.settings import Config
-from models import load_transformer, load_vae, merge_lora
+from models import load_transformer, load_vae, merge_loras
 from models.pipelines import Family
 from models.pretrained import TRANSFORMERS, VAES
 from models.sharding import fully_sharded
@@ -44,8 +46,7 @@ class Weights:
         """With LoRA files merged."""
         where = self._parts or self.everywhere
         model = load_transformer(self.config.model, dtype=self.dtype, sharding=where)
-        for path in self.config.lora:
-            merge_lora(model, path, scale=self.config.lora_scale)
+        merge_loras(model, lora_files(self.config.lora, self.config.lora_scale), say=hosts.say)
         return model
 
     def load_vae(self) -> Any:
