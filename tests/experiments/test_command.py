@@ -46,6 +46,35 @@ def test_flags_reach_the_command():
     assert seen == [Config(3)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Many:
+    """Flags of which some take several values."""
+
+    name: tuple[str, ...] = ("x",)
+    in_order: tuple[int, ...] = ()
+    size: tuple[int, int] = (1, 1)
+    seed: int = 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config"),
+    [
+        ("", Many()),
+        ("--name a b --seed 2", Many(("a", "b"), seed=2)),
+        ("--name a --seed 2 --name b c", Many(("a", "b", "c"), seed=2)),
+        (
+            "--in-order 3 --name=a --in_order -4 --size 2 3 --name b",
+            Many(("a", "b"), (3, -4), (2, 3)),
+        ),
+        ("--seed 1 --seed 2", Many(seed=2)),
+    ],
+)
+def test_a_flag_of_several_values_may_stand_several_times(arguments, config):
+    seen = []
+    command.run(seen.append, Many, arguments=arguments.split())
+    assert seen == [config]
+
+
 @pytest.mark.parametrize("kind", [ValueError, OSError, FileNotFoundError, NotImplementedError])
 def test_a_refusal_is_one_line(kind):
     def main(config):
