@@ -23,11 +23,8 @@ def read_latents(path: Path, shape: tuple[int, ...], rows: int) -> np.ndarray:
       rows: prompts of the call: one start for all, or one each.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: another kind of file, a damaged one, or another shape, dtype, or values that are not finite.
+      ValueError: no such file, another kind of file, a damaged one, or another shape, dtype, or values that are not finite.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path} for --latents")
     array = _array(path)
     if str(array.dtype) not in _FLOATS:
         raise ValueError(f"{path} holds {array.dtype}; latents must be {', '.join(_FLOATS)}")

@@ -180,6 +180,7 @@ def check_flags(config: Config) -> list[str]:
     if len(set(config.seed)) < len(config.seed):
         raise ValueError(f"seed={config.seed} names one twice; give each seed once")
     _check_pairs(config)
+    _check_files(config)
     loras = config.loras
     unused = []
     if not loras and config.lora_scale != 1:
@@ -199,6 +200,20 @@ _USUAL = {
     "seq": ", a number of devices",
     "save_every": " steps; 0 saves the end of the run alone",
 }
+
+
+def _check_files(config: Config) -> None:
+    """What is not there needs no library to be told."""
+    model = config.model.expanduser()
+    if not model.exists() and not model.is_symlink():
+        raise FileNotFoundError(
+            f"no folder {config.model}; give a checkpoint in the layout of diffusers"
+        )
+    for flag in ("image", "embeddings", "latents"):
+        path = getattr(config, flag)
+        if path is not None and not path.is_file():
+            what = "is a folder, not a file" if path.is_dir() else "is not there"
+            raise FileNotFoundError(f"--{flag} {path} {what}; give the path of a file")
 
 
 def _check_pairs(config: Config) -> None:

@@ -47,7 +47,7 @@ class Weights:
             config.model, dtype=self.dtype, sharding=where, variant=config.variant
         )
         # What there is to say of them was said when they were checked.
-        merge_loras(model, self.config.loras, say=lambda line: None)
+        merge_loras(model, config.loras, say=lambda line: None)
         return model
 
     def load_vae(self) -> Any:

@@ -75,7 +75,10 @@ def test_a_flag_of_several_values_may_stand_several_times(arguments, config):
     assert seen == [config]
 
 
-@pytest.mark.parametrize("kind", [ValueError, OSError, FileNotFoundError, NotImplementedError])
+@pytest.mark.parametrize(
+    "kind",
+    [ValueError, OSError, FileNotFoundError, NotImplementedError, ImportError, FloatingPointError],
+)
 def test_a_refusal_is_one_line(kind):
     def main(config):
         raise kind(f"no room for {config.size}")
@@ -120,6 +123,11 @@ def test_an_interrupt_is_one_line():
         ("search.__main__", "--method mixture", "a mixture needs its budget: pass --density"),
         ("report.__main__", "--folder TMP/none", "for --folder; give one that holds results/"),
         ("generate", "--model TMP/none --prompt x", "no folder TMP/none"),
+        (
+            "generate",
+            "--model TMP/none --prompt x --seed 1 --seed 1",
+            "seed=(1, 1) names one twice",
+        ),
         ("parity", "--only x", "only=['x'] names no model; choose from"),
         ("full_size.__main__", "--only x", "only=['x'] are no cases; choose from"),
     ],

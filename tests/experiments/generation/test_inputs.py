@@ -66,11 +66,6 @@ def test_other_latents_are_refused(tmp_path, name, arrays, message):
         read_latents(path, SHAPE, 2)
 
 
-def test_latents_that_are_not_there_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file .*x\.npz for --latents"):
-        read_latents(tmp_path / "x.npz", SHAPE, 1)
-
-
 def test_a_tokenizer_with_more_ids_than_its_encoder_is_refused(tmp_path):
     folder = folders.wan(tmp_path, weights=False)
     check_tokenizer(folder)
