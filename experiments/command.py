@@ -16,7 +16,8 @@ def run(
     """Calls `main` with the `config` that the flags make; what is wrong is said without a traceback.
 
     Args:
-      main: the command; raises ValueError, OSError or NotImplementedError with value, rule and remedy.
+      main: the command; raises ValueError, OSError, ImportError, NotImplementedError or FloatingPointError with value,
+        rule and remedy.
       config: dataclass of the flags, which checks them when it is made.
       arguments: those of the command line by default.
       description: for --help; the docstring of `config` by default.
@@ -30,7 +31,7 @@ def run(
 
     try:
         main(tyro.cli(config, args=arguments, description=description))
-    except (ValueError, OSError, NotImplementedError) as problem:
+    except (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError) as problem:
         sys.exit(f"error: {problem}")
     except KeyboardInterrupt:
         sys.exit(interrupted)

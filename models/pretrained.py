@@ -104,7 +104,7 @@ def load_text_encoder(
     return _load(folder, "text_encoder", dtype, sharding, variant)
 
 
-def check_weights(folder: str | Path, part: str, *, variant: str | None = None) -> None:
+def check_weights(folder: str | Path, part: str, *, variant: str | None = None) -> list[Path]:
     """Raises what loading a part would raise, from its config.json and the headers of its files.
 
     No tensor is read and nothing is compiled: it takes about a second for the largest models.
@@ -114,12 +114,16 @@ def check_weights(folder: str | Path, part: str, *, variant: str | None = None) 
       part: "transformer", "vae" or "text_encoder".
       variant: as in `load_transformer`.
 
+    Returns:
+      The files that hold the weights.
+
     Raises:
       OSError, ValueError: as `load_transformer`.
     """
     if part not in _PARTS:
         raise ValueError(f"{part=} must be {', '.join(_PARTS)}")
-    _open(folder, part, None, variant)
+    _, _, files = _open(folder, part, None, variant)
+    return sorted(set(files.files.values()))
 
 
 def save_transformer(model: Any, folder: str | Path, *, max_shard_bytes=MAX_SHARD_BYTES) -> None:

@@ -27,18 +27,18 @@ class Weights:
 
     def __init__(self, config: Config, family: Family, mesh: Mesh | None):
         self.config, self.family = config, family
-        self.dtype = jnp.dtype(config.dtype)
+        self.dtype, self.vae_dtype = jnp.dtype(config.dtype), jnp.dtype(config.vae_dtype)
         self.everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
         self._parts = fully_sharded(mesh) if mesh is not None and config.shard_weights else None
 
     def planned_transformer(self) -> Any:
         """Without weights."""
         kind, config = TRANSFORMERS[self.family.TRANSFORMER], self.family.transformer
-        return self._planned(kind, config, self._parts)
+        return self._planned(kind, config, self.dtype, self._parts)
 
     def planned_vae(self) -> Any:
         """Without weights."""
-        return self._planned(VAES[self.family.VAE], self.family.vae, None)
+        return self._planned(VAES[self.family.VAE], self.family.vae, self.vae_dtype, None)
 
     def load_transformer(self) -> Any:
         """With LoRA files merged."""
@@ -50,10 +50,10 @@ class Weights:
 
     def load_vae(self) -> Any:
         """On every device of the mesh."""
-        return load_vae(self.config.model, dtype=self.dtype, sharding=self.everywhere)
+        return load_vae(self.config.model, dtype=self.vae_dtype, sharding=self.everywhere)
 
-    def _planned(self, kind, config, parts: Callable[[str, tuple], Sharding] | None):
-        model = nnx.eval_shape(lambda: kind(config, dtype=self.dtype, rngs=nnx.Rngs(0)))
+    def _planned(self, kind, config, dtype, parts: Callable[[str, tuple], Sharding] | None):
+        model = nnx.eval_shape(lambda: kind(config, dtype=dtype, rngs=nnx.Rngs(0)))
         if self.everywhere is None:
             return model
         # The plan's memory is that of weights where they will lie.

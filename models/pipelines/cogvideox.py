@@ -8,7 +8,7 @@ from models.pretrained import load_text_encoder
 from models.t5 import encode_cogvideox_prompts
 from models.tokenizer import load_tokenizer
 
-from .conditions import Conditions, check_text, text_rows
+from .conditions import Conditions, check_width, text_rows
 from .family import Clip, Defaults, Family
 
 OFS = 2.0
@@ -65,21 +65,28 @@ class CogVideoX(Family):
         """See `Family.text_shape`."""
         return self.transformer.max_text_seq_length, self.transformer.text_embed_dim
 
-    def encode_prompts(self, prompt, negative, *, dtype):
+    def encode_prompts(self, prompts, negative, *, dtype):
         """T5 states, padding included."""
         return encode_cogvideox_prompts(
             load_tokenizer(self.folder / "tokenizer"),
             load_text_encoder(self.folder, dtype=dtype),
-            [prompt],
-            negative_prompts=None if negative is None else [negative],
+            prompts,
+            negative_prompts=None if negative is None else [negative] * len(prompts),
             max_length=self.text_shape[0],
         )
 
     def conditions(self, text, clip, guidance, image=None):
         """See `Family.conditions`."""
-        guided = guidance != 1
+        guided = self.guided(guidance)
         embeds = text_rows(text, "prompt_embeds", guided)
-        check_text(embeds, *self.text_shape)
+        tokens, width = self.text_shape
+        check_width("prompt_embeds", embeds, width)
+        if embeds.shape[1] != tokens:
+            raise ValueError(
+                f"prompt_embeds have {embeds.shape[1]} tokens, but this CogVideoX takes {tokens}, and its padding is "
+                "encoded like text, so none can be added or cut off afterwards: make them again with python -m "
+                f"experiments.make_text_embeddings --max-length {tokens}"
+            )
         if self.takes_image and image is None:
             raise ValueError(
                 f"{self.folder} holds an image-to-video CogVideoX; give its first frame with --image"

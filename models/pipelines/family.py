@@ -6,7 +6,8 @@ it knows which clips are possible, what the transformer is called with, and how 
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.sampling import guide
-from models.schedulers import Scheduler
+from models.schedulers import Scheduler, exchange_scheduler
 from models.text_embeddings import TextEmbeddings
 from models.tiling import Tile
 from sparsevdit_jax import VideoGrid
@@ -93,6 +94,11 @@ class Family(abc.ABC):
         scheduler = dataclasses.replace(self.scheduler, config=changed)
         return type(self)(self.folder, self.transformer, self.vae, scheduler)
 
+    def with_scheduler(self, name: str) -> "Family":
+        """The same with another scheduler; see `models.schedulers.exchange_scheduler`."""
+        scheduler = exchange_scheduler(self.scheduler, name)
+        return type(self)(self.folder, self.transformer, self.vae, scheduler)
+
     @property
     def compression(self) -> tuple[int, int, int]:
         """Frames, rows and columns of pixels that one latent stands for."""
@@ -153,8 +159,32 @@ class Family(abc.ABC):
         """Tokens and width of the prompt's embeddings."""
 
     @abc.abstractmethod
-    def encode_prompts(self, prompt: str, negative: str | None, *, dtype) -> TextEmbeddings:
-        """Runs the folder's tokenizer and text encoder; `negative` is None without guidance."""
+    def encode_prompts(
+        self, prompts: Sequence[str], negative: str | None, *, dtype
+    ) -> TextEmbeddings:
+        """Runs the folder's tokenizer and text encoder, which are loaded once.
+
+        Args:
+          prompts: B of them.
+          negative: for all of them; None without guidance.
+          dtype: of the encoder.
+
+        Returns:
+          Embeddings with B rows.
+        """
+
+    def guided(self, guidance: float) -> bool:
+        """Whether classifier-free guidance is on, and so a negative prompt is used: above 1, as in diffusers.
+
+        Raises:
+          ValueError: negative, NaN or infinite.
+        """
+        if not (math.isfinite(guidance) and guidance >= 0):
+            raise ValueError(
+                f"guidance={guidance} must be a finite number from 0 on; {self.defaults.guidance} is usual for "
+                f"{self.NAME}, and 1 or less turns classifier-free guidance off"
+            )
+        return guidance > 1
 
     @abc.abstractmethod
     def conditions(
@@ -165,7 +195,7 @@ class Family(abc.ABC):
         Args:
           text: embeddings of one prompt, with a negative one where `guidance` needs it.
           clip: what to generate.
-          guidance: scale; 1 is none.
+          guidance: scale; see `guided`.
           image: what `image_latents` made, for image-to-video models.
 
         Raises:
@@ -228,6 +258,10 @@ class Family(abc.ABC):
     def tiling(self) -> Tile:
         """The VAE's default tile, for ``frames(..., tile=)``."""
         return self.vae.default_tile
+
+    def untiled(self) -> Tile | None:
+        """What keeps every picture whole, for ``frames(..., tile=)``."""
+        return None
 
     def probe(self, clip: Clip, tile: Tile | None) -> tuple[int, ...]:
         """Shape of latents [1, C, T, h, w] whose decoding without tiles takes what decoding `clip` holds at a time."""

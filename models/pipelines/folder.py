@@ -28,6 +28,7 @@ def read_family(folder: str | Path) -> Family:
     if index.is_file():
         document = read_json(index)
         _check_pipeline(folder, document)
+    _check_one_expert(folder)
     missing = [
         name
         for name in (
@@ -49,7 +50,21 @@ def read_family(folder: str | Path) -> Family:
             f"{folder} joins {name} with {vae_name}, but {family.NAME} needs {family.VAE}; take both from "
             "one checkpoint"
         )
+    if vae_name == Wan.VAE and vae.patch > 1 and not index.is_file():
+        raise ValueError(
+            f"{folder} holds the VAE of Wan 2.2 TI2V and no model_index.json, which would say how its timesteps go; "
+            "that pipeline is not here yet: take Wan 2.1, HunyuanVideo or CogVideoX"
+        )
     return family(folder, transformer, vae, load_scheduler(folder))
+
+
+def _check_one_expert(folder: Path) -> None:
+    """The second transformer tells, where model_index.json is missing or says nothing of it."""
+    if (folder / "transformer_2").is_dir():
+        raise ValueError(
+            f"{folder} has two transformers that take turns (transformer_2/, Wan 2.2 A14B), and one alone makes half "
+            "of the way; only pipelines with one are run here"
+        )
 
 
 def _check_pipeline(folder, document) -> None:
@@ -63,6 +78,12 @@ def _check_pipeline(folder, document) -> None:
         raise ValueError(
             f"{folder} has two transformers that take turns (boundary_ratio="
             f"{document['boundary_ratio']}, Wan 2.2 A14B); only pipelines with one are run here"
+        )
+    second = document.get("transformer_2")
+    if second is not None and any(entry is not None for entry in second):
+        raise ValueError(
+            f"{folder / 'model_index.json'} names a second transformer ({second}, Wan 2.2 A14B); only pipelines with "
+            "one are run here"
         )
     if document.get("expand_timesteps"):
         raise ValueError(

@@ -8,7 +8,7 @@ from models.pretrained import load_text_encoder
 from models.t5 import encode_wan_prompts
 from models.tokenizer import load_tokenizer
 
-from .conditions import Conditions, check_text, text_rows
+from .conditions import Conditions, check_width, fill_text, text_rows
 from .family import Clip, Defaults, Family
 
 TEXT_TOKENS = 512
@@ -48,21 +48,21 @@ class Wan(Family):
         """See `Family.text_shape`."""
         return TEXT_TOKENS, self.transformer.text_dim
 
-    def encode_prompts(self, prompt, negative, *, dtype):
+    def encode_prompts(self, prompts, negative, *, dtype):
         """UMT5 states, zero beyond the prompt."""
         return encode_wan_prompts(
             load_tokenizer(self.folder / "tokenizer"),
             load_text_encoder(self.folder, dtype=dtype),
-            [prompt],
-            negative_prompts=None if negative is None else [negative],
+            prompts,
+            negative_prompts=None if negative is None else [negative] * len(prompts),
             max_length=TEXT_TOKENS,
         )
 
     def conditions(self, text, clip, guidance, image=None):
         """See `Family.conditions`."""
-        guided = guidance != 1
-        embeds = text_rows(text, "prompt_embeds", guided)
-        check_text(embeds, TEXT_TOKENS, self.transformer.text_dim)
+        guided = self.guided(guidance)
+        embeds = text_rows(fill_text(text, TEXT_TOKENS), "prompt_embeds", guided)
+        check_width("prompt_embeds", embeds, self.transformer.text_dim)
         inputs = {"encoder_hidden_states": embeds}
         if self.takes_image and image is None:
             raise ValueError(
@@ -74,6 +74,7 @@ class Wan(Family):
                     "this Wan needs `image_embeds`, CLIP's states of the first frame; make an embeddings "
                     "file with python -m experiments.make_text_embeddings --image and pass --embeddings"
                 )
+            check_width("image_embeds", text.image_embeds, self.transformer.image_dim)
             inputs["encoder_hidden_states_image"] = jnp.concatenate(
                 [text.image_embeds[:1]] * len(embeds)
             )

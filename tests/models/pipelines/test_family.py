@@ -84,6 +84,19 @@ def test_a_shift_changes_the_scheduler_only(wan):
         cogvideox("cogvideox-5b").with_shift(3.0)
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_guidance_of_one_or_less_is_off(wan, scale):
+    assert not wan.guided(scale)
+    assert not cogvideox("cogvideox-5b").guided(scale)
+    assert wan.guided(1.001)
+
+
+@pytest.mark.parametrize("scale", [-1.0, -0.001, float("nan"), float("inf")])
+def test_guidance_that_is_no_scale_is_refused(wan, scale):
+    with pytest.raises(ValueError, match=r"guidance=\S+ must be a finite number from 0 on"):
+        wan.guided(scale)
+
+
 def test_guidance_mixes_the_rows(wan):
     class Model:
         dtype = jnp.float32

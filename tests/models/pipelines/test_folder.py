@@ -56,11 +56,21 @@ def test_an_index_is_not_needed(folder):
         ),
         ({"boundary_ratio": 0.875}, "two transformers that take turns"),
         ({"expand_timesteps": True}, "own timestep"),
+        ({"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "names a second transformer"),
     ],
 )
 def test_other_pipelines_are_refused(folder, changes, message):
     path = folder("wan", **changes)
     with pytest.raises(ValueError, match=message):
+        read_family(path)
+
+
+def test_a_second_expert_is_refused_without_an_index_too(folder):
+    path = folder("wan", transformer_2=[None, None], boundary_ratio=None)
+    assert isinstance(read_family(path), Wan)
+    shutil.copytree(path / "transformer", path / "transformer_2")
+    (path / "model_index.json").unlink()
+    with pytest.raises(ValueError, match=r"two transformers that take turns \(transformer_2/"):
         read_family(path)
 
 
