@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from models.cogvideox import rotary_embedding
 from models.pretrained import load_text_encoder
+from models.schedulers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from models.t5 import encode_cogvideox_prompts
 from models.tokenizer import load_tokenizer
 
@@ -27,9 +28,16 @@ class CogVideoX(Family):
     PIPELINES = ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline")
     TRANSFORMER = "CogVideoXTransformer3DModel"
     VAE = "AutoencoderKLCogVideoX"
+    SCHEDULERS = (CogVideoXDDIMScheduler, CogVideoXDPMScheduler)
     DEFAULTS = Defaults(clip=Clip(49, 480, 720), steps=50, guidance=6.0, fps=8)
     channel_axis = 2
     latents_at_a_time = 5  # in chunks: the longest (3) and a usual one (2)
+
+    def check_parts(self, index):
+        """See `Family.check_parts`."""
+        super().check_parts(index)
+        channels = self.vae.latent_channels
+        self._check_channels(text_to_video=channels, image_to_video=2 * channels)
 
     @property
     def defaults(self):
