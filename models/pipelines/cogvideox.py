@@ -19,9 +19,9 @@ OFS = 2.0
 class CogVideoX(Family):
     """Conventions of diffusers' CogVideoXPipeline and CogVideoXImageToVideoPipeline (0.42).
 
-    Differs from diffusers: latents stay float32 between steps (there: the transformer's dtype), an even number
-    of latents is refused (the VAE makes 16 frames of 4 latents, not 13), and the image's latents are the mean of
-    the VAE's distribution, not a sample.
+    Differs from diffusers: latents stay float32 between steps (there: the transformer's dtype), the image's latents
+    are the mean of the VAE's distribution, not a sample, and a video has the frames that were asked for: of an even
+    number of latents the VAE makes 3 more (16 of 4 latents, 88 of 22), which diffusers returns and we drop.
     """
 
     NAME = "CogVideoX"
@@ -48,11 +48,6 @@ class CogVideoX(Family):
             if is_new
             else self.DEFAULTS
         )
-
-    @property
-    def frame_step(self):
-        """Latent counts are odd, so 8 frames for the VAE's 4."""
-        return 2 * self.compression[0]
 
     @property
     def takes_image(self):

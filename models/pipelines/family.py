@@ -317,7 +317,7 @@ class Family(abc.ABC):
         tile: Tile | None = None,
         decode: Callable[[Any, jax.Array], np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
-        """Decodes denoised latents: uint8 [n, height, width, 3], a few frames at a time.
+        """Decodes denoised latents to the clip's frames: uint8 [n, height, width, 3], a few at a time.
 
         Args:
           vae: that decodes.
@@ -327,7 +327,10 @@ class Family(abc.ABC):
           decode: a `decode(vae, z)` that returns all frames, in place of the VAE's `decode_chunks`.
         """
         z = vae.denormalize(self.to_vae(x, clip)).astype(vae.dtype)
+        left = clip.frames  # a VAE may make more
         for chunk in vae.decode_chunks(z, tile=tile) if decode is None else [decode(vae, z)]:
+            chunk = chunk[:, :, :left]
+            left -= chunk.shape[2]
             for start in range(0, chunk.shape[2], _AT_A_TIME):
                 part = chunk[0, :, start : start + _AT_A_TIME]
                 video = np.asarray(part.transpose(1, 2, 3, 0), np.float32)
