@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from models.cogvideox import rotary_embedding
 from models.pretrained import load_text_encoder
+from models.schedulers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from models.t5 import encode_cogvideox_prompts
 from models.tokenizer import load_tokenizer
 
@@ -18,18 +19,25 @@ OFS = 2.0
 class CogVideoX(Family):
     """Conventions of diffusers' CogVideoXPipeline and CogVideoXImageToVideoPipeline (0.42).
 
-    Differs from diffusers: latents stay float32 between steps (there: the transformer's dtype), an even number
-    of latents is refused (the VAE makes 16 frames of 4 latents, not 13), and the image's latents are the mean of
-    the VAE's distribution, not a sample.
+    Differs from diffusers: latents stay float32 between steps (there: the transformer's dtype), the image's latents
+    are the mean of the VAE's distribution, not a sample, and a video has the frames that were asked for: of an even
+    number of latents the VAE makes 3 more (16 of 4 latents, 88 of 22), which diffusers returns and we drop.
     """
 
     NAME = "CogVideoX"
     PIPELINES = ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline")
     TRANSFORMER = "CogVideoXTransformer3DModel"
     VAE = "AutoencoderKLCogVideoX"
+    SCHEDULERS = (CogVideoXDDIMScheduler, CogVideoXDPMScheduler)
     DEFAULTS = Defaults(clip=Clip(49, 480, 720), steps=50, guidance=6.0, fps=8)
     channel_axis = 2
     latents_at_a_time = 5  # in chunks: the longest (3) and a usual one (2)
+
+    def check_parts(self, index):
+        """See `Family.check_parts`."""
+        super().check_parts(index)
+        channels = self.vae.latent_channels
+        self._check_channels(text_to_video=channels, image_to_video=2 * channels)
 
     @property
     def defaults(self):
@@ -40,11 +48,6 @@ class CogVideoX(Family):
             if is_new
             else self.DEFAULTS
         )
-
-    @property
-    def frame_step(self):
-        """Latent counts are odd, so 8 frames for the VAE's 4."""
-        return 2 * self.compression[0]
 
     @property
     def takes_image(self):

@@ -7,7 +7,7 @@ it knows which clips are possible, what the transformer is called with, and how 
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,6 +63,9 @@ class Family(abc.ABC):
     PIPELINES: ClassVar[tuple[str, ...]]  # `_class_name` in model_index.json
     TRANSFORMER: ClassVar[str]  # `_class_name` in transformer/config.json
     VAE: ClassVar[str]
+    SCHEDULERS: ClassVar[
+        tuple[type[Scheduler], ...]
+    ]  # that follow the path of noise it was trained on
     DEFAULTS: ClassVar[Defaults]
     ENCODES_TEXT: ClassVar[bool] = True
     channel_axis: ClassVar[int] = 1
@@ -72,6 +75,30 @@ class Family(abc.ABC):
     def __init__(self, folder: Path, transformer: Any, vae: Any, scheduler: Scheduler):
         self.folder, self.transformer = folder, transformer
         self.vae, self.scheduler = vae, scheduler
+
+    def check_parts(self, index: Mapping[str, Any]) -> None:
+        """ValueError unless transformer, VAE and scheduler make a whole model of this family.
+
+        Args:
+          index: contents of model_index.json, empty where there is none.
+        """
+        del index
+        if type(self.scheduler) not in self.SCHEDULERS:
+            known = ", ".join(cls.CLASS_NAME for cls in self.SCHEDULERS)
+            raise ValueError(
+                f"{self.folder / 'scheduler'} is of {type(self.scheduler).CLASS_NAME}, but {self.NAME} was trained for "
+                f"another path of noise, that of {known}; take the scheduler of its own checkpoint"
+            )
+
+    def _check_channels(self, **kinds: int) -> None:
+        """ValueError unless the transformer has the channels of one of the kinds that are run."""
+        channels = self.transformer.in_channels
+        if channels not in kinds.values():
+            known = ", ".join(f"{n} ({kind.replace('_', ' ')})" for kind, n in kinds.items())
+            raise ValueError(
+                f"{self.folder / 'transformer'} has in_channels={channels}; we run {self.NAME} with {known}; "
+                "others (control, inpainting, reference images) are conditioned in ways that are not here"
+            )
 
     @property
     def defaults(self) -> Defaults:
@@ -291,7 +318,7 @@ class Family(abc.ABC):
         tile: Tile | None = None,
         decode: Callable[[Any, jax.Array], np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
-        """Decodes denoised latents: uint8 [n, height, width, 3], a few frames at a time.
+        """Decodes denoised latents to the clip's frames: uint8 [n, height, width, 3], a few at a time.
 
         Args:
           vae: that decodes.
@@ -301,7 +328,10 @@ class Family(abc.ABC):
           decode: a `decode(vae, z)` that returns all frames, in place of the VAE's `decode_chunks`.
         """
         z = vae.denormalize(self.to_vae(x, clip)).astype(vae.dtype)
+        left = clip.frames  # a VAE may make more
         for chunk in vae.decode_chunks(z, tile=tile) if decode is None else [decode(vae, z)]:
+            chunk = chunk[:, :, :left]
+            left -= chunk.shape[2]
             for start in range(0, chunk.shape[2], _AT_A_TIME):
                 part = chunk[0, :, start : start + _AT_A_TIME]
                 video = np.asarray(part.transpose(1, 2, 3, 0), np.float32)

@@ -5,6 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from models.schedulers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
 from .conditions import Conditions, check_width, text_rows
 from .family import Clip, Defaults, Family
 
@@ -20,8 +22,14 @@ class HunyuanVideo(Family):
     PIPELINES = ("HunyuanVideoPipeline",)
     TRANSFORMER = "HunyuanVideoTransformer3DModel"
     VAE = "AutoencoderKLHunyuanVideo"
+    SCHEDULERS = (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler)
     DEFAULTS = Defaults(clip=Clip(129, 720, 1280), steps=50, guidance=6.0, fps=15)
     ENCODES_TEXT = False
+
+    def check_parts(self, index):
+        """See `Family.check_parts`."""
+        super().check_parts(index)
+        self._check_channels(text_to_video=self.vae.latent_channels)
 
     def latent_shape(self, clip):
         """[1, C, T, h, w]."""

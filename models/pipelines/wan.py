@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.pretrained import load_text_encoder
+from models.schedulers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from models.t5 import encode_wan_prompts
 from models.tokenizer import load_tokenizer
 
@@ -21,8 +22,25 @@ class Wan(Family):
     PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
     TRANSFORMER = "WanTransformer3DModel"
     VAE = "AutoencoderKLWan"
+    SCHEDULERS = (UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler)
     DEFAULTS = Defaults(clip=Clip(81, 480, 832), steps=50, guidance=5.0, fps=16)
     latents_at_a_time = 3  # one by one: the third is the first with all caches
+
+    def check_parts(self, index):
+        """See `Family.check_parts`."""
+        super().check_parts(index)
+        if self.vae.patch > 1 and "expand_timesteps" not in index:
+            raise ValueError(
+                f"{self.folder} holds the VAE of Wan 2.2 TI2V and no model_index.json that says how its timesteps go "
+                "(expand_timesteps); that pipeline is not here yet: take Wan 2.1, HunyuanVideo or CogVideoX"
+            )
+        z = self.vae.z_dim
+        self._check_channels(text_to_video=z, image_to_video=2 * z + self.compression[0])
+        if self.transformer.pos_embed_seq_len is not None:
+            raise ValueError(
+                f"{self.folder / 'transformer'} has pos_embed_seq_len={self.transformer.pos_embed_seq_len}: it takes "
+                "the first and the last frame (Wan 2.1 FLF2V); only a first frame is run here"
+            )
 
     @property
     def patch(self):

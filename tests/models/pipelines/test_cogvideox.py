@@ -117,7 +117,7 @@ def test_padding_is_made_and_dropped(runs):
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
-        (Clip(13, 32, 32), r"frames=13: CogVideoX makes 1 \+ 8 k frames; ask for 9 or 17"),
+        (Clip(12, 32, 32), r"frames=12: CogVideoX makes 1 \+ 4 k frames; ask for 9 or 13"),
         (Clip(9, 32, 40), "width=40 must be a multiple of 16 .* ask for 32 or 48"),
     ],
 )
