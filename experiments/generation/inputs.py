@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
+from experiments.generation.store import KEY
 from models.pipelines import Family
 from models.pretrained import TEXT_ENCODERS, read_config
 from models.text_embeddings import TextEmbeddings
@@ -23,7 +24,7 @@ def read_latents(path: Path, shape: tuple[int, ...], rows: int) -> np.ndarray:
       rows: prompts of the call: one start for all, or one each.
 
     Raises:
-      ValueError: no such file, another kind of file, a damaged one, or another shape, dtype, or values that are not finite.
+      ValueError: no such file, another kind of file, a damaged one, another shape or dtype, values that are not finite.
     """
     array = _array(path)
     if str(array.dtype) not in _FLOATS:
@@ -41,6 +42,14 @@ def read_latents(path: Path, shape: tuple[int, ...], rows: int) -> np.ndarray:
             f"{path} holds {bad} values that are NaN or infinite; latents must be finite"
         )
     return array
+
+
+def is_denoised(path: Path) -> bool:
+    """Whether latents are the end of a run, as `--save-latents` keeps it."""
+    if path.suffix != ".safetensors":
+        return False
+    with safe_open(str(path), framework="numpy") as file:
+        return KEY in (file.metadata() or {})
 
 
 def _array(path: Path) -> np.ndarray:

@@ -18,7 +18,7 @@ import models
 from experiments import hosts
 from experiments.generation.identity import identities, identity
 from experiments.generation.image import read_image
-from experiments.generation.inputs import blank_text, check_tokenizer, read_latents
+from experiments.generation.inputs import blank_text, check_tokenizer, is_denoised, read_latents
 from experiments.generation.jobs import Job, jobs_of
 from experiments.generation.settings import Config, check_family, check_flags
 from experiments.media import check_output
@@ -110,6 +110,8 @@ def read_request(given: Config) -> Request:
     if config.embeddings is not None:
         text = load_embeddings(config.embeddings)
         rows = text.prompt_embeds.shape[0]
+        if text.image_embeds is not None and getattr(family.transformer, "image_dim", None) is None:
+            unused.append(f"image_embeds in {config.embeddings} have no effect on this model")
     image = latents = None
     if config.image is not None:
         image = read_image(
@@ -117,7 +119,12 @@ def read_request(given: Config) -> Request:
         )
     if config.latents is not None:
         latents = read_latents(config.latents, family.latent_shape(config.clip), rows)
+        if is_denoised(config.latents):
+            unused.append(
+                f"--latents {config.latents} are the end of a run, and are taken for noise"
+            )
     request = Request(config, family, jobs_of(config, rows), text, image, latents, {})
+    _check_names(request.jobs, config)
     request.planned_conditions()
     if text is None:
         check_tokenizer(config.model)
@@ -125,6 +132,20 @@ def read_request(given: Config) -> Request:
     for line in unused:
         hosts.say(f"warning: {line}")
     return dataclasses.replace(request, read=read)
+
+
+def _check_names(jobs: list[Job], config: Config) -> None:
+    """What is certainly not this call's and would be overwritten; `unfinished` looks at the rest."""
+    for job in jobs:
+        if len(jobs) == 1 and job.report.exists():
+            raise FileExistsError(
+                f"{job.report} exists and is not overwritten; choose another --out"
+            )
+        for dense in {False, config.compare}:
+            path = job.video(dense=dense)
+            kept = job.report.exists() or job.latents(dense=dense).exists()
+            if path.exists() and not kept:
+                raise FileExistsError(f"{path} exists and is not overwritten; choose another --out")
 
 
 def _check_implementation(name: str | None) -> None:

@@ -9,7 +9,7 @@ from models.schedulers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from models.t5 import encode_cogvideox_prompts
 from models.tokenizer import load_tokenizer
 
-from .conditions import Conditions, check_width, text_rows
+from .conditions import Conditions, check_not_hunyuan, check_width, text_rows
 from .family import Clip, Defaults, Family
 
 OFS = 2.0
@@ -81,6 +81,7 @@ class CogVideoX(Family):
     def conditions(self, text, clip, guidance, image=None):
         """See `Family.conditions`."""
         guided = self.guided(guidance)
+        check_not_hunyuan(text)
         embeds = text_rows(text, "prompt_embeds", guided)
         tokens, width = self.text_shape
         check_width("prompt_embeds", embeds, width)

@@ -9,7 +9,7 @@ from models.schedulers import FlowMatchEulerDiscreteScheduler, UniPCMultistepSch
 from models.t5 import encode_wan_prompts
 from models.tokenizer import load_tokenizer
 
-from .conditions import Conditions, check_width, fill_text, text_rows
+from .conditions import Conditions, check_not_hunyuan, check_width, fill_text, text_rows
 from .family import Clip, Defaults, Family
 
 TEXT_TOKENS = 512
@@ -79,6 +79,7 @@ class Wan(Family):
     def conditions(self, text, clip, guidance, image=None):
         """See `Family.conditions`."""
         guided = self.guided(guidance)
+        check_not_hunyuan(text)
         embeds = text_rows(fill_text(text, TEXT_TOKENS), "prompt_embeds", guided)
         check_width("prompt_embeds", embeds, self.transformer.text_dim)
         inputs = {"encoder_hidden_states": embeds}

@@ -12,6 +12,7 @@ from PIL import Image
 from experiments.generation import request as module
 from experiments.generation.request import read_request, settings_of
 from experiments.generation.settings import Config
+from experiments.generation.store import Denoised, save_latents
 from models.text_embeddings import TextEmbeddings, save_embeddings
 
 from . import folders
@@ -256,3 +257,26 @@ class TestIdentity:
         write()
         changed = {k for k, v in settings().items() if first[k] != v}
         assert changed == {"image", "embeddings", "latents"}
+
+
+def test_a_video_that_is_there_is_refused_before_the_weights_are_looked_at(ask, weights, tmp_path):
+    for name in ("x.mp4", "x.json"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(FileExistsError, match=rf"{name} exists and is not overwritten"):
+            ask()
+        (tmp_path / name).unlink()
+    (tmp_path / "x-dense.mp4").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"x-dense\.mp4 exists"):
+        ask(attention="sta", compare=True)
+    assert not weights
+
+
+def test_the_end_of_a_run_as_noise_and_states_of_an_image_without_use_are_said(ask, tmp_path, capsys):
+    path = tmp_path / "a.latents.safetensors"
+    save_latents(path, Denoised(np.zeros((1, 16, 3, 8, 12), np.float32), []), {})
+    text = embeddings(tmp_path / "e.npz", image_embeds=np.ones((1, 17, 20)))
+    ask(latents=path, **text)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert "are the end of a run, and are taken for noise" in said[1]
+    assert "image_embeds in" in said[0]
