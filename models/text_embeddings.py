@@ -103,7 +103,9 @@ def load_embeddings(path: str | Path, *, require: Sequence[str] = ()) -> TextEmb
         else:
             with safe_open(str(path), framework="numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except Exception as problem:  # both libraries have exceptions of their own for every kind of damage
+    except (
+        Exception
+    ) as problem:  # both libraries have exceptions of their own for every kind of damage
         kind = "whole .npz file" if is_npz else "whole safetensors file"
         raise ValueError(f"{path} is not a {kind} ({problem}); make or copy it again") from problem
     missing = [name for name in ("prompt_embeds", *require) if name not in arrays]

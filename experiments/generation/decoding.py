@@ -78,7 +78,9 @@ def choose_decoding(
     Returns:
       The last way where none fits.
     """
-    tiles = {"on": [family.tiling()], "off": [family.untiled()], "auto": [None, family.tiling()]}[tile]
+    tiles = {"on": [family.tiling()], "off": [family.untiled()], "auto": [None, family.tiling()]}[
+        tile
+    ]
     if len({family.probe(clip, each) for each in tiles}) == 1:
         tiles = tiles[-1:]  # HunyuanVideo's is always cut
     alone = mesh is None or mesh.size == 1

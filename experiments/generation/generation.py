@@ -29,7 +29,7 @@ from experiments.generation.store import (
 )
 from experiments.generation.weights import Weights
 from experiments.progress import progress_bar
-from models import load_vae
+from models import check_loras, load_vae
 from models.pipelines import Conditions, Denoiser
 from models.text_embeddings import TextEmbeddings
 from sparsevdit_jax import Phase, SparseAttention
@@ -54,6 +54,8 @@ class Generation:
         self.mesh = hosts.mesh_of(distributed=config.distributed, cfg=config.cfg, seq=config.seq)
         self.weights = Weights(config, self.family, self.mesh)
         self.transformer = self.weights.planned_transformer()
+        for line in check_loras(self.transformer, config.loras):
+            hosts.say(f"warning: {line}")
         self.grid = self.family.grid(self.transformer, request.clip, text.shape[1])
         self.attention = choose_attention(
             config.attention,
@@ -70,7 +72,9 @@ class Generation:
         )
         self.to_denoise = [(job, name) for job in self.jobs for name in self._to_denoise(job)]
         hosts.agree(len(self.to_denoise), "how many videos are still to be denoised")
-        self.denoisers = {name: self._denoiser(self.attentions[name]) for _, name in self.to_denoise}
+        self.denoisers = {
+            name: self._denoiser(self.attentions[name]) for _, name in self.to_denoise
+        }
         self.decoding = self._plan(conditions)
 
     def _settings(self, job: Job, name: str) -> dict[str, Any]:
@@ -171,9 +175,7 @@ class Generation:
         denoised = {}
         for job, name in self.to_denoise:
             own = one_prompt(text, job.row)
-            conditions = self.family.conditions(
-                own, self.request.clip, self.config.guidance, image
-            )
+            conditions = self.family.conditions(own, self.request.clip, self.config.guidance, image)
             conditions = hosts.from_first(conditions)
             denoised[job, name] = self._denoise(job, name, model, conditions)
         del model
@@ -192,13 +194,19 @@ class Generation:
         if self.request.text is not None:
             return self.request.text
         config = self.config
-        dtype = jnp.dtype(config.text_dtype)
-        text = self.family.encode_prompts(config.prompt, config.negative_prompt, dtype=dtype)
+        text = self.family.encode_prompts(
+            config.prompt,
+            config.negative_prompt,
+            dtype=jnp.dtype(config.text_dtype),
+            variant=config.variant,
+        )
         gc.collect()  # the encoder is larger than some of the transformers
         return text
 
     def _encode_image(self):
-        vae = load_vae(self.config.model, dtype=jnp.dtype(self.config.vae_dtype))
+        config = self.config
+        dtype = jnp.dtype(config.vae_dtype)
+        vae = load_vae(config.model, dtype=dtype, variant=config.variant)
         return self.family.image_latents(vae, self.request.image, self.request.clip)
 
     def _noise(self, job: Job) -> jax.Array:
@@ -214,9 +222,7 @@ class Generation:
         progress = load_progress(store, begin, settings)
         hosts.agree(progress.step, f"the step that {store} goes on from")
         if progress.step:
-            hosts.say(
-                f"{name}: goes on after step {progress.step} of {config.steps}, from {store}"
-            )
+            hosts.say(f"{name}: goes on after step {progress.step} of {config.steps}, from {store}")
         steps: list[tuple[str, float]] = []
         label = f"{name}, {config.steps} steps"
         if len(self.request.jobs) > 1:
@@ -226,7 +232,9 @@ class Generation:
 
             def on_step(phase: Phase | None, now):
                 jax.block_until_ready(now.x)
-                steps.append(("dense" if phase is None else phase.value, time.perf_counter() - clock[0]))
+                steps.append(
+                    ("dense" if phase is None else phase.value, time.perf_counter() - clock[0])
+                )
                 if (
                     config.save_every
                     and now.step % config.save_every == 0

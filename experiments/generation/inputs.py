@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
+from experiments.generation.store import KEY
 from models.pipelines import Family
 from models.pretrained import TEXT_ENCODERS, read_config
 from models.text_embeddings import TextEmbeddings
@@ -23,19 +24,16 @@ def read_latents(path: Path, shape: tuple[int, ...], rows: int) -> np.ndarray:
       rows: prompts of the call: one start for all, or one each.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: another kind of file, a damaged one, or another shape, dtype, or values that are not finite.
+      ValueError: no such file, another kind of file, a damaged one, another shape or dtype, values that are not finite.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path} for --latents")
     array = _array(path)
     if str(array.dtype) not in _FLOATS:
         raise ValueError(f"{path} holds {array.dtype}; latents must be {', '.join(_FLOATS)}")
     if array.shape[1:] != shape[1:] or array.shape[0] not in (1, rows):
         several = f" or {[rows, *shape[1:]]}" if rows > 1 else ""
         raise ValueError(
-            f"{path} holds {list(array.shape)}, but the latents of this clip are {list(shape)}{several}; give latents of "
-            "this model, --frames, --height and --width"
+            f"{path} holds {list(array.shape)}, but the latents of this clip are {list(shape)}{several}; give "
+            "latents of this model, --frames, --height and --width"
         )
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
@@ -44,6 +42,14 @@ def read_latents(path: Path, shape: tuple[int, ...], rows: int) -> np.ndarray:
             f"{path} holds {bad} values that are NaN or infinite; latents must be finite"
         )
     return array
+
+
+def is_denoised(path: Path) -> bool:
+    """Whether latents are the end of a run, as `--save-latents` keeps it."""
+    if path.suffix != ".safetensors":
+        return False
+    with safe_open(str(path), framework="numpy") as file:
+        return KEY in (file.metadata() or {})
 
 
 def _array(path: Path) -> np.ndarray:
@@ -87,8 +93,8 @@ def check_tokenizer(folder: Path) -> None:
     _, config = read_config(folder, "text_encoder", TEXT_ENCODERS)
     if vocabulary > config.vocab_size:
         raise ValueError(
-            f"{folder / 'tokenizer'} has ids up to {vocabulary - 1}, but the vocabulary of {folder / 'text_encoder'} is "
-            f"{config.vocab_size}; take both from one checkpoint"
+            f"{folder / 'tokenizer'} has ids up to {vocabulary - 1}, but the vocabulary of "
+            f"{folder / 'text_encoder'} is {config.vocab_size}; take both from one checkpoint"
         )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.record import environment
 from experiments.new_file import written_whole
+from experiments.record import environment
 from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.metrics import device_imbalance, psnr, ssim
 from sparsevdit_jax.pattern import StaticPattern

@@ -16,9 +16,9 @@ import numpy as np
 
 import models
 from experiments import hosts
-from experiments.generation.identity import identities
+from experiments.generation.identity import identities, identity
 from experiments.generation.image import read_image
-from experiments.generation.inputs import blank_text, check_tokenizer, read_latents
+from experiments.generation.inputs import blank_text, check_tokenizer, is_denoised, read_latents
 from experiments.generation.jobs import Job, jobs_of
 from experiments.generation.settings import Config, check_family, check_flags
 from experiments.media import check_output
@@ -27,6 +27,7 @@ from models.text_embeddings import TextEmbeddings, load_embeddings
 from pallas_kernels.block_sparse_attention.api import IMPLEMENTATIONS as SPARSE
 from pallas_kernels.dense_attention.api import IMPLEMENTATIONS as DENSE
 
+_PEFT = "adapter_config.json"
 _TOKENIZER = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -94,6 +95,7 @@ def read_request(given: Config) -> Request:
       ValueError, OSError, ImportError: with value, rule and remedy.
     """
     unused = check_flags(given)
+    given = dataclasses.replace(given, model=given.model.expanduser())
     _check_implementation(given.implementation)
     family = read_family(given.model)
     if given.scheduler is not None:
@@ -108,6 +110,8 @@ def read_request(given: Config) -> Request:
     if config.embeddings is not None:
         text = load_embeddings(config.embeddings)
         rows = text.prompt_embeds.shape[0]
+        if text.image_embeds is not None and getattr(family.transformer, "image_dim", None) is None:
+            unused.append(f"image_embeds in {config.embeddings} have no effect on this model")
     image = latents = None
     if config.image is not None:
         image = read_image(
@@ -115,7 +119,12 @@ def read_request(given: Config) -> Request:
         )
     if config.latents is not None:
         latents = read_latents(config.latents, family.latent_shape(config.clip), rows)
+        if is_denoised(config.latents):
+            unused.append(
+                f"--latents {config.latents} are the end of a run, and are taken for noise"
+            )
     request = Request(config, family, jobs_of(config, rows), text, image, latents, {})
+    _check_names(request.jobs, config)
     request.planned_conditions()
     if text is None:
         check_tokenizer(config.model)
@@ -125,12 +134,24 @@ def read_request(given: Config) -> Request:
     return dataclasses.replace(request, read=read)
 
 
+def _check_names(jobs: list[Job], config: Config) -> None:
+    """What is certainly not this call's and would be overwritten; `unfinished` looks at the rest."""
+    for job in jobs:
+        if len(jobs) == 1 and job.report.exists():
+            raise FileExistsError(
+                f"{job.report} exists and is not overwritten; choose another --out"
+            )
+        for dense in {False, config.compare}:
+            path = job.video(dense=dense)
+            kept = job.report.exists() or job.latents(dense=dense).exists()
+            if path.exists() and not kept:
+                raise FileExistsError(f"{path} exists and is not overwritten; choose another --out")
+
+
 def _check_implementation(name: str | None) -> None:
     if name is not None and name not in SPARSE.keys() | DENSE.keys():
         known = sorted(SPARSE.keys() | DENSE.keys())
-        raise ValueError(
-            f"implementation={name!r} must be one of {', '.join(known)}, or left out"
-        )
+        raise ValueError(f"implementation={name!r} must be one of {', '.join(known)}, or left out")
 
 
 def _read(config: Config, family: Family) -> dict[str, str]:
@@ -148,17 +169,36 @@ def _read(config: Config, family: Family) -> dict[str, str]:
     for flag in ("image", "embeddings", "latents"):
         path = getattr(config, flag)
         if path is not None:
-            found[flag] = identities([path], path.parent)[path.name]
+            found[flag] = identity(path)
+    for i, (path, scale) in enumerate(config.loras, start=1):
+        found[f"lora {i} ({path.name})"] = f"{scale:g} x {_lora(path)}"
     scheduler = family.scheduler
     document = {"class": scheduler.CLASS_NAME, **dataclasses.asdict(scheduler.config)}
     return found | {f"scheduler.{name}": repr(value) for name, value in document.items()}
 
 
+def _lora(path: Path) -> str:
+    """Identity of a LoRA: of its file and PEFT's configuration beside it, or of all such files of a folder."""
+    if path.is_dir():
+        files = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
+    else:
+        files = [path, *([path.with_name(_PEFT)] if path.with_name(_PEFT).is_file() else [])]
+    return ", ".join(map(identity, files))
+
+
 def settings_of(request: Request, job: Job, attention: Any) -> dict[str, Any]:
     """What must be the same for an interrupted run to go on; on how many devices may change."""
     config = request.config
-    names = ["negative_prompt", "frames", "height", "width", "steps", "guidance", "dtype", "text_dtype",
-             "lora_scale"]  # fmt: skip
+    names = [
+        "negative_prompt",
+        "frames",
+        "height",
+        "width",
+        "steps",
+        "guidance",
+        "dtype",
+        "text_dtype",
+    ]
     if config.image is not None:
         names += ["image_fit", "vae_dtype"]
     settings = {name: getattr(config, name) for name in names}

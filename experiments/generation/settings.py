@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from experiments.generation.lora import lora_files
+
 if TYPE_CHECKING:  # a wrong flag is told before jax is imported
     from models.pipelines import Clip, Family
 
@@ -39,15 +41,15 @@ class Config:
       shift: flow shift, in place of the scheduler's own (Wan: 3 for 480p, 5 for 720p).
       fps: frames per second of the video, such as 16, 23.976 or 24000/1001.
       seed: of the noise; several make a video each. 0 by default.
-      out: NAME.mp4; NAME.npz or a folder's NAME for frames without loss. Several videos are NAME-0001.mp4, ... by prompt,
-        NAME-seed7.mp4 by seed, or NAME-0001-seed7.mp4. Reports and interrupted runs lie beside them.
+      out: NAME.mp4; NAME.npz or a folder's NAME for frames without loss. Several videos are NAME-0001.mp4, ... by
+        prompt, NAME-seed7.mp4 by seed, or NAME-0001-seed7.mp4. Reports and interrupted runs lie beside them.
       save_latents: keep the denoised latents, as NAME.latents.safetensors.
       compare: make the dense video too, as NAME-dense.mp4, and compare.
       dtype: of weights and compute; auto is bfloat16 on a GPU and float32 on a CPU.
       vae_dtype: that of the VAE, where it is another.
       text_dtype: that of the text encoder, where it is another.
-      lora: LoRA files to merge.
-      lora_scale: strength of them.
+      lora: LoRAs to merge, each FILE or FILE:SCALE: --lora style.safetensors:0.8 fast.safetensors.
+      lora_scale: strength of those that name none.
       tile: decode in tiles: on, off, or auto (where it would not fit otherwise; HunyuanVideo always).
       save_every: steps between saves of the run; 0 saves the end alone.
       implementation: of the attention kernels; by default the best here.
@@ -85,7 +87,7 @@ class Config:
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     vae_dtype: Dtype | None = None
     text_dtype: Dtype | None = None
-    lora: tuple[Path, ...] = ()
+    lora: tuple[str | Path, ...] = ()
     lora_scale: float = 1.0
     tile: Literal["auto", "on", "off"] = "auto"
     save_every: int = 5
@@ -134,6 +136,11 @@ class Config:
         return Clip(self.frames, self.height, self.width)
 
     @property
+    def loras(self) -> list[tuple[Path, float]]:
+        """Path and scale of each LoRA; raises as `lora_files`."""
+        return lora_files(self.lora, self.lora_scale)
+
+    @property
     def dense_part(self) -> dict:
         """What stays dense of a sparse attention, as `choose_attention` takes it."""
         names = ("dense_steps", "dense_last_steps", "dense_layers")
@@ -147,7 +154,7 @@ def check_flags(config: Config) -> list[str]:
       A line for each flag that has no effect and does no harm.
 
     Raises:
-      ValueError: with the flag, the rule and a remedy.
+      ValueError, FileNotFoundError: with the flag, the rule and a remedy.
     """
     for name, least in (("frames", 1), ("height", 1), ("width", 1), ("steps", 1), ("cfg", 1),
                         ("seq", 1), ("save_every", 0), ("dense_steps", 0), ("dense_last_steps", 0)):  # fmt: skip
@@ -158,7 +165,9 @@ def check_flags(config: Config) -> list[str]:
         value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value} must be a finite number above 0, or left out")
-    if config.guidance is not None and not (math.isfinite(config.guidance) and config.guidance >= 0):
+    if config.guidance is not None and not (
+        math.isfinite(config.guidance) and config.guidance >= 0
+    ):
         raise ValueError(
             f"guidance={config.guidance} must be a finite number from 0 on; 5 or 6 is usual, and 1 or less turns "
             "classifier-free guidance off"
@@ -171,7 +180,11 @@ def check_flags(config: Config) -> list[str]:
     if len(set(config.seed)) < len(config.seed):
         raise ValueError(f"seed={config.seed} names one twice; give each seed once")
     _check_pairs(config)
+    _check_files(config)
+    loras = config.loras
     unused = []
+    if not loras and config.lora_scale != 1:
+        unused.append(f"--lora-scale {config.lora_scale:g} has no effect without --lora")
     if config.image is None and config.image_fit != "crop":
         unused.append(f"--image-fit {config.image_fit} has no effect without --image")
     if config.embeddings is not None and config.text_dtype is not None:
@@ -187,6 +200,20 @@ _USUAL = {
     "seq": ", a number of devices",
     "save_every": " steps; 0 saves the end of the run alone",
 }
+
+
+def _check_files(config: Config) -> None:
+    """What is not there needs no library to be told."""
+    model = config.model.expanduser()
+    if not model.exists() and not model.is_symlink():
+        raise FileNotFoundError(
+            f"no folder {config.model}; give a checkpoint in the layout of diffusers"
+        )
+    for flag in ("image", "embeddings", "latents"):
+        path = getattr(config, flag)
+        if path is not None and not path.is_file():
+            what = "is a folder, not a file" if path.is_dir() else "is not there"
+            raise FileNotFoundError(f"--{flag} {path} {what}; give the path of a file")
 
 
 def _check_pairs(config: Config) -> None:

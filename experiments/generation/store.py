@@ -18,7 +18,8 @@ from models.pipelines import Progress
 
 VERSION = 2
 """Of the files: 1 noted the names of what a run had read, and not their content."""
-_KEY = "run"
+KEY = "run"
+"""In a file's metadata, of what it is."""
 _LATENTS = "latents"
 _SHOWN = 60
 
@@ -127,11 +128,11 @@ def check_kept(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None
         raise ValueError(
             f"{path} is damaged ({problem}); remove it to start anew, or choose another --out"
         ) from problem
-    if _KEY not in metadata:
+    if KEY not in metadata:
         raise ValueError(
             f"{path} is not the file of an interrupted run; choose another --out, or move it away"
         )
-    run = json.loads(metadata[_KEY])
+    run = json.loads(metadata[KEY])
     if (version := run.get("version", 1)) != VERSION:
         raise ValueError(
             f"{path} was written by another version of this program (files of version {version}, here {VERSION}); go "
@@ -155,7 +156,7 @@ def check_kept(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None
 def _write(path: Path, arrays, settings: Mapping[str, Any], **run) -> None:
     document = json.dumps({"version": VERSION, "settings": dict(settings), **run})
     with written_whole(path, replace=True) as part:
-        save_file(arrays, str(part), metadata={_KEY: document})
+        save_file(arrays, str(part), metadata={KEY: document})
 
 
 def _check_finite(x: np.ndarray, when: str, path: Path) -> None:

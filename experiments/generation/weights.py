@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from experiments.generation.settings import Config
-from models import load_transformer, load_vae, merge_lora
+from models import load_transformer, load_vae, merge_loras
 from models.pipelines import Family
 from models.pretrained import TRANSFORMERS, VAES
 from models.sharding import fully_sharded
@@ -41,16 +41,21 @@ class Weights:
         return self._planned(VAES[self.family.VAE], self.family.vae, self.vae_dtype, None)
 
     def load_transformer(self) -> Any:
-        """With LoRA files merged."""
-        where = self._parts or self.everywhere
-        model = load_transformer(self.config.model, dtype=self.dtype, sharding=where)
-        for path in self.config.lora:
-            merge_lora(model, path, scale=self.config.lora_scale)
+        """With LoRAs merged."""
+        config, where = self.config, self._parts or self.everywhere
+        model = load_transformer(
+            config.model, dtype=self.dtype, sharding=where, variant=config.variant
+        )
+        # What there is to say of them was said when they were checked.
+        merge_loras(model, config.loras, say=lambda line: None)
         return model
 
     def load_vae(self) -> Any:
         """On every device of the mesh."""
-        return load_vae(self.config.model, dtype=self.vae_dtype, sharding=self.everywhere)
+        config = self.config
+        return load_vae(
+            config.model, dtype=self.vae_dtype, sharding=self.everywhere, variant=config.variant
+        )
 
     def _planned(self, kind, config, dtype, parts: Callable[[str, tuple], Sharding] | None):
         model = nnx.eval_shape(lambda: kind(config, dtype=dtype, rngs=nnx.Rngs(0)))

@@ -91,7 +91,7 @@ def _planned(model, files: Files) -> tuple[dict[str, list[Delta]], list[str]]:
             deltas.setdefault(delta.target, []).append(delta)
     for file, _ in opened:
         check_values(file, [d for parts in deltas.values() for d in parts if d.file is file])
-    return deltas, notes
+    return deltas, list(dict.fromkeys(notes))
 
 
 def _add(parameter, delta: np.ndarray) -> None:

@@ -77,8 +77,8 @@ def deltas_of(file: LoraFile, scale: float, names: Names) -> tuple[list[Delta], 
 def check_values(file: LoraFile, deltas: Sequence[Delta]) -> None:
     """Reads all that `deltas` of `file` need; ValueError if a number is, or would become, NaN or infinite."""
     needed = dict.fromkeys(name for delta in deltas for name in delta.tensors)
-    peaks = {name: float(np.abs(file.read(name)).max(initial=0)) for name in needed}
-    bad = [name for name, peak in peaks.items() if not math.isfinite(peak)]
+    peaks = {name: file.largest(name) for name in needed}
+    bad = [name for name, peak in peaks.items() if not peak <= _LARGEST]
     bad = bad or [d.tensors[0] for d in deltas if not _bound(d, peaks) <= _LARGEST]
     if bad:
         raise ValueError(

@@ -9,7 +9,7 @@ from models.schedulers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from models.t5 import encode_cogvideox_prompts
 from models.tokenizer import load_tokenizer
 
-from .conditions import Conditions, check_width, text_rows
+from .conditions import Conditions, check_not_hunyuan, check_width, text_rows
 from .family import Clip, Defaults, Family
 
 OFS = 2.0
@@ -68,11 +68,11 @@ class CogVideoX(Family):
         """See `Family.text_shape`."""
         return self.transformer.max_text_seq_length, self.transformer.text_embed_dim
 
-    def encode_prompts(self, prompts, negative, *, dtype):
+    def encode_prompts(self, prompts, negative, *, dtype, variant=None):
         """T5 states, padding included."""
         return encode_cogvideox_prompts(
             load_tokenizer(self.folder / "tokenizer"),
-            load_text_encoder(self.folder, dtype=dtype),
+            load_text_encoder(self.folder, dtype=dtype, variant=variant),
             prompts,
             negative_prompts=None if negative is None else [negative] * len(prompts),
             max_length=self.text_shape[0],
@@ -81,6 +81,7 @@ class CogVideoX(Family):
     def conditions(self, text, clip, guidance, image=None):
         """See `Family.conditions`."""
         guided = self.guided(guidance)
+        check_not_hunyuan(text)
         embeds = text_rows(text, "prompt_embeds", guided)
         tokens, width = self.text_shape
         check_width("prompt_embeds", embeds, width)

@@ -76,6 +76,15 @@ def fill_text(text: TextEmbeddings, tokens: int) -> TextEmbeddings:
     return dataclasses.replace(text, **filled)
 
 
+def check_not_hunyuan(text: TextEmbeddings) -> None:
+    """ValueError if the embeddings are of encoders whose states are as wide as T5's and mean something else."""
+    if text.pooled_projections is not None:
+        raise ValueError(
+            "the embeddings have pooled_projections, so they are HunyuanVideo's; make them with this model's own text "
+            "encoder: python -m experiments.make_text_embeddings"
+        )
+
+
 def check_width(name: str, array: jax.Array, width: int) -> None:
     """ValueError unless the last axis of the embeddings called `name` is this transformer's."""
     if array.shape[-1] != width:

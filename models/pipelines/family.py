@@ -133,7 +133,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def encode_prompts(
-        self, prompts: Sequence[str], negative: str | None, *, dtype
+        self, prompts: Sequence[str], negative: str | None, *, dtype, variant: str | None = None
     ) -> TextEmbeddings:
         """Runs the folder's tokenizer and text encoder, which are loaded once.
 
@@ -141,6 +141,7 @@ class Family(abc.ABC):
           prompts: B of them.
           negative: for all of them; None without guidance.
           dtype: of the encoder.
+          variant: of its files.
 
         Returns:
           Embeddings with B rows.

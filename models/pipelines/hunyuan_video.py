@@ -53,9 +53,9 @@ class HunyuanVideo(Family):
         """See `Family.text_shape`."""
         return 256, self.transformer.text_embed_dim
 
-    def encode_prompts(self, prompts, negative, *, dtype):
+    def encode_prompts(self, prompts, negative, *, dtype, variant=None):
         """Not here: LLaMA and CLIP have no port."""
-        del prompts, negative, dtype
+        del prompts, negative, dtype, variant
         raise ValueError(
             "HunyuanVideo's text encoders (LLaMA, CLIP) run in torch only; make an embeddings file with "
             "python -m experiments.make_text_embeddings and pass it with --embeddings"

@@ -9,7 +9,7 @@ from models.schedulers import FlowMatchEulerDiscreteScheduler, UniPCMultistepSch
 from models.t5 import encode_wan_prompts
 from models.tokenizer import load_tokenizer
 
-from .conditions import Conditions, check_width, fill_text, text_rows
+from .conditions import Conditions, check_not_hunyuan, check_width, fill_text, text_rows
 from .family import Clip, Defaults, Family
 
 TEXT_TOKENS = 512
@@ -69,11 +69,11 @@ class Wan(Family):
         """See `Family.text_shape`."""
         return TEXT_TOKENS, self.transformer.text_dim
 
-    def encode_prompts(self, prompts, negative, *, dtype):
+    def encode_prompts(self, prompts, negative, *, dtype, variant=None):
         """UMT5 states, zero beyond the prompt."""
         return encode_wan_prompts(
             load_tokenizer(self.folder / "tokenizer"),
-            load_text_encoder(self.folder, dtype=dtype),
+            load_text_encoder(self.folder, dtype=dtype, variant=variant),
             prompts,
             negative_prompts=None if negative is None else [negative] * len(prompts),
             max_length=TEXT_TOKENS,
@@ -82,6 +82,7 @@ class Wan(Family):
     def conditions(self, text, clip, guidance, image=None):
         """See `Family.conditions`."""
         guided = self.guided(guidance)
+        check_not_hunyuan(text)
         embeds = text_rows(fill_text(text, TEXT_TOKENS), "prompt_embeds", guided)
         check_width("prompt_embeds", embeds, self.transformer.text_dim)
         inputs = {"encoder_hidden_states": embeds}

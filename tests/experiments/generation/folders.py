@@ -47,7 +47,9 @@ def wan(folder: Path, *, image: bool = False, weights: bool = True) -> Path:
         save_transformer(random_model(WanTransformer, config, seed=1), folder / "transformer")
         save_vae(random_model(WanVAE, vae, seed=2), folder / "vae")
     else:
-        write_json(folder / "transformer" / "config.json", config_to_json(config, "WanTransformer3DModel"))
+        write_json(
+            folder / "transformer" / "config.json", config_to_json(config, "WanTransformer3DModel")
+        )
         write_json(folder / "vae" / "config.json", config_to_json(vae, "AutoencoderKLWan"))
     flow = UniPCMultistepConfig(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0

@@ -12,6 +12,7 @@ from PIL import Image
 from experiments.generation import request as module
 from experiments.generation.request import read_request, settings_of
 from experiments.generation.settings import Config
+from experiments.generation.store import Denoised, save_latents
 from models.text_embeddings import TextEmbeddings, save_embeddings
 
 from . import folders
@@ -65,10 +66,10 @@ def embeddings(path, rows=1, tokens=512, **more):
         (dict(frames=10), ValueError, r"frames=10: Wan makes 1 \+ 4 k frames; ask for 9 or 13"),
         (dict(height=70), ValueError, r"height=70 must be a multiple of 16 .* ask for 64 or 80"),
         (dict(prompt=()), ValueError, "no --prompt and no --embeddings"),
-        (dict(model=Path("nowhere")), FileNotFoundError, "no folder nowhere"),
-        (dict(image=Path("x.png")), ValueError, "text-to-video model; leave --image out"),
-        (dict(embeddings=Path("x.npz"), prompt=()), FileNotFoundError, "no text embeddings at x"),
-        (dict(latents=Path("x.npz")), FileNotFoundError, r"no file x\.npz for --latents"),
+        (dict(model=Path(__file__)), NotADirectoryError, "is a file, not a folder"),
+        (dict(image=Path(__file__)), ValueError, "text-to-video model; leave --image out"),
+        (dict(embeddings=Path(__file__), prompt=()), ValueError, r"must end in \.safetensors or"),
+        (dict(latents=Path(__file__)), ValueError, r"must end in \.safetensors, \.npz or"),
         (dict(out=Path("x.gif")), ValueError, r"x\.gif must be NAME\.mp4, NAME\.npz"),
         (dict(fps=500), ValueError, "fps=500 must be a number from"),
         (dict(fps="24000/0"), ValueError, "fps=24000/0 must be a number from"),
@@ -89,7 +90,7 @@ def test_parts_that_are_not_there_are_named(wan, ask, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(wan, copy)
     shutil.rmtree(copy / "tokenizer")
-    with pytest.raises(FileNotFoundError, match="has no tokenizer/; .* pass precomputed --embed"):
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer/; .* pass precomputed --embed"):
         ask(model=copy)
     shutil.rmtree(copy / "vae")
     with pytest.raises(FileNotFoundError, match=r"lacks vae/config\.json"):
@@ -181,7 +182,11 @@ def test_given_noise_leaves_seeds_without_effect(ask, tmp_path, capsys):
 
 def test_dtypes_of_the_parts_are_those_of_the_transformer_unless_said(ask, tmp_path):
     config = ask(dtype="bfloat16", vae_dtype="float32").config
-    assert (config.dtype, config.vae_dtype, config.text_dtype) == ("bfloat16", "float32", "bfloat16")
+    assert (config.dtype, config.vae_dtype, config.text_dtype) == (
+        "bfloat16",
+        "float32",
+        "bfloat16",
+    )
     assert ask(**embeddings(tmp_path / "e.npz")).config.text_dtype is None
 
 
@@ -252,3 +257,26 @@ class TestIdentity:
         write()
         changed = {k for k, v in settings().items() if first[k] != v}
         assert changed == {"image", "embeddings", "latents"}
+
+
+def test_a_video_that_is_there_is_refused_before_the_weights_are_looked_at(ask, weights, tmp_path):
+    for name in ("x.mp4", "x.json"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(FileExistsError, match=rf"{name} exists and is not overwritten"):
+            ask()
+        (tmp_path / name).unlink()
+    (tmp_path / "x-dense.mp4").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"x-dense\.mp4 exists"):
+        ask(attention="sta", compare=True)
+    assert not weights
+
+
+def test_the_end_of_a_run_as_noise_and_states_of_an_image_without_use_are_said(ask, tmp_path, capsys):
+    path = tmp_path / "a.latents.safetensors"
+    save_latents(path, Denoised(np.zeros((1, 16, 3, 8, 12), np.float32), []), {})
+    text = embeddings(tmp_path / "e.npz", image_embeds=np.ones((1, 17, 20)))
+    ask(latents=path, **text)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert "are the end of a run, and are taken for noise" in said[1]
+    assert "image_embeds in" in said[0]

@@ -1,27 +1,30 @@
 """Flags by themselves: no folder, no model."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from experiments.generation.settings import Config, check_flags
 
-PROMPT = dict(model=Path("m"), prompt=("a cat",))
-FILE = dict(model=Path("m"), embeddings=Path("e.npz"))
+HERE = Path(__file__)
+PROMPT = dict(model=HERE.parent, prompt=("a cat",))
+FILE = dict(model=HERE.parent, embeddings=HERE)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ({}, r'no --prompt and no --embeddings; give one \("" is a prompt, too\)'),
-        (PROMPT | dict(embeddings=Path("e.npz")), "'a cat' and --embeddings e.npz contradict"),
+        (PROMPT | dict(embeddings=HERE), "'a cat' and --embeddings .* contradict"),
         (FILE | dict(negative_prompt=""), "--negative-prompt '' cannot join --embeddings"),
         (PROMPT | dict(compare=True), "which --attention is already"),
         (PROMPT | dict(dense_steps=2), "--dense-steps says what stays dense of a sparse"),
         (PROMPT | dict(dense_last_steps=0), "--dense-last-steps says"),
         (PROMPT | dict(dense_layers=(0,)), "--dense-layers says"),
         (PROMPT | dict(shard_weights=True), "shard_weights=True lays weights over several devices"),
-        (FILE | dict(out=Path("./e.npz")), "out=e.npz is one of the files that are read"),
+        (FILE | dict(out=HERE), "is one of the files that are read; choose another"),
         (PROMPT | dict(steps=0), "steps=0 must be at least 1; 20 to 50 are usual"),
         (PROMPT | dict(frames=0), "frames=0 must be at least 1"),
         (PROMPT | dict(height=-16), "height=-16 must be at least 1"),
@@ -45,7 +48,27 @@ FILE = dict(model=Path("m"), embeddings=Path("e.npz"))
 )
 def test_what_cannot_be_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
-        check_flags(Config(**{"model": Path("m")} | flags))
+        check_flags(Config(**{"model": HERE.parent} | flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (PROMPT | dict(model=Path("nowhere")), "no folder nowhere; give a checkpoint"),
+        (PROMPT | dict(image=Path("x.png")), r"--image x\.png is not there"),
+        (FILE | dict(embeddings=HERE.parent), "--embeddings .* is a folder, not a file"),
+        (PROMPT | dict(latents=Path("x.npz")), r"--latents x\.npz is not there"),
+        (PROMPT | dict(lora=("x.safetensors:0.5",)), r"no file x\.safetensors"),
+    ],
+)
+def test_what_is_not_there_is_refused(flags, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        check_flags(Config(**flags))
+
+
+def test_flags_are_checked_without_jax():
+    code = "import sys, experiments.generate; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +90,7 @@ def test_what_can_be_is_not(flags):
 @pytest.mark.parametrize(
     ("flags", "warning"),
     [
+        (PROMPT | dict(lora_scale=0.5), "--lora-scale 0.5 has no effect without --lora"),
         (PROMPT | dict(image_fit="pad"), "--image-fit pad has no effect without --image"),
         (FILE | dict(text_dtype="float32"), "--text-dtype float32 has no effect: --embeddings"),
     ],

@@ -94,6 +94,15 @@ def test_distilled_guidance_takes_any_scale_and_never_a_negative_prompt(runs):
     assert not plain.family.guided(1.0)
 
 
+def test_pictures_are_kept_whole_where_that_is_asked_for(runs):
+    family = runs["hunyuan"].family
+    tile = family.untiled()
+    assert (tile.height, tile.width, tile.frames) == (None, None, family.tiling().frames)
+    large = Clip(61, 512, 768)
+    assert family.probe(large, tile)[-2:] == (64, 96)
+    assert family.probe(large, None)[-2:] == (32, 32)
+
+
 def test_prompts_and_images_are_refused(runs):
     run = runs["hunyuan"]
     with pytest.raises(ValueError, match="run in torch only; make an embeddings file"):

@@ -104,6 +104,13 @@ def test_embeddings_of_another_encoder_are_refused(shape, message, runs):
         run.family.conditions(text, run.clip, 3.0)
 
 
+def test_embeddings_of_hunyuan_video_are_refused(runs):
+    run = runs["wan_t2v"]
+    text = dataclasses.replace(run.text(), pooled_projections=jnp.zeros((1, 3)))
+    with pytest.raises(ValueError, match="have pooled_projections, so they are HunyuanVideo's"):
+        run.family.conditions(text, run.clip, 1.0)
+
+
 def test_shorter_embeddings_are_those_filled_with_zeros(runs):
     run = runs["wan_t2v"]
     names = ("prompt_embeds", "negative_prompt_embeds")
