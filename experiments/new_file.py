@@ -27,7 +27,7 @@ def check_new(path: str | Path) -> None:
     if "\0" in str(path):
         raise ValueError(f"{str(path)!r} holds a zero byte, which no file name may; leave it out")
     near = path.parent
-    while not near.exists():
+    while not os.path.exists(near):  # of Path it raises for names that are too long
         if near.is_symlink():
             raise FileNotFoundError(
                 f"{near} is a link to nowhere; mend it or choose another folder"
