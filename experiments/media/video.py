@@ -126,7 +126,7 @@ def read_frames(path: str | Path) -> tuple[np.ndarray, float]:
 
 
 def _kind(path: str | Path) -> str:
-    """ ".mp4", ".npz" or "" for a folder."""
+    """The suffix, in small letters; none for a folder."""
     if os.fspath(path).endswith(("/", os.sep)):
         return ""
     name = Path(path).name
@@ -152,8 +152,9 @@ def _write_npz(path: Path, video: np.ndarray, rate: Fraction) -> None:
 def _write_folder(path: Path, video: np.ndarray) -> None:
     with written_whole(path) as part:
         part.mkdir()
+        digits = max(5, len(str(len(video) - 1)))  # so that names sort like frames
         for i, frame in enumerate(video):
-            name = part / f"{i:05d}.png"
+            name = part / f"{i:0{digits}d}.png"
             Image.fromarray(frame).save(name, "PNG")
             with Image.open(name) as image:
                 if not np.array_equal(np.asarray(image), frame):
