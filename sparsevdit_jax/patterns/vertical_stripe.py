@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from pallas_kernels._values import share, whole, wholes
 from sparsevdit_jax.masks.blocks import video_blocks_per_row, with_text
 from sparsevdit_jax.pattern import StaticPattern
 from sparsevdit_jax.token_order import TokenOrder
@@ -29,19 +30,16 @@ class VerticalStripe(StaticPattern):
     columns: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        if self.columns is not None:
-            object.__setattr__(self, "columns", tuple(sorted({int(c) for c in self.columns})))
-        if not 0 < self.density <= 1:
-            raise ValueError(
-                f"density={self.density} must lie in (0, 1]: kept token pairs / all pairs"
-            )
-        if self.block < 1:
-            raise ValueError(f"block={self.block} must be a positive number of tokens")
-        if self.columns is not None and (not self.columns or self.columns[0] < 0):
-            raise ValueError(
-                f"columns={self.columns} must name at least one video key block, from 0; Skip "
-                "keeps none"
-            )
+        density = share("density", self.density, remedy="kept token pairs / all pairs")
+        object.__setattr__(self, "density", density)
+        block = whole("block", self.block, 1, remedy="it counts tokens")
+        object.__setattr__(self, "block", block)
+        if self.columns is None:
+            return
+        columns = wholes("columns", self.columns, remedy="number video key blocks from 0")
+        if not columns:
+            raise ValueError("columns=() must name at least one video key block; Skip keeps none")
+        object.__setattr__(self, "columns", tuple(sorted(set(columns))))
 
     def token_order(self, grid):
         """Raster order."""
