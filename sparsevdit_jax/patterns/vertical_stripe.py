@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from pallas_kernels._values import share, whole, wholes
+from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.masks.blocks import video_blocks_per_row, with_text
 from sparsevdit_jax.pattern import StaticPattern
 from sparsevdit_jax.token_order import TokenOrder
@@ -41,6 +42,13 @@ class VerticalStripe(StaticPattern):
             raise ValueError("columns=() must name at least one video key block; Skip keeps none")
         object.__setattr__(self, "columns", tuple(sorted(set(columns))))
 
+    @staticmethod
+    def least_density(grid: VideoGrid, block: int = 64) -> float:
+        """The smallest density on `grid`: text and the first frame alone, 1 for a clip of one frame."""
+        order = TokenOrder(grid, block)
+        first = _first_frame_blocks(order) / order.num_video_blocks
+        return min(1.0, 1 - (1 - first) * (grid.num_video_tokens / grid.num_tokens) ** 2)
+
     def token_order(self, grid):
         """Raster order."""
         return TokenOrder(grid, self.block)
@@ -63,12 +71,17 @@ class VerticalStripe(StaticPattern):
                 )
             return np.asarray(self.columns)
         total = video_blocks_per_row(order, self.density)
-        first = -(-grid.height * grid.width // self.block)
+        first = _first_frame_blocks(order)
         if total < first:
             raise ValueError(
                 f"density={self.density} keeps {total} key blocks, but the first frame of {grid} "
                 f"has {first}; "
-                f"raise the density above {first / count:.3f}, or name the columns"
+                f"raise the density above {self.least_density(grid, self.block):.3f} "
+                "(VerticalStripe.least_density), or name the columns"
             )
         spread = (np.arange(total - first) + 0.5) * (count - first) / max(total - first, 1)
         return np.concatenate([np.arange(first), first + spread.astype(int)])
+
+
+def _first_frame_blocks(order):
+    return -(-order.grid.height * order.grid.width // order.block)
