@@ -57,9 +57,11 @@ def _array(path: Path) -> np.ndarray:
         )
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
+            with path.open("rb") as raw:
+                return np.load(raw, allow_pickle=False)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            # numpy leaves a damaged file open that it has opened itself
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return file[_only(file.files)]
         with safe_open(str(path), framework="numpy") as file:
             return file.get_tensor(_only(file.keys()))

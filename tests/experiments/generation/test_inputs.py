@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from experiments.generation.inputs import one_prompt, read_latents
 from models.text_embeddings import TextEmbeddings
@@ -62,6 +62,22 @@ def test_other_latents_are_refused(tmp_path, name, arrays, message):
         path.write_bytes(b"no latents" if arrays is None else b"")
     with pytest.raises(ValueError, match=message):
         read_latents(path, SHAPE, 2)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".safetensors"])
+def test_latents_that_are_cut_short_are_refused(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    x = np.zeros(SHAPE, np.float32)
+    with path.open("wb") as file:
+        if suffix == ".npz":
+            np.savez(file, x)
+        elif suffix == ".npy":
+            np.save(file, x)
+        else:
+            file.write(save({"x": x}))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=rf"x\{suffix} (cannot be read|is not a whole)"):
+        read_latents(path, SHAPE, 1)
 
 
 def test_one_prompt_has_its_rows_of_everything():
