@@ -9,6 +9,7 @@ host's memory is the weights and one tensor. No torch.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -104,7 +105,9 @@ def load_text_encoder(
     return _load(folder, "text_encoder", dtype, sharding, variant)
 
 
-def check_weights(folder: str | Path, part: str, *, variant: str | None = None) -> list[Path]:
+def check_weights(
+    folder: str | Path, part: str, *, dtype=None, variant: str | None = None
+) -> list[Path]:
     """Raises what loading a part would raise, from its config.json and the headers of its files.
 
     No tensor is read and nothing is compiled: it takes about a second for the largest models.
@@ -112,6 +115,7 @@ def check_weights(folder: str | Path, part: str, *, variant: str | None = None) 
     Args:
       folder: as in `load_transformer`.
       part: "transformer", "vae" or "text_encoder".
+      dtype: as in `load_transformer`; a later `planned` of the same costs nothing.
       variant: as in `load_transformer`.
 
     Returns:
@@ -122,7 +126,7 @@ def check_weights(folder: str | Path, part: str, *, variant: str | None = None) 
     """
     if part not in _PARTS:
         raise ValueError(f"{part=} must be {', '.join(_PARTS)}")
-    _, _, files = _open(folder, part, None, variant)
+    _, _, files = _open(folder, part, dtype, variant, planned)
     return sorted(set(files.files.values()))
 
 
@@ -185,7 +189,7 @@ def read_config(folder: str | Path, part: str, registry: Mapping[str, Any]) -> t
 
 
 def _load(folder, part: str, dtype, sharding: Sharding, variant: str | None):
-    model, slots, files = _open(folder, part, dtype, variant)
+    model, slots, files = _open(folder, part, dtype, variant, _without_weights)
     for name, slot in slots.items():
         array = slot.from_checkpoint(files.read(name))
         if dtype is not None:
@@ -200,8 +204,24 @@ def _load(folder, part: str, dtype, sharding: Sharding, variant: str | None):
     return model
 
 
+def _without_weights(cls: Any, config: Any, dtype: Any) -> Any:
+    return nnx.eval_shape(lambda: cls(config, dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+@functools.lru_cache(maxsize=8)
+def planned(cls: Any, config: Any, dtype: Any) -> Any:
+    """A model without weights, to plan with: every caller gets the same one, so it must not be changed.
+
+    Args:
+      cls: of the model.
+      config: of it, hashable.
+      dtype: of weights and compute, a `jnp.dtype`.
+    """
+    return _without_weights(cls, config, dtype)
+
+
 def _open(
-    folder, part: str, dtype, variant: str | None
+    folder, part: str, dtype, variant: str | None, make: Callable[[Any, Any, Any], Any]
 ) -> tuple[Any, dict[str, Slot], TensorFiles]:
     """The model without weights, where each of them goes, and the files that have them, which fit."""
     layout = _PARTS[part]
@@ -218,7 +238,7 @@ def _open(
     compute = jnp.dtype(files.main_dtype() if dtype is None else dtype)
     if compute not in (jnp.bfloat16, jnp.float16, jnp.float32):
         raise ValueError(f"{dtype=} must be bfloat16, float16 or float32")
-    model = nnx.eval_shape(lambda: cls(config, dtype=compute, rngs=nnx.Rngs(0)))
+    model = make(cls, config, compute)
     slots = checkpoint_slots(model, cls.KEYS)
     _compare(folder, slots, files)
     return model, slots, files

@@ -160,8 +160,10 @@ def _read(config: Config, family: Family) -> dict[str, str]:
     folder = config.model
     parts = ["transformer", "vae", *(["text_encoder"] if config.embeddings is None else [])]
     files: list[Path] = []
+    dtypes = {"transformer": config.dtype, "vae": config.vae_dtype, "text_encoder": None}
     for part in parts:
-        files += models.check_weights(folder, part, variant=config.variant)
+        dtype = dtypes[part]
+        files += models.check_weights(folder, part, dtype=dtype, variant=config.variant)
         files.append(folder / part / "config.json")
     files.append(folder / "model_index.json")
     if config.embeddings is None:
