@@ -167,7 +167,7 @@ def _notes(file: LoraFile, others, image, modules) -> list[str]:
         )
     if image:
         notes.append(
-            f"{file.path}: {len(image)} tensors for the image branch are left out, for this model has none"
+            f"{file.path}: {len(image)} tensors are left out, for an image branch that this model does not have"
         )
     if not modules:
         raise ValueError(

@@ -296,3 +296,16 @@ def test_fused_differences_are_cut_like_fused_weights(tmp_path):
         for part, kind in {"diff": "weight", "diff_b": "bias"}.items()
     }
     same(model.merged([(write(tmp_path, tensors), 1.0)]), model.want(deltas))
+
+
+def test_a_part_that_comes_twice_is_refused(tmp_path):
+    model = case("hunyuan")
+    rows, columns = model.shapes[f"{DUAL}.attn.to_k.weight"]
+    tensors = {
+        "diffusion_model.double_blocks.0.img_attn_qkv.diff": np.ones(
+            (3 * rows, columns), np.float32
+        ),
+        f"transformer.{DUAL}.attn.to_k.diff": np.ones((rows, columns), np.float32),
+    }
+    with pytest.raises(ValueError, match=rf"{DUAL}\.attn\.to_k\.weight is in it under two names"):
+        model.merged([(write(tmp_path, tensors), 1.0)])
