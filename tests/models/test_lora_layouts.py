@@ -254,7 +254,7 @@ WAN_DIFFERENCES = {  # LightX2V and CausVid: full differences of anything
     "blocks.0.norm3.diff_b": "blocks.0.norm2.bias",
     "blocks.0.diff_m": "blocks.0.scale_shift_table",
     "blocks.1.modulation.diff": "blocks.1.scale_shift_table",
-    "head.diff_m": "scale_shift_table",
+    "head.modulation.diff_m": "scale_shift_table",
     "head.head.diff": "proj_out.weight",
     "head.head.diff_b": "proj_out.bias",
     "patch_embedding.diff": "patch_embedding.weight",
