@@ -62,7 +62,12 @@ def inputs(tmp_path_factory):
 def environment(devices: int, **variables: str) -> dict[str, str]:
     """This process's, without a cluster that JAX might find in it."""
     theirs = ("JAX_", "XLA_", "SLURM_", "OMPI_", "KUBERNETES_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+    cache = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(cache) or not name.startswith(theirs)
+    }
     flags = f"--xla_force_host_platform_device_count={devices}"
     return kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | variables
 
