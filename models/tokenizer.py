@@ -32,6 +32,11 @@ class Tokenizer:
     backend: Any
     pad_id: int
 
+    @property
+    def vocabulary(self) -> int:
+        """Rows that a text encoder's embedding needs: one more than the largest id."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+
     def __call__(
         self, prompts: Sequence[str], max_length: int = 512
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.patterns.dense import Dense
 from sparsevdit_jax.patterns.sliding_tile import SlidingTile
 from sparsevdit_jax.patterns.table import Table
-from sparsevdit_jax.schedule import StepSchedule
+from sparsevdit_jax.schedule import Phase, StepSchedule
 
 TILE = (6, 8, 8)
 """The tile of FastVideo's kernel, in tokens."""
@@ -101,7 +101,7 @@ def to_strategy(attention: SparseAttention, grid: VideoGrid | None = None) -> st
     for step, (layer, pattern) in itertools.product(
         range(attention.schedule.num_steps), enumerate(attention.patterns)
     ):
-        dense = step < attention.schedule.dense_steps
+        dense = attention.schedule.phase(step) is Phase.DENSE
         row = (
             [full] * attention.num_heads
             if dense

@@ -9,6 +9,7 @@ Sparse-vDiT arXiv 2506.03065 (section 4). What a paper leaves open is said where
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 from sparsevdit_jax.attention import SparseAttention
 from sparsevdit_jax.grid import VideoGrid
@@ -80,7 +81,15 @@ def sparse_vdit_pattern(num_heads: int, density: float, *, block: int = 64) -> P
 
 
 def attention_for(
-    method: str, grid: VideoGrid, *, num_layers: int, num_heads: int, num_steps: int = 50
+    method: str,
+    grid: VideoGrid,
+    *,
+    num_layers: int,
+    num_heads: int,
+    num_steps: int = 50,
+    dense_steps: int | None = None,
+    dense_last_steps: int | None = None,
+    dense_layers: Iterable[int] = (),
 ) -> SparseAttention:
     """A method's published settings, carried over to a canvas, a model's size and a number of steps.
 
@@ -90,10 +99,16 @@ def attention_for(
       num_layers: layers that take a pattern.
       num_heads: heads of each.
       num_steps: denoising steps; warm-up and search steps keep their share of them.
+      dense_steps: leading exact steps, in place of the method's. AdaSpa's first search follows them, and is exact too.
+      dense_last_steps: exact steps at the end; none by default.
+      dense_layers: layers that stay dense, from 0. All three as in `SparseAttention.with_dense`.
+
+    Raises:
+      ValueError: no such method, or numbers that do not fit.
     """
     if method == "dense":
-        return SparseAttention.uniform(Dense(), num_layers, StepSchedule(num_steps, num_steps))
-    if method == "sta":
+        pattern, schedule = Dense(), StepSchedule(num_steps, num_steps)
+    elif method == "sta":
         pattern, schedule = sta_pattern(grid), sta_schedule(num_steps)
     elif method == "adaspa":
         pattern, schedule = AdaSpa(ADASPA_DENSITY), adaspa_schedule(num_steps)
@@ -102,7 +117,8 @@ def attention_for(
         schedule = sparse_vdit_schedule(num_steps)
     else:
         raise ValueError(f"{method=} must be one of {('dense', *METHODS)}")
-    return SparseAttention.uniform(pattern, num_layers, schedule)
+    attention = SparseAttention.uniform(pattern, num_layers, schedule)
+    return attention.with_dense(dense_steps, dense_last_steps, dense_layers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

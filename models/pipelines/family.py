@@ -6,7 +6,8 @@ it knows which clips are possible, what the transformer is called with, and how 
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.sampling import guide
-from models.schedulers import Scheduler
+from models.schedulers import Scheduler, exchange_scheduler
 from models.text_embeddings import TextEmbeddings
 from models.tiling import Tile
 from sparsevdit_jax import VideoGrid
@@ -62,6 +63,9 @@ class Family(abc.ABC):
     PIPELINES: ClassVar[tuple[str, ...]]  # `_class_name` in model_index.json
     TRANSFORMER: ClassVar[str]  # `_class_name` in transformer/config.json
     VAE: ClassVar[str]
+    SCHEDULERS: ClassVar[
+        tuple[type[Scheduler], ...]
+    ]  # that follow the path of noise it was trained on
     DEFAULTS: ClassVar[Defaults]
     ENCODES_TEXT: ClassVar[bool] = True
     channel_axis: ClassVar[int] = 1
@@ -71,6 +75,30 @@ class Family(abc.ABC):
     def __init__(self, folder: Path, transformer: Any, vae: Any, scheduler: Scheduler):
         self.folder, self.transformer = folder, transformer
         self.vae, self.scheduler = vae, scheduler
+
+    def check_parts(self, index: Mapping[str, Any]) -> None:
+        """ValueError unless transformer, VAE and scheduler make a whole model of this family.
+
+        Args:
+          index: contents of model_index.json, empty where there is none.
+        """
+        del index
+        if type(self.scheduler) not in self.SCHEDULERS:
+            known = ", ".join(cls.CLASS_NAME for cls in self.SCHEDULERS)
+            raise ValueError(
+                f"{self.folder / 'scheduler'} is of {type(self.scheduler).CLASS_NAME}, but {self.NAME} was trained for "
+                f"another path of noise, that of {known}; take the scheduler of its own checkpoint"
+            )
+
+    def _check_channels(self, **kinds: int) -> None:
+        """ValueError unless the transformer has the channels of one of the kinds that are run."""
+        channels = self.transformer.in_channels
+        if channels not in kinds.values():
+            known = ", ".join(f"{n} ({kind.replace('_', ' ')})" for kind, n in kinds.items())
+            raise ValueError(
+                f"{self.folder / 'transformer'} has in_channels={channels}; we run {self.NAME} with {known}; "
+                "others (control, inpainting, reference images) are conditioned in ways that are not here"
+            )
 
     @property
     def defaults(self) -> Defaults:
@@ -91,6 +119,11 @@ class Family(abc.ABC):
             )
         changed = dataclasses.replace(config, **dict.fromkeys(names, shift))
         scheduler = dataclasses.replace(self.scheduler, config=changed)
+        return type(self)(self.folder, self.transformer, self.vae, scheduler)
+
+    def with_scheduler(self, name: str) -> "Family":
+        """The same with another scheduler; see `models.schedulers.exchange_scheduler`."""
+        scheduler = exchange_scheduler(self.scheduler, name)
         return type(self)(self.folder, self.transformer, self.vae, scheduler)
 
     @property
@@ -153,8 +186,33 @@ class Family(abc.ABC):
         """Tokens and width of the prompt's embeddings."""
 
     @abc.abstractmethod
-    def encode_prompts(self, prompt: str, negative: str | None, *, dtype) -> TextEmbeddings:
-        """Runs the folder's tokenizer and text encoder; `negative` is None without guidance."""
+    def encode_prompts(
+        self, prompts: Sequence[str], negative: str | None, *, dtype, variant: str | None = None
+    ) -> TextEmbeddings:
+        """Runs the folder's tokenizer and text encoder, which are loaded once.
+
+        Args:
+          prompts: B of them.
+          negative: for all of them; None without guidance.
+          dtype: of the encoder.
+          variant: of its files.
+
+        Returns:
+          Embeddings with B rows.
+        """
+
+    def guided(self, guidance: float) -> bool:
+        """Whether classifier-free guidance is on, and so a negative prompt is used: above 1, as in diffusers.
+
+        Raises:
+          ValueError: negative, NaN or infinite.
+        """
+        if not (math.isfinite(guidance) and guidance >= 0):
+            raise ValueError(
+                f"guidance={guidance} must be a finite number from 0 on; {self.defaults.guidance} is usual for "
+                f"{self.NAME}, and 1 or less turns classifier-free guidance off"
+            )
+        return guidance > 1
 
     @abc.abstractmethod
     def conditions(
@@ -165,7 +223,7 @@ class Family(abc.ABC):
         Args:
           text: embeddings of one prompt, with a negative one where `guidance` needs it.
           clip: what to generate.
-          guidance: scale; 1 is none.
+          guidance: scale; see `guided`.
           image: what `image_latents` made, for image-to-video models.
 
         Raises:
@@ -229,6 +287,10 @@ class Family(abc.ABC):
         """The VAE's default tile, for ``frames(..., tile=)``."""
         return self.vae.default_tile
 
+    def untiled(self) -> Tile | None:
+        """What keeps every picture whole, for ``frames(..., tile=)``."""
+        return None
+
     def probe(self, clip: Clip, tile: Tile | None) -> tuple[int, ...]:
         """Shape of latents [1, C, T, h, w] whose decoding without tiles takes what decoding `clip` holds at a time."""
         frames, *size = self.latent_size(clip)
@@ -256,7 +318,7 @@ class Family(abc.ABC):
         tile: Tile | None = None,
         decode: Callable[[Any, jax.Array], np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
-        """Decodes denoised latents: uint8 [n, height, width, 3], a few frames at a time.
+        """Decodes denoised latents to the clip's frames: uint8 [n, height, width, 3], a few at a time.
 
         Args:
           vae: that decodes.
@@ -266,7 +328,10 @@ class Family(abc.ABC):
           decode: a `decode(vae, z)` that returns all frames, in place of the VAE's `decode_chunks`.
         """
         z = vae.denormalize(self.to_vae(x, clip)).astype(vae.dtype)
+        left = clip.frames  # a VAE may make more
         for chunk in vae.decode_chunks(z, tile=tile) if decode is None else [decode(vae, z)]:
+            chunk = chunk[:, :, :left]
+            left -= chunk.shape[2]
             for start in range(0, chunk.shape[2], _AT_A_TIME):
                 part = chunk[0, :, start : start + _AT_A_TIME]
                 video = np.asarray(part.transpose(1, 2, 3, 0), np.float32)

@@ -43,6 +43,9 @@ class AdaSpa(BlockSparsePattern):
     search: one more pass over all of q and k (a whole exact attention where XLA or the kernel
     cannot leave the product with v out).
 
+    A dense step leaves the state as it is: before the first search it does not count as one, and
+    after it (`StepSchedule.dense_last_steps`) the blocks stay those chosen last.
+
     Every video row of a head keeps the same number of blocks. Text blocks are kept always, as rows
     and as columns. Use `StepSchedule.adaspa`.
 

@@ -25,7 +25,8 @@ from ..models.random_weights import random_model
 from .generation import folders
 from .one_host import SMALL as TINY
 
-SMALL = dict(frames=9, height=64, width=96, steps=4, prompt="a cat rides a skateboard", seed=3)
+SMALL = dict(frames=9, height=64, width=96, steps=4)
+SMALL |= dict(prompt=("a cat rides a skateboard",), seed=(3,))
 ON_FOUR = dict(cfg=2, seq=2)
 GENERATE = SMALL | ON_FOUR | dict(attention="adaspa", save_every=1, frames=25)
 TRAIN = dict(save_every=2, data=2, seq=2)

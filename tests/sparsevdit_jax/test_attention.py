@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -36,6 +37,22 @@ def test_json_keeps_every_field_and_a_file_that_lacks_a_later_one_means_its_defa
     del document["patterns"][0]["lse_cache"]
     older = SparseAttention.from_json(json.dumps(document))
     assert older.patterns == (AdaSpa(0.25, 8, lse_cache=True),)
+
+
+def test_files_without_dense_last_steps_are_read_and_written_as_before():
+    assert "dense_last_steps" not in json.loads(ATTENTION.to_json())["schedule"]
+    later = dataclasses.replace(ATTENTION, schedule=StepSchedule(3, 1, (1,), dense_last_steps=1))
+    text = later.to_json()
+    assert json.loads(text)["schedule"]["dense_last_steps"] == 1
+    assert SparseAttention.from_json(text) == later
+
+
+def test_dense_steps_and_layers_replace_what_was_chosen():
+    attention = ATTENTION.with_dense(1, 1, (0,))
+    assert attention.patterns == (Dense(), *ATTENTION.patterns[1:])
+    assert attention.schedule == StepSchedule(3, 1, (1,), dense_last_steps=1)
+    assert (attention.grid, attention.num_heads) == (GRID, 2)
+    assert ATTENTION.with_dense() is ATTENTION
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,9 @@ def random_steps(count, heads=4, grid=GRID):
 
 def test_fused_search_is_exact_and_later_ones_are_sparse_under_the_first_lse():
     pattern, qkv = AdaSpa(0.25, BLOCK), random_steps(4)
-    phases = (Phase.SEARCH, Phase.REUSE, Phase.SEARCH, Phase.REUSE)
-    first, second, third, fourth = run(pattern, GRID, qkv, phases)
+    qkv = jnp.concatenate([qkv, qkv[:1]])
+    phases = (Phase.SEARCH, Phase.REUSE, Phase.SEARCH, Phase.REUSE, Phase.DENSE)
+    first, second, third, fourth, last = run(pattern, GRID, qkv, phases)
     exact, lse = oracles.masked_attention(*qkv[0], np.ones((1, 1, 64, 64), bool))
     np.testing.assert_allclose(first[0], exact, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(first[2].lse, lse, rtol=1e-5, atol=1e-5)
@@ -112,6 +113,9 @@ def test_fused_search_is_exact_and_later_ones_are_sparse_under_the_first_lse():
         keep = np.asarray(cached.to_dense()).repeat(BLOCK, -1).repeat(BLOCK, -2)
         expected, _ = oracles.masked_attention(*x, keep)
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    # Dense steps at the end are exact and leave the state as it is.
+    np.testing.assert_allclose(last[0], exact, rtol=1e-5, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, last[2], fourth[2])
 
 
 def test_without_the_cache_every_search_is_exact_for_its_own_q_and_k():
