@@ -33,11 +33,11 @@ class CogVideoX(Family):
     channel_axis = 2
     latents_at_a_time = 5  # in chunks: the longest (3) and a usual one (2)
 
-    def check_parts(self, index):
-        """See `Family.check_parts`."""
-        super().check_parts(index)
+    @property
+    def channel_kinds(self):
+        """An image adds its latents."""
         channels = self.vae.latent_channels
-        self._check_channels(text_to_video=channels, image_to_video=2 * channels)
+        return {"text to video": channels, "image to video": 2 * channels}
 
     @property
     def defaults(self):

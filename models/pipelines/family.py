@@ -21,32 +21,8 @@ from models.text_embeddings import TextEmbeddings
 from models.tiling import Tile
 from sparsevdit_jax import VideoGrid
 
+from .clip import Clip, Defaults, as_bytes, check_clip
 from .conditions import Conditions
-
-_AT_A_TIME = 16
-"""Frames of a chunk that are turned into bytes at once: they pass through float32."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """What to generate, in frames and pixels."""
-
-    frames: int
-    height: int
-    width: int
-
-    def __str__(self):
-        return f"{self.frames} frames of {self.height} x {self.width}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Defaults:
-    """What people use where they say nothing."""
-
-    clip: Clip
-    steps: int
-    guidance: float
-    fps: int
 
 
 class Family(abc.ABC):
@@ -77,28 +53,17 @@ class Family(abc.ABC):
         self.vae, self.scheduler = vae, scheduler
 
     def check_parts(self, index: Mapping[str, Any]) -> None:
-        """ValueError unless transformer, VAE and scheduler make a whole model of this family.
+        """ValueError unless transformer and VAE make a model that is run here, beyond `channel_kinds`.
 
         Args:
           index: contents of model_index.json, empty where there is none.
         """
         del index
-        if type(self.scheduler) not in self.SCHEDULERS:
-            known = ", ".join(cls.CLASS_NAME for cls in self.SCHEDULERS)
-            raise ValueError(
-                f"{self.folder / 'scheduler'} is of {type(self.scheduler).CLASS_NAME}, but {self.NAME} was trained for "
-                f"another path of noise, that of {known}; take the scheduler of its own checkpoint"
-            )
 
-    def _check_channels(self, **kinds: int) -> None:
-        """ValueError unless the transformer has the channels of one of the kinds that are run."""
-        channels = self.transformer.in_channels
-        if channels not in kinds.values():
-            known = ", ".join(f"{n} ({kind.replace('_', ' ')})" for kind, n in kinds.items())
-            raise ValueError(
-                f"{self.folder / 'transformer'} has in_channels={channels}; we run {self.NAME} with {known}; "
-                "others (control, inpainting, reference images) are conditioned in ways that are not here"
-            )
+    @property
+    @abc.abstractmethod
+    def channel_kinds(self) -> dict[str, int]:
+        """`in_channels` of the transformers that are run with this VAE, by what they do."""
 
     @property
     def defaults(self) -> Defaults:
@@ -143,27 +108,8 @@ class Family(abc.ABC):
 
     def check_clip(self, clip: Clip) -> None:
         """ValueError, with the nearest clips that are possible, unless the models can make `clip`."""
-        step = self.frame_step
-        if clip.frames < 1 or (clip.frames - 1) % step:
-            below = max(1, (clip.frames - 1) // step * step + 1)
-            raise ValueError(
-                f"frames={clip.frames}: {self.NAME} makes 1 + {step} k frames; ask for {below} or "
-                f"{below + step}"
-            )
-        for name, pixels, ratio, patch in zip(
-            ("height", "width"),
-            (clip.height, clip.width),
-            self.compression[1:],
-            self.patch[1:],
-            strict=True,
-        ):
-            unit = ratio * patch
-            if pixels < 1 or pixels % unit:
-                below = max(unit, pixels // unit * unit)
-                raise ValueError(
-                    f"{name}={pixels} must be a multiple of {unit} for {self.NAME} ({ratio} pixels a "
-                    f"latent, {patch} latents a token); ask for {below} or {below + unit}"
-                )
+        _, rows, columns = (n * m for n, m in zip(self.compression, self.patch, strict=True))
+        check_clip(clip, self.NAME, (self.frame_step, rows, columns))
 
     def latent_size(self, clip: Clip) -> tuple[int, int, int]:
         """Frames, rows and columns of the latents that the VAE decodes to `clip`."""
@@ -328,15 +274,5 @@ class Family(abc.ABC):
           decode: a `decode(vae, z)` that returns all frames, in place of the VAE's `decode_chunks`.
         """
         z = vae.denormalize(self.to_vae(x, clip)).astype(vae.dtype)
-        left = clip.frames  # a VAE may make more
-        for chunk in vae.decode_chunks(z, tile=tile) if decode is None else [decode(vae, z)]:
-            chunk = chunk[:, :, :left]
-            left -= chunk.shape[2]
-            for start in range(0, chunk.shape[2], _AT_A_TIME):
-                part = chunk[0, :, start : start + _AT_A_TIME]
-                video = np.asarray(part.transpose(1, 2, 3, 0), np.float32)
-                if not np.isfinite(video).all():
-                    raise FloatingPointError(
-                        "the decoded video holds NaN or infinity; try --dtype float32, and look at the latents"
-                    )
-                yield np.round((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
+        chunks = vae.decode_chunks(z, tile=tile) if decode is None else [decode(vae, z)]
+        return as_bytes(chunks, clip.frames)

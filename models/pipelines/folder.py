@@ -45,6 +45,7 @@ def read_family(folder: str | Path) -> Family:
             f"{folder} joins {name} with {vae_name}, but {kind.NAME} needs {kind.VAE}; take both from one checkpoint"
         )
     family = kind(folder, transformer, vae, load_scheduler(folder))
+    _check_parts(family)
     family.check_parts(index)
     pipeline = index.get("_class_name")
     fitting = [p for p in kind.PIPELINES if ("ImageToVideo" in p) == family.takes_image]
@@ -55,6 +56,24 @@ def read_family(folder: str | Path) -> Family:
             "take both from one checkpoint"
         )
     return family
+
+
+def _check_parts(family: Family) -> None:
+    """Whether the scheduler is of the family, and the transformer's channels are."""
+    folder, scheduler = family.folder, type(family.scheduler)
+    if scheduler not in family.SCHEDULERS:
+        known = ", ".join(cls.CLASS_NAME for cls in family.SCHEDULERS)
+        raise ValueError(
+            f"{folder / 'scheduler'} is of {scheduler.CLASS_NAME}, but {family.NAME} was trained for another path of "
+            f"noise, that of {known}; take the scheduler of its own checkpoint"
+        )
+    channels = family.transformer.in_channels
+    if channels not in family.channel_kinds.values():
+        known = ", ".join(f"{n} ({kind})" for kind, n in family.channel_kinds.items())
+        raise ValueError(
+            f"{folder / 'transformer'} has in_channels={channels}; we run {family.NAME} with {known}: others (control, "
+            "inpainting, reference images) are conditioned in ways that are not here"
+        )
 
 
 def _check_index(folder: Path, index: dict[str, Any]) -> None:

@@ -26,10 +26,10 @@ class HunyuanVideo(Family):
     DEFAULTS = Defaults(clip=Clip(129, 720, 1280), steps=50, guidance=6.0, fps=15)
     ENCODES_TEXT = False
 
-    def check_parts(self, index):
-        """See `Family.check_parts`."""
-        super().check_parts(index)
-        self._check_channels(text_to_video=self.vae.latent_channels)
+    @property
+    def channel_kinds(self):
+        """Its image-to-video models have others."""
+        return {"text to video": self.vae.latent_channels}
 
     def latent_shape(self, clip):
         """[1, C, T, h, w]."""

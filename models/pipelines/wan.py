@@ -28,19 +28,22 @@ class Wan(Family):
 
     def check_parts(self, index):
         """See `Family.check_parts`."""
-        super().check_parts(index)
         if self.vae.patch > 1 and "expand_timesteps" not in index:
             raise ValueError(
                 f"{self.folder} holds the VAE of Wan 2.2 TI2V and no model_index.json that says how its timesteps go "
                 "(expand_timesteps); that pipeline is not here yet: take Wan 2.1, HunyuanVideo or CogVideoX"
             )
-        z = self.vae.z_dim
-        self._check_channels(text_to_video=z, image_to_video=2 * z + self.compression[0])
         if self.transformer.pos_embed_seq_len is not None:
             raise ValueError(
                 f"{self.folder / 'transformer'} has pos_embed_seq_len={self.transformer.pos_embed_seq_len}: it takes "
                 "the first and the last frame (Wan 2.1 FLF2V); only a first frame is run here"
             )
+
+    @property
+    def channel_kinds(self):
+        """An image adds its latents, and a mask of as many channels as a latent has frames."""
+        z = self.vae.z_dim
+        return {"text to video": z, "image to video": 2 * z + self.compression[0]}
 
     @property
     def patch(self):

@@ -82,24 +82,6 @@ def test_cogvideox_takes_what_diffusers_takes(frames):
         )
 
 
-def test_frames_beyond_the_clip_are_dropped():
-    class Vae:
-        """Four frames a latent of an even number, as CogVideoX's VAE."""
-
-        dtype = jnp.float32
-
-        def denormalize(self, z):
-            return z
-
-        def decode_chunks(self, z, *, tile):
-            for i in range(0, z.shape[2], 2):
-                yield jnp.repeat(z[:, :, i : i + 2], 4, axis=2)
-
-    family, clip = cogvideox("cogvideox1.5-5b"), Clip(85, 16, 16)
-    video = [*family.frames(Vae(), jnp.zeros((1, 22, 3, 1, 1)), clip)]
-    assert sum(map(len, video)) == 85
-
-
 def test_a_shift_changes_the_scheduler_only(wan):
     other = wan.with_shift(3.0)
     assert other.scheduler.config.shift == 3.0
