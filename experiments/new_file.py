@@ -27,8 +27,8 @@ def check_new(path: str | Path) -> None:
     if "\0" in str(path):
         raise ValueError(f"{str(path)!r} holds a zero byte, which no file name may; leave it out")
     near = path.parent
-    while not near.exists():
-        if near.is_symlink():
+    while not os.path.exists(near):  # unlike Path.exists it takes names that are too long
+        if os.path.islink(near):
             raise FileNotFoundError(
                 f"{near} is a link to nowhere; mend it or choose another folder"
             )

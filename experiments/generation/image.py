@@ -78,10 +78,11 @@ def open_image(path: str | Path) -> Image.Image:
     path = Path(path)
     with open(path, "rb") as file:
         start = file.read(12)
-    with _refusals(path, start), Image.open(path) as image:
-        bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # a TIFF may have 12 to a sample
-        image.load()
-        upright = ImageOps.exif_transpose(image)
+        file.seek(0)
+        # From a file and not from a name: Pillow 13 maps the named file of a plain TIFF and does not turn it.
+        with _refusals(path, start), Image.open(file) as image:
+            bits = min(16, *getattr(image, "tag_v2", {}).get(258, (16,)))  # 12 in some TIFF
+            upright = ImageOps.exif_transpose(image)
     return _rgb(upright, bits, path)
 
 
@@ -131,10 +132,10 @@ def _kind(start: bytes) -> str:
     """What a file is that Pillow does not know, from its first twelve bytes."""
     if not start:
         return "is empty"
-    if start[4:8] == b"ftyp":
-        return (
-            "is HEIC, which Pillow does not read"
-            if start[8:12] in _HEIC
-            else "is a video or a picture that Pillow does not read"
-        )
-    return "is no picture that Pillow reads"
+    if start[4:8] != b"ftyp":
+        return "is no picture that Pillow reads, or is damaged at its start"
+    if start[8:12] in _HEIC:
+        return "is HEIC, which Pillow does not read"
+    if start[8:12] in (b"avif", b"avis"):
+        return "is AVIF that is damaged or that this Pillow does not read"
+    return "is a video, not a picture"

@@ -11,4 +11,5 @@ from experiments.media.pictures import contact_sheet as contact_sheet
 from experiments.media.pictures import write_gif as write_gif
 from experiments.media.video import Written as Written
 from experiments.media.video import check_output as check_output
+from experiments.media.video import read_frames as read_frames
 from experiments.media.video import write_video as write_video

@@ -23,7 +23,7 @@ def to_uint8(clip: np.ndarray) -> np.ndarray:
         clip = clip[..., 0]
     if clip.dtype == np.uint8:
         return clip
-    if clip.dtype.kind in "biucOSU":  # what is left are floats, bfloat16 (kind V) among them
+    if clip.dtype.kind != "f" and clip.dtype.name != "bfloat16":
         raise ValueError(
             f"clip is {clip.dtype}; give uint8 (0 to 255) or floats in [-1, 1], so that its range is known"
         )

@@ -49,7 +49,7 @@ def write_mp4(
     smooth: bool = True,
     scrub: bool = False,
 ) -> None:
-    """Writes H.264, yuv420p; `path` is there only when all frames have been read back.
+    """Writes H.264, yuv420p, whole or not at all.
 
     A frame with an odd side gets its last row or column twice, because chroma has half the resolution. Colours are
     BT.709 from 720 rows or 1280 columns on and BT.601 (SMPTE 170M) below, limited range, converted and tagged so.
@@ -88,27 +88,27 @@ def write_mp4(
         ]
         # fmt: on
         frames = (_rgb(even(frame)) for frame in enlarge(video, scale, smooth=smooth))
-        # A slow core encodes 5 million pixels a second; one that gets fewer than 1 in 5 of a million hangs.
-        limit = 120 + count * height * width / 200_000
-        _run(arguments, frames, limit)
-        found = count_frames(part, limit)
-    if found != count:
-        raise NoEncoderError(f"ffmpeg wrote {found} of {count} frames to {path}")
+        _run(arguments, frames, _limit(count * height * width))
+        if not part.is_file():
+            raise NoEncoderError("ffmpeg reported success and wrote nothing")
 
 
-def count_frames(path: Path, limit: float = 120) -> int:
-    """Frames of a video file that decode without an error.
-
-    Raises:
-      NoEncoderError: ffmpeg is missing, or finds damage.
-    """
+def check_mp4(path: Path, video: np.ndarray) -> None:
+    """NoEncoderError unless as many frames as `video` has decode without an error."""
     arguments = ["-xerror", "-i", _url(path), "-map", "0:v:0", "-f", "framecrc", "pipe:1"]
-    lines = _run(arguments, (), limit).splitlines()
-    return sum(not line.startswith(b"#") for line in lines)
+    lines = _run(arguments, (), _limit(video.size)).splitlines()
+    found = sum(not line.startswith(b"#") for line in lines)
+    if found != len(video):
+        raise NoEncoderError(f"ffmpeg wrote {found} of {len(video)} frames to {path}")
+
+
+def _limit(pixels: int) -> float:
+    """Seconds: a core encodes 5 million pixels a second or more; 25 times slower is not slow but stuck."""
+    return 120 + pixels / 200_000
 
 
 def check_encoder() -> None:
-    """NoEncoderError unless two small frames become an MP4 here; takes about 0.3 s."""
+    """NoEncoderError unless two small frames become an MP4 here; takes a third of a second."""
     with tempfile.TemporaryDirectory() as folder:
         write_mp4(Path(folder) / "trial.mp4", np.zeros((2, 16, 16, 3), np.uint8), fps=10)
 

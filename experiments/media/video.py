@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import zipfile
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.media.frames import check_frames, to_uint8
-from experiments.media.mp4 import NoEncoderError, check_encoder, frame_rate, write_mp4
+from experiments.media.mp4 import NoEncoderError, check_encoder, check_mp4, frame_rate, write_mp4
 from experiments.new_file import check_new, free_name, written_whole
 
 
@@ -77,7 +78,9 @@ def write_video(path: str | Path, video: np.ndarray, *, fps: float | str | Fract
     moved = "" if path == wanted else f"{wanted} has come to exist, so the video is {path}"
     try:
         if kind == ".mp4":
-            write_mp4(path, video, fps=rate)
+            with written_whole(path) as part:
+                write_mp4(part, video, fps=rate)
+                check_mp4(part, video)
         elif kind == ".npz":
             _write_npz(path, video, rate)
         else:
@@ -86,17 +89,44 @@ def write_video(path: str | Path, video: np.ndarray, *, fps: float | str | Fract
         if kind == ".npz":
             raise
         spare = free_name(wanted.with_name(f"{wanted.stem if kind else wanted.name}.npz"))
-        _write_npz(spare, video, rate)
+        try:
+            _write_npz(spare, video, rate)
+        except OSError as worse:
+            raise OSError(
+                f"neither {wanted} ({problem}) nor {spare} ({worse}) could be written; keep the latents, "
+                "make room or choose another folder, and decode again"
+            ) from worse
         return Written(
             spare,
-            f"{wanted} could not be written ({problem}); its {len(video)} frames are in {spare}: "
-            "np.load(...)['frames'], uint8",
+            f"{wanted} could not be written ({problem}), so its {len(video)} frames lie without loss in {spare}; to "
+            f"make the video of them: python -m experiments.media --frames={shlex.quote(str(spare))} "
+            f"--out={shlex.quote(str(wanted))}",
         )
     return Written(path, moved or None)
 
 
+def read_frames(path: str | Path) -> tuple[np.ndarray, float]:
+    """(`frames`, `fps`) of an .npz that `write_video` wrote.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: the file is another one, or damaged.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            frames, fps = arrays["frames"], float(arrays["fps"])
+        check_frames(frames)
+    except FileNotFoundError:
+        raise
+    except Exception as problem:  # zipfile, zlib and numpy each have their own for damage
+        raise ValueError(
+            f"{path} holds no frames of write_video ({problem}); give an .npz that experiments.generate wrote"
+        ) from problem
+    return frames, fps
+
+
 def _kind(path: str | Path) -> str:
-    """ ".mp4", ".npz" or "" for a folder."""
+    """The suffix, in small letters; none for a folder."""
     if os.fspath(path).endswith(("/", os.sep)):
         return ""
     name = Path(path).name
@@ -122,8 +152,9 @@ def _write_npz(path: Path, video: np.ndarray, rate: Fraction) -> None:
 def _write_folder(path: Path, video: np.ndarray) -> None:
     with written_whole(path) as part:
         part.mkdir()
+        digits = max(5, len(str(len(video) - 1)))  # so that names sort like frames
         for i, frame in enumerate(video):
-            name = part / f"{i:05d}.png"
+            name = part / f"{i:0{digits}d}.png"
             Image.fromarray(frame).save(name, "PNG")
             with Image.open(name) as image:
                 if not np.array_equal(np.asarray(image), frame):
