@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from pallas_kernels._numbers import whole
+from pallas_kernels._values import listed, whole, wholes
 from sparsevdit_jax import codec
 from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.pattern import AttentionPattern
@@ -38,7 +38,17 @@ class SparseAttention:
     num_heads: int | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "patterns", tuple(self.patterns))
+        object.__setattr__(self, "patterns", listed("patterns", self.patterns))
+        for name, value, kind in (
+            ("schedule", self.schedule, StepSchedule),
+            ("grid", self.grid, VideoGrid | None),
+        ):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name}={value!r} must be a {kind}")
+        if self.num_heads is not None:
+            object.__setattr__(self, "num_heads", whole("num_heads", self.num_heads, 1))
+        if not self.patterns:
+            raise ValueError("patterns=() must hold a pattern for each layer, one at least")
         for layer, pattern in enumerate(self.patterns):
             if not isinstance(pattern, AttentionPattern):
                 raise ValueError(
@@ -57,7 +67,7 @@ class SparseAttention:
         cls, pattern: AttentionPattern, num_layers: int, schedule: StepSchedule | None = None
     ) -> "SparseAttention":
         """The same pattern in every layer."""
-        return cls((pattern,) * num_layers, schedule or StepSchedule())
+        return cls((pattern,) * whole("num_layers", num_layers, 1), schedule or StepSchedule())
 
     def with_dense(
         self,
@@ -201,15 +211,14 @@ class SparseAttention:
                 "write it again with this library"
             )
         codec.check_fields("the file", document, _FIELDS, _FIELDS)
-        distinct = [codec.decode(p) for p in document["patterns"]]
-        bad = [
-            i for i in document["layers"] if not isinstance(i, int) or not 0 <= i < len(distinct)
-        ]
+        distinct = [codec.decode(p) for p in listed("patterns", document["patterns"])]
+        chosen = wholes("layers", document["layers"], remedy="index the file's patterns")
+        bad = [i for i in chosen if i >= len(distinct)]
         if bad:
             raise ValueError(f"layers name patterns {bad}, but the file holds {len(distinct)}")
         made_for = document["grid"]
         attention = cls(
-            tuple(distinct[i] for i in document["layers"]),
+            tuple(distinct[i] for i in chosen),
             codec.build(StepSchedule, document["schedule"]),
             None if made_for is None else codec.build(VideoGrid, made_for),
             document["num_heads"],

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from pallas_kernels._numbers import whole
 from pallas_kernels._pytree import pytree, static
+from pallas_kernels._values import whole, wholes
 from sparsevdit_jax.grid import VideoGrid
 
 
@@ -51,8 +51,7 @@ class StepSchedule:
         for name in ("num_steps", "dense_steps", "first_step", "dense_last_steps"):
             least = int(name == "num_steps")
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
-        searches = tuple(whole("search_steps", s) for s in self.search_steps)
-        object.__setattr__(self, "search_steps", searches)
+        object.__setattr__(self, "search_steps", wholes("search_steps", self.search_steps))
         if self.dense_steps + self.dense_last_steps > self.num_steps:
             raise ValueError(
                 f"dense_steps={self.dense_steps} and dense_last_steps={self.dense_last_steps} are "
@@ -195,7 +194,7 @@ class StepContext:
                 f"phase={self.phase!r} must be a Phase, one of {[str(p) for p in Phase]}"
             )
         if not isinstance(self.step, jax.Array):
-            object.__setattr__(self, "step", np.int32(self.step))
+            object.__setattr__(self, "step", np.int32(whole("step", self.step)))
         if self.text_lengths is not None:
             object.__setattr__(
                 self, "text_lengths", check_text_lengths(self.text_lengths, self.grid)

@@ -84,7 +84,10 @@ def _file(choice, grid, num_steps, sizes) -> tuple[str, SparseAttention]:
         text = path.read_text(encoding="utf-8-sig")
         document = json.loads(text)
         is_ours = isinstance(document, dict) and "format" in document
-        attention = SparseAttention.from_json(text) if is_ours else from_strategy(text, grid)
+        if is_ours:
+            attention = SparseAttention.from_json(text)
+        else:
+            attention = from_strategy(text, grid, say=lambda line: say(f"{path}: {line}"))
         attention.check(grid=grid, **sizes)
         if attention.schedule.num_steps != num_steps:
             raise ValueError(

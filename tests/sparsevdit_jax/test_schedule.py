@@ -103,7 +103,7 @@ def test_numpy_s_numbers_become_python_s():
         ({"dense_steps": -1}, "dense_steps=-1 must be a whole number of at least 0"),
         ({"dense_steps": True}, "dense_steps=True must be a whole number"),
         ({"dense_last_steps": -1}, "dense_last_steps=-1 must be a whole number of at least 0"),
-        ({"search_steps": (3.5,)}, "search_steps=3.5 must be a whole number"),
+        ({"search_steps": (3.5,)}, r"search_steps=\(3.5,\) must be whole numbers"),
         ({"dense_steps": 51}, "dense_steps=51 and dense_last_steps=0 are more than num_steps=50"),
         ({"dense_steps": 26, "dense_last_steps": 25}, "lower one of them"),
         ({"search_steps": (45,), "dense_last_steps": 5}, r"lie outside 0\.\.44: .* 5 last dense"),

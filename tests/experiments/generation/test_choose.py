@@ -145,6 +145,26 @@ def test_a_table_keeps_the_dense_steps_that_it_was_made_with(tmp_path):
     assert dense.patterns == (Dense(), Dense())
 
 
+def test_a_strategy_for_another_canvas_is_carried_over_and_said_in_one_line(tmp_path, capsys):
+    path, full = tmp_path / "a.json", [2, 2, 2]
+    windows = {
+        f"{s}_{n}_{h}": full if s < 2 else [2, 1, 1]
+        for s in range(4)
+        for n in (0, 1)
+        for h in range(3)
+    }
+    path.write_text(json.dumps(windows), encoding="utf-8-sig")
+    attention = choose_attention(str(path), VideoGrid(18, 16, 16), **SIZES)
+    assert attention.schedule == StepSchedule(4, 2)
+    assert SlidingTile((6, 8, 8), (3, 1, 1)) in attention.patterns[0].library
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert "made for [2, 2, 2] tiles and this canvas has [3, 2, 2]" in said[0]
+    path.write_text(json.dumps({key: [2, 1, 1] for key in windows}))
+    with pytest.raises(ValueError, match=r"a\.json: nothing tells what canvas this strategy was"):
+        choose_attention(str(path), VideoGrid(18, 16, 16), **SIZES)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -45,7 +45,7 @@ def test_a_report_says_where_it_ran(tmp_path):
 
 def test_balance_of_heads_that_keep_different_shares():
     grid = VideoGrid(4, 4, 4)
-    windows = SlidingTile((2, 2, 2), ((3, 3, 3), (3, 3, 3), (1, 1, 1), (1, 1, 1)))
+    windows = SlidingTile((2, 2, 2), ((2, 2, 2), (2, 2, 2), (1, 1, 1), (1, 1, 1)))
     uneven = SparseAttention.uniform(windows, 2)
     assert balance(uneven, grid, 4, 2) == (
         "4 heads dealt to 2 devices by work: the busiest has 1.00 of the mean (1.78 in the order of their "

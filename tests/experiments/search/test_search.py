@@ -90,7 +90,10 @@ def test_searches_take_every_family(method, family, checkpoints, tmp_path):
     assert (tmp_path / "search_chosen.png").stat().st_size > 1000
     if method == "sta":
         found = from_strategy(
-            (tmp_path / "strategy.json").read_text(), attention.grid, tile=(1, 2, 3)
+            (tmp_path / "strategy.json").read_text(),
+            attention.grid,
+            tile=(1, 2, 3),
+            made_for=attention.grid,
         )
         assert found.schedule == attention.schedule
         assert [named(t) for t in found.patterns] == [named(t) for t in attention.patterns]

@@ -95,8 +95,7 @@ def random_steps(count, heads=4, grid=GRID):
 
 
 def test_fused_search_is_exact_and_later_ones_are_sparse_under_the_first_lse():
-    pattern, qkv = AdaSpa(0.25, BLOCK), random_steps(4)
-    qkv = jnp.concatenate([qkv, qkv[:1]])
+    pattern, qkv = AdaSpa(0.25, BLOCK), random_steps(4)[np.arange(5) % 4]
     phases = (Phase.SEARCH, Phase.REUSE, Phase.SEARCH, Phase.REUSE, Phase.DENSE)
     first, second, third, fourth, last = run(pattern, GRID, qkv, phases)
     exact, lse = oracles.masked_attention(*qkv[0], np.ones((1, 1, 64, 64), bool))
@@ -113,7 +112,6 @@ def test_fused_search_is_exact_and_later_ones_are_sparse_under_the_first_lse():
         keep = np.asarray(cached.to_dense()).repeat(BLOCK, -1).repeat(BLOCK, -2)
         expected, _ = oracles.masked_attention(*x, keep)
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
-    # Dense steps at the end are exact and leave the state as it is.
     np.testing.assert_allclose(last[0], exact, rtol=1e-5, atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, last[2], fourth[2])
 
@@ -294,7 +292,6 @@ def test_a_run_of_the_paper_compiles_three_programs(lse_cache):
     ("fields", "match"),
     [
         ({"density": 0.0}, r"density=0.0 must lie in \(0, 1\]"),
-        ({"block": 0}, "block=0 must be a positive number"),
         ({"recall_threshold": 80}, r"recall_threshold=80 must lie in \[0, 1\]"),
     ],
 )
