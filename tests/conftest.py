@@ -12,6 +12,8 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+pytest_plugins = ["tests.margins"]
+
 # The same examples on every run; no deadline, because the first call of each shape compiles.
 hypothesis.settings.register_profile(
     "reproducible",
