@@ -3,16 +3,19 @@
 A plugin that tests/conftest.py loads. Without the option nothing is wrapped and nothing is kept. With it, each passing
 or failing `np.testing.assert_allclose`, each `pytest.approx` that holds and each comparison by tests/tolerances.py
 is kept with its error, its tolerance and their ratio (the share), at the element where that is largest. The table has
-one row per test, its worst, and covers all workers of pytest-xdist. A share above one half needs a reason, which the
-test gives (`near=`); the table counts those without. `--margins-record` also appends a row to
-experiments/results/margins.jsonl. The whole suite as another CPU would compute it:
+one row per test, its worst, and covers all workers of pytest-xdist and the pytest runs that tests start. A share above
+one half needs a reason, which the test gives (`near=`); the table counts those without. `--margins-record` also appends
+a row to experiments/results/margins.jsonl. The whole suite as another CPU would compute it, with a compilation cache of
+its own, because a cached program is not compiled again for another instruction set:
 
     JAX_COMPILATION_CACHE_DIR=/tmp/jax-avx2 XLA_FLAGS=--xla_cpu_max_isa=AVX2 make test ARGS="--margins --margins-record"
 """
 
 import dataclasses
+import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from tests import tolerances
 TESTS = Path(__file__).parent
 NEAR = 0.5  # a share above it lies nearer than a factor of two to the tolerance
 ROWS = 40  # of the table, unless more are near without a reason
+FILE = "PYTEST_MARGINS"  # variable that names the file in which a pytest run within a test leaves its margins
 RECORDED = 10  # worst of them, in a record
 # Frames of these files are never the test that compares.
 HELPERS = {__file__, tolerances.__file__, str(TESTS / "models" / "parity.py")}
@@ -55,7 +59,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if config.getoption("margins") or config.getoption("margins_record"):
+    asked = config.getoption("margins") or config.getoption("margins_record")
+    if asked or FILE in os.environ:
         config.pluginmanager.register(Margins(config), "margins-recorder")
 
 
@@ -71,12 +76,19 @@ class Margins:
         np.testing.assert_allclose = self._assert_allclose
         self._approx.__eq__ = lambda scalar, actual: self._approx_equals(scalar, actual)
         self._observer, tolerances.observer = tolerances.observer, self.observe
+        # A worker inherits the controller's variable, but is no run within a test.
+        self._own_file = None if hasattr(config, "workerinput") else os.environ.get(FILE)
+        self._folder = tempfile.TemporaryDirectory()
+        self._inner_file = Path(self._folder.name) / "margins"
+        os.environ[FILE] = str(self._inner_file)
 
     def pytest_unconfigure(self):
         """Puts everything back, for pytest runs within this one."""
         np.testing.assert_allclose = self._allclose
         self._approx.__eq__ = self._equals
         tolerances.observer = self._observer
+        os.environ.pop(FILE)
+        self._folder.cleanup()
 
     def observe(self, error: float, tolerance: float, near: str = "") -> None:
         """Keeps one comparison; one of equal numbers without a tolerance says nothing."""
@@ -113,9 +125,16 @@ class Margins:
             self.margins = [m for m in self.margins if m.share <= 1 or m.test != report.nodeid]
 
     def pytest_sessionfinish(self):
-        """A worker hands its margins to the controller."""
+        """Takes the margins of runs within tests, and hands all on where this process is not the first."""
+        if self._inner_file.exists():
+            lines = self._inner_file.read_text().splitlines()
+            self.margins.extend(Margin(*json.loads(line)) for line in lines)
+        rows = [dataclasses.astuple(m) for m in self.margins]
         if hasattr(self.config, "workeroutput"):
-            self.config.workeroutput["margins"] = [dataclasses.astuple(m) for m in self.margins]
+            self.config.workeroutput["margins"] = rows
+        if self._own_file:
+            with open(self._own_file, "a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node):

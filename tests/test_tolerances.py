@@ -1,5 +1,8 @@
 """What tests/tolerances.py lets pass, what it sees, and what tests/margins.py keeps of it."""
 
+import json
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -72,9 +75,10 @@ def test_one_wrong_number_a_wrong_shape_and_nan_are_seen():
         tolerances.assert_rounding_apart(wrong, X, DEEPEST, "x")
 
 
-def test_margins_are_of_the_worst_element_and_of_each_kind_of_comparison():
+def test_margins_are_of_the_worst_element_and_of_each_kind_of_comparison(tmp_path, monkeypatch):
     functions = np.testing.assert_allclose, type(pytest.approx(0.0)).__eq__, tolerances.observer
-    kept = margins.Margins(None)
+    monkeypatch.setenv(margins.FILE, str(tmp_path / "of_the_outer_run"))
+    kept = margins.Margins(types.SimpleNamespace())
     try:
         np.testing.assert_allclose([1.0, 2.0, np.inf], [1.0, 2.1, np.inf], rtol=0, atol=0.4)
         np.testing.assert_allclose(np.zeros(3), 0)
@@ -101,3 +105,7 @@ def test_margins_are_of_the_worst_element_and_of_each_kind_of_comparison():
     assert [m.share for m in margins.worst_of_tests(kept.margins)] == [0.75]
     near = margins.Margin(0.6, 6.0, 10.0, test, "here")
     assert margins.worst_of_tests([*kept.margins, near]) == [near]
+    # A run within a test leaves them to the outer one.
+    kept.pytest_sessionfinish()
+    rows = (tmp_path / "of_the_outer_run").read_text().splitlines()
+    assert [margins.Margin(*json.loads(row)) for row in rows] == kept.margins

@@ -63,7 +63,8 @@ def environment(devices: int, **variables: str) -> dict[str, str]:
     """This process's, without a cluster that JAX might find in it."""
     theirs = ("JAX_", "XLA_", "SLURM_", "OMPI_", "KUBERNETES_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
     return kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | variables
 
 

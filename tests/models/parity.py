@@ -107,12 +107,12 @@ def assert_close(got, want, roundings: float, what: str, more: float = 0.0) -> N
     tolerances.assert_rounding_apart(got, want, roundings, f"{what} beside diffusers'", more=more)
 
 
-def of_angle(largest) -> float:
+def of_angle(*angles) -> float:
     """What a sine may be off by, and what is made of it by layers that scale it by less than 1 (an embedded timestep).
 
-    torch's and our frequencies differ in their last bits, of which one is eps of an angle: of the `largest`, each.
+    torch's and our frequencies differ in their last bits, of which one is eps of an angle: of the largest, each.
     """
-    return 2 * float(np.max(largest)) * float(np.finfo(np.float32).eps)
+    return 2 * max(float(np.max(a)) for a in angles) * float(np.finfo(np.float32).eps)
 
 
 # Roundings in a row of the models' parts, counted as tolerances.rounding says.

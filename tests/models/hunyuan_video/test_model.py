@@ -76,7 +76,10 @@ def run_replaced(model, inputs, replace, cotangent):
 def test_parity_from_the_timestep(model, case, request):
     recorded = parity.arrays(request.node.callspec.params["model"], case)
     inputs = parity.inputs(recorded)
-    n, more = roundings(model, inputs), parity.of_angle(inputs["timestep"])
+    n, more = (
+        roundings(model, inputs),
+        parity.of_angle(inputs["timestep"], inputs.get("guidance", 0)),
+    )
     parity.assert_close(run(model, inputs), recorded["out"], n, "output", more)
 
 

@@ -21,7 +21,6 @@ from tests.models import parity
 from tests.models.schedulers import recorded as schedulers
 
 DOCUMENTS = json.loads((parity.FOLDER / "pipelines.json").read_text())["pipelines"]
-MODEL_ERROR = parity.of_angle(1000)  # in one call of a transformer: that of its embedded timestep
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -120,11 +119,12 @@ def read(path: Path, name: str) -> Run:
 def assert_run_is_diffusers(run: Run) -> None:
     """The latents after every step and the frames of our run are the recorded ones.
 
-    Allowed in a latent: what it differs by where each model output errs by the most that a call may, as guidance
-    amplifies it; measured by adding that. Allowed in a frame: the rounding to uint8, the recorded float16's, and
-    1e-3 of -1..1 for the latents' error and the decoder's.
+    Allowed in a latent: what it differs by where each model output errs by what an embedded time or guidance does, as
+    guidance amplifies it; measured by adding that. Allowed in a frame: the rounding to uint8, the recorded float16's,
+    and 1e-3 of -1..1 for the latents' error and the decoder's.
     """
     conditions = run.conditions()
+    error = parity.of_angle(1000, conditions.inputs.get("guidance", 0))
     amplified = 1.0 if conditions.guidance is None else 2 * run.guidance - 1
     inputs = {"error": jnp.zeros(len(jax.tree.leaves(conditions.inputs)[0])), **conditions.inputs}
     conditions = dataclasses.replace(conditions, inputs=inputs)
@@ -132,7 +132,7 @@ def assert_run_is_diffusers(run: Run) -> None:
     family.predict = functools.partial(_erring, run.family.predict)
     denoiser = dataclasses.replace(run, family=family).denoiser()
     got = _latents(denoiser, run, conditions)
-    inputs = {**inputs, "error": inputs["error"] + amplified * MODEL_ERROR}
+    inputs = {**inputs, "error": inputs["error"] + amplified * error}
     wrong = _latents(denoiser, run, dataclasses.replace(conditions, inputs=inputs))
     for i, want in enumerate(run.arrays["x"]):
         allowed = float(np.abs(wrong[i] - got[i]).max())
