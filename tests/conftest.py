@@ -18,6 +18,8 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+pytest_plugins = ["tests.margins"]
+
 _TESTS = Path(__file__).resolve().parent
 
 # The same examples on every run; no deadline, because the first call of each shape compiles.

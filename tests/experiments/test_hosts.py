@@ -69,7 +69,8 @@ def environment(devices: int, **variables: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith(cache) or not name.startswith(theirs)
     }
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
     return kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | variables
 
 

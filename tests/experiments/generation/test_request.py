@@ -271,7 +271,9 @@ def test_a_video_that_is_there_is_refused_before_the_weights_are_looked_at(ask, 
     assert not weights
 
 
-def test_the_end_of_a_run_as_noise_and_states_of_an_image_without_use_are_said(ask, tmp_path, capsys):
+def test_the_end_of_a_run_as_noise_and_states_of_an_image_without_use_are_said(
+    ask, tmp_path, capsys
+):
     path = tmp_path / "a.latents.safetensors"
     save_latents(path, Denoised(np.zeros((1, 16, 3, 8, 12), np.float32), []), {})
     text = embeddings(tmp_path / "e.npz", image_embeds=np.ones((1, 17, 20)))
