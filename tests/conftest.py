@@ -45,19 +45,17 @@ def pytest_addoption(parser):
 
 @pytest.fixture(autouse=True, scope="module")
 def _optimisations(request):
-    """Tests of models and experiments compile with few of XLA's optimisations: compiling is most of their time.
+    """Most tests compile with few of XLA's optimisations: compiling is most of their time.
 
-    Optimisations change the last bits only. Attention, patterns and kernels are compiled as users compile them, but
-    for modules with the mark `quick`; so are modules of models and experiments with the mark `optimised`, where
-    numbers of other implementations or memory are the subject.
+    Optimisations change the last bits only. Kernels are compiled as users compile them, and so are modules with the
+    mark `optimised`, where numbers of other implementations, memory or communication are the subject.
     """
-
-    def marked(name):
-        return request.node.get_closest_marker(name) is not None
-
-    part = request.path.relative_to(_TESTS).parts[0]
-    quick = marked("quick") or (part in ("models", "experiments") and not marked("optimised"))
-    quick = quick and not request.config.getoption("--optimised")
+    as_users_do = (
+        request.path.relative_to(_TESTS).parts[0] == "pallas_kernels"
+        or request.node.get_closest_marker("optimised") is not None
+        or request.config.getoption("--optimised")
+    )
+    quick = not as_users_do
     if quick != jax.config.read("jax_disable_most_optimizations"):
         # Tests compare bits of one function; its programs must all be of one kind.
         jax.clear_caches()

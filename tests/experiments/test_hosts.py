@@ -125,7 +125,12 @@ def arrays(out) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "flags"), [("generate", GENERATE), ("train", TRAIN), ("finetune", FINETUNE)]
+    ("kind", "flags"),
+    [
+        ("generate", GENERATE),
+        ("train", TRAIN),
+        pytest.param("finetune", FINETUNE, marks=pytest.mark.slow),  # through the same `Trainer`
+    ],
 )
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(kind, flags, inputs, tmp_path):
     flags = flags | inputs[kind] | {"distributed": True}

@@ -19,8 +19,6 @@ from sparsevdit_jax.patterns import (
     Table,
 )
 
-pytestmark = pytest.mark.quick  # bits of two programs are compared, whatever compiled them
-
 GRID = VideoGrid(5, 6, 7, text_len=5)  # 215 tokens; nothing divides by anything
 TILE, BATCH, DIM = (2, 3, 4), 2, 16
 

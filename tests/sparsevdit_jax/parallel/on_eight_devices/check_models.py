@@ -16,8 +16,6 @@ from sparsevdit_jax import Phase, SparseAttention, StepContext, parallel
 from sparsevdit_jax.patterns import AdaSpa, SlidingTile
 from tests.models.random_weights import random_model
 
-pytestmark = pytest.mark.quick
-
 HEADS, TEXT, WIDTH = 4, 8, 24
 LATENT = (2, 16, 8, 8, 12)  # 8 x 4 x 6 tokens of a 2 x 2 patch
 

@@ -18,9 +18,6 @@ WIDE = Tile(height=None, width=32, stride_width=24)
 IN_TIME = Tile(frames=8, stride_frames=4, height=None, width=None)
 
 
-pytestmark = pytest.mark.quick  # programs run once: compiling them is what takes the time
-
-
 @pytest.fixture(scope="module")
 def vaes():
     small = dict(block_out_channels=(8, 8, 16, 16), norm_num_groups=4, layers_per_block=1)
