@@ -129,7 +129,9 @@ def arrays(out) -> list[np.ndarray]:
     [
         ("generate", GENERATE),
         ("train", TRAIN),
-        pytest.param("finetune", FINETUNE, marks=pytest.mark.slow),  # through the same `Trainer`
+        pytest.param(
+            "finetune", FINETUNE, marks=pytest.mark.slow
+        ),  # saves and resumes through `experiments.training`, as train does
     ],
 )
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(kind, flags, inputs, tmp_path):
