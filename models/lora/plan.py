@@ -126,8 +126,11 @@ def _find(piece: Piece, names: Names) -> tuple[str, Rows, str] | None:
     if piece.part != "diff_m":
         found = names.find(piece.module)
         return found and (*found, piece.part)
-    found = names.find(f"{piece.module}.modulation") or names.find(f"{piece.module}_modulation")
-    return found and (*found, "diff")
+    # LightX2V writes "blocks.0.diff_m" for the table "blocks.0.modulation"
+    for module in (f"{piece.module}.modulation", f"{piece.module}_modulation", piece.module):
+        if found := names.find(module):
+            return *found, "diff"
+    return None
 
 
 def _with_nearest(piece: Piece, names: Names) -> str:
@@ -167,7 +170,7 @@ def _notes(file: LoraFile, others, image, modules) -> list[str]:
         )
     if image:
         notes.append(
-            f"{file.path}: {len(image)} tensors for the image branch are left out, for this model has none"
+            f"{file.path}: {len(image)} tensors are left out, for an image branch that this model does not have"
         )
     if not modules:
         raise ValueError(

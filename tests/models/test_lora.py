@@ -94,7 +94,8 @@ def test_convolutions_and_biases_are_merged_too(model, tmp_path, flat):
     down = rng.normal(size=(3, 6, 1, 2, 2)).astype(np.float32)
     up = rng.normal(size=(4, 3, 1, 1, 1)).astype(np.float32)
     bias = rng.normal(size=4).astype(np.float32)
-    names = [f"blocks.1.patch.{end}" for end in ("lora_A.weight", "lora_B.weight", "lora_B.bias")]
+    a, b = ("lora_down", "lora_up") if flat else ("lora_A", "lora_B")
+    names = [f"blocks.1.patch.{end}" for end in (f"{a}.weight", f"{b}.weight", f"{b}.bias")]
     before = weights(model)
     stored = (down.reshape(3, -1), up.reshape(4, 3), bias) if flat else (down, up, bias)
     merge_lora(model, write(tmp_path, dict(zip(names, stored, strict=True))))

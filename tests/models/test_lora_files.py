@@ -88,6 +88,7 @@ def test_pefts_configuration_beside_the_file(wan, settings, factor, whole_folder
     ("document", "message"),
     [
         ({"r": 4}, r"its rank is 2, but .*adapter_config\.json says 4"),
+        ({"r": 8, "rank_pattern": {"to_q": 1}}, r"its rank is 2, but .* says 1"),
         ({"peft_type": "LOHA"}, "peft_type='LOHA' must be 'LORA'"),
         ({"use_dora": True}, "DoRA is not merged"),
         ({"lora_alpha": "much"}, "lora_alpha='much' must be a finite number"),
@@ -142,7 +143,7 @@ def test_an_image_branch_is_left_out_of_a_text_model(wan, i2v, tmp_path):
     }
     path = write(tmp_path, tensors | theirs)
     (note,) = check_loras(wan.model, [(path, 1.0)])
-    assert "7 tensors for the image branch are left out, for this model has none" in note
+    assert "7 tensors are left out, for an image branch that this model does not have" in note
     said = []
     got = wan.merged([(path, 1.0)], say=said.append)
     assert said == [note]

@@ -254,7 +254,7 @@ WAN_DIFFERENCES = {  # LightX2V and CausVid: full differences of anything
     "blocks.0.norm3.diff_b": "blocks.0.norm2.bias",
     "blocks.0.diff_m": "blocks.0.scale_shift_table",
     "blocks.1.modulation.diff": "blocks.1.scale_shift_table",
-    "head.diff_m": "scale_shift_table",
+    "head.modulation.diff_m": "scale_shift_table",
     "head.head.diff": "proj_out.weight",
     "head.head.diff_b": "proj_out.bias",
     "patch_embedding.diff": "patch_embedding.weight",
@@ -296,3 +296,16 @@ def test_fused_differences_are_cut_like_fused_weights(tmp_path):
         for part, kind in {"diff": "weight", "diff_b": "bias"}.items()
     }
     same(model.merged([(write(tmp_path, tensors), 1.0)]), model.want(deltas))
+
+
+def test_a_part_that_comes_twice_is_refused(tmp_path):
+    model = case("hunyuan")
+    rows, columns = model.shapes[f"{DUAL}.attn.to_k.weight"]
+    tensors = {
+        "diffusion_model.double_blocks.0.img_attn_qkv.diff": np.ones(
+            (3 * rows, columns), np.float32
+        ),
+        f"transformer.{DUAL}.attn.to_k.diff": np.ones((rows, columns), np.float32),
+    }
+    with pytest.raises(ValueError, match=rf"{DUAL}\.attn\.to_k\.weight is in it under two names"):
+        model.merged([(write(tmp_path, tensors), 1.0)])
