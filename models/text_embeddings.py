@@ -98,7 +98,8 @@ def load_embeddings(path: str | Path, *, require: Sequence[str] = ()) -> TextEmb
     arrays: dict[str, np.ndarray] = {}
     try:
         if is_npz:
-            with np.load(path, allow_pickle=False) as file:
+            # numpy leaves a damaged file open that it has opened itself
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         else:
             with safe_open(str(path), framework="numpy") as file:

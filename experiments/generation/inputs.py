@@ -8,9 +8,7 @@ from safetensors import safe_open
 
 from experiments.generation.store import KEY
 from models.pipelines import Family
-from models.pretrained import TEXT_ENCODERS, read_config
 from models.text_embeddings import TextEmbeddings
-from models.tokenizer import load_tokenizer
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 
@@ -59,9 +57,11 @@ def _array(path: Path) -> np.ndarray:
         )
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
+            with path.open("rb") as raw:
+                return np.load(raw, allow_pickle=False)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            # numpy leaves a damaged file open that it has opened itself
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return file[_only(file.files)]
         with safe_open(str(path), framework="numpy") as file:
             return file.get_tensor(_only(file.keys()))
@@ -80,22 +80,6 @@ def _only(names) -> str:
     if len(names) != 1:
         raise ValueError(f"it holds {sorted(names)[:8]}; name the array of them `latents`")
     return names[0]
-
-
-def check_tokenizer(folder: Path) -> None:
-    """Makes sure that prompts can be written in the ids of the folder's text encoder.
-
-    Raises:
-      ImportError: `tokenizers` is not installed.
-      OSError, ValueError: as `load_tokenizer`, or the tokenizer has ids that the encoder does not know.
-    """
-    vocabulary = load_tokenizer(folder / "tokenizer").vocabulary
-    _, config = read_config(folder, "text_encoder", TEXT_ENCODERS)
-    if vocabulary > config.vocab_size:
-        raise ValueError(
-            f"{folder / 'tokenizer'} has ids up to {vocabulary - 1}, but the vocabulary of "
-            f"{folder / 'text_encoder'} is {config.vocab_size}; take both from one checkpoint"
-        )
 
 
 def one_prompt(text: TextEmbeddings, row: int) -> TextEmbeddings:

@@ -18,11 +18,11 @@ import models
 from experiments import hosts
 from experiments.generation.identity import identities, identity
 from experiments.generation.image import read_image
-from experiments.generation.inputs import blank_text, check_tokenizer, is_denoised, read_latents
+from experiments.generation.inputs import blank_text, is_denoised, read_latents
 from experiments.generation.jobs import Job, jobs_of
 from experiments.generation.settings import Config, check_family, check_flags
 from experiments.media import check_output
-from models.pipelines import Clip, Conditions, Family, read_family
+from models.pipelines import Clip, Conditions, Family, check_prompts, read_family
 from models.text_embeddings import TextEmbeddings, load_embeddings
 from pallas_kernels.block_sparse_attention.api import IMPLEMENTATIONS as SPARSE
 from pallas_kernels.dense_attention.api import IMPLEMENTATIONS as DENSE
@@ -127,7 +127,8 @@ def read_request(given: Config) -> Request:
     _check_names(request.jobs, config)
     request.planned_conditions()
     if text is None:
-        check_tokenizer(config.model)
+        negative = [] if config.negative_prompt is None else [config.negative_prompt]
+        check_prompts(family, [*config.prompt, *negative])
     read = _read(config, family)
     for line in unused:
         hosts.say(f"warning: {line}")

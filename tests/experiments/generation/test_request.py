@@ -235,6 +235,19 @@ class TestIdentity:
         assert {k for k in settings if settings[k] != other[k]} == {"scheduler.flow_shift"}
         assert self.settings(ask(model=copy, shift=3.0)) == settings
 
+    def test_a_replaced_lora_or_another_scale_is_noticed(self, ask, tmp_path):
+        path, name = tmp_path / "style.safetensors", "lora 1 (style.safetensors)"
+        path.write_bytes(b"one")
+        first = self.settings(ask(lora=(f"{path}:0.5",)))
+        assert self.settings(ask(lora=(path,), lora_scale=0.5)) == first
+        path.write_bytes(b"two")
+        for entry in (f"{path}:0.5", f"{path}:0.6"):
+            other = self.settings(ask(lora=(entry,)))
+            assert {k for k in first if first[k] != other[k]} == {name}
+            first = other
+        (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 4}')
+        assert self.settings(ask(lora=(entry,)))[name] != first[name]
+
     def test_replaced_inputs_are_noticed(self, wan_image, ask, tmp_path):
         image, text, noise = (tmp_path / name for name in ("i.png", "e.npz", "n.npz"))
 
