@@ -5,10 +5,17 @@ or failing `np.testing.assert_allclose`, each `pytest.approx` that holds and eac
 is kept with its error, its tolerance and their ratio (the share), at the element where that is largest. The table has
 one row per test, its worst, and covers all workers of pytest-xdist and the pytest runs that tests start. A share above
 one half needs a reason, which the test gives (`near=`); the table counts those without. `--margins-record` also appends
-a row to experiments/results/margins.jsonl. The whole suite as another CPU would compute it, with a compilation cache of
-its own, because a cached program is not compiled again for another instruction set:
+a row to experiments/results/margins.jsonl.
 
-    JAX_COMPILATION_CACHE_DIR=/tmp/jax-avx2 XLA_FLAGS=--xla_cpu_max_isa=AVX2 make test ARGS="--margins --margins-record"
+The whole suite as another CPU would compute it, with a compilation cache of its own:
+
+    ONEDNN_MAX_CPU_ISA=AVX2 XLA_FLAGS="--xla_cpu_max_isa=SSE4_2 --xla_cpu_experimental_ynn_fusion_type=" \\
+    JAX_COMPILATION_CACHE_DIR=/tmp/jax-other-cpu make test ARGS="--margins --margins-record"
+
+`xla_cpu_max_isa` alone reaches only what XLA compiles itself: with SSE4_2 there is no fused multiply-add, and with AVX2
+the bits are those of AVX-512, whose programs prefer vectors of 256 bits too. Products and sums come from YNNPACK, which
+asks the processor itself; the empty `ynn_fusion_type` leaves them to other code, with another order. Convolutions come
+from oneDNN, which reads `ONEDNN_MAX_CPU_ISA`. Large products kept their bits under all of these (jaxlib 0.11.2).
 """
 
 import dataclasses
@@ -169,18 +176,20 @@ def worst_of_tests(margins: list[Margin]) -> list[Margin]:
     return sorted(found.values(), key=lambda m: -m.share)
 
 
-def record(config, margins: list[Margin]) -> str:
-    """Appends what a later reader compares: for which instruction set, how many, the worst."""
+def record(config, margins: list[Margin], **where) -> str:
+    """Appends what a later reader compares: for which instruction set, how many, the worst; `where` is Run.start's."""
     from experiments.record import Run
 
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    isa = [f.partition("=")[2] for f in flags if f.startswith("--xla_cpu_max_isa=")]
+    flags = os.environ.get("XLA_FLAGS", "")
+    isa = [f.partition("=")[2] for f in flags.split() if f.startswith("--xla_cpu_max_isa=")]
     settings = {
         "max_isa": isa[-1] if isa else "default",
-        "command": ["pytest", *config.invocation_params.args],
+        "xla_flags": flags,
+        "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "default"),
+        "command": ["pytest", *map(str, config.invocation_params.args)],
     }
     worst = worst_of_tests(margins)
-    run = Run.start("margins", settings, allow_dirty=True)
+    run = Run.start("margins", settings, allow_dirty=True, **where)
     run.log(
         comparisons=len(margins),
         tests=len(worst),

@@ -3,10 +3,12 @@
 import json
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.record import read
 from tests import margins, tolerances
 
 RNG = np.random.default_rng(0)
@@ -109,3 +111,22 @@ def test_margins_are_of_the_worst_element_and_of_each_kind_of_comparison(tmp_pat
     kept.pytest_sessionfinish()
     rows = (tmp_path / "of_the_outer_run").read_text().splitlines()
     assert [margins.Margin(*json.loads(row)) for row in rows] == kept.margins
+
+
+def test_a_record_says_for_which_processor_it_was_made(tmp_path, monkeypatch):
+    jax.devices()  # JAX has started, so the flags are only read here
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2 --xla_cpu_ftz")
+    config = types.SimpleNamespace(invocation_params=types.SimpleNamespace(args=("tests", "-q")))
+    found = [margins.Margin(share, 1.0, 1.0 / share, f"t{share}", "f:1") for share in (0.2, 0.6)]
+    assert margins.record(config, found, folder=tmp_path) == "margins.jsonl"
+    (row,) = read("margins", folder=tmp_path)
+    assert row["config"]["max_isa"] == "AVX2"
+    assert row["config"]["command"] == ["pytest", "tests", "-q"]
+    assert row["environment"]["processor"]
+    measured = row["measured"]
+    assert (measured["comparisons"], measured["tests"], measured["near_without_reason"]) == (
+        2,
+        2,
+        1,
+    )
+    assert [m["test"] for m in measured["worst"]] == ["t0.6", "t0.2"]
