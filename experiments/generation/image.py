@@ -94,7 +94,10 @@ def _rgb(image: Image.Image, bits: int, path: Path) -> Image.Image:
                 f"{path} has whole numbers from {grey.min()} to {grey.max()} as pixels, so white is unknown; "
                 "save the picture with 8 or 16 bits of grey"
             )
+        none = image.info.get("transparency")  # the grey that stands for no pixel
         image = Image.fromarray((grey * 255 // (2**bits - 1)).astype(np.uint8))
+        if none is not None:
+            image.putalpha(Image.fromarray(np.where(grey == none, 0, 255).astype(np.uint8)))
     if image.mode in ("F", "LAB"):
         raise ValueError(
             f"{path} has pixels of the kind {image.mode}, whose range or colours are not known; save the picture "

@@ -105,6 +105,10 @@ def test_half_transparent_is_half_white_and_a_colour_may_stand_for_none(tmp_path
     assert np.abs(np.asarray(open_image(tmp_path / "a.png")).astype(int) - 127).max() <= 1
     Image.new("RGB", (2, 2), (9, 8, 7)).save(tmp_path / "b.png", transparency=(9, 8, 7))
     assert (np.asarray(open_image(tmp_path / "b.png")) == 255).all()
+    grey = np.array([[0, 30000], [40000, 50000]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "c.png", transparency=30000)
+    got = np.asarray(open_image(tmp_path / "c.png"))[..., 0].astype(int)
+    assert np.abs(got - [[0, 255], [155, 194]]).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])

@@ -1,4 +1,5 @@
 import sys
+import tracemalloc
 
 import imageio_ffmpeg
 import ml_dtypes
@@ -181,6 +182,18 @@ def test_an_mp4_that_does_not_read_back_is_not_left(here, monkeypatch):
     assert written.path.name == "a.npz"
     assert "frames" in written.message
     assert files(here) == ["a.npz", "liar"]
+
+
+@pytest.mark.parametrize(("name", "side"), [("a.mp4", 128), ("a.npz", 512), ("a", 128)])
+def test_frames_are_not_held_twice(here, name, side):
+    """NumPy writes 16 MiB at a time."""
+    video = np.zeros((64, side, side, 3), np.uint8)
+    media.write_video(name, video[:1], fps=10)  # what a first call loads is not counted
+    tracemalloc.start()
+    media.write_video(name, video, fps=10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < video.nbytes / 2
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.npz", "a"])
