@@ -133,8 +133,9 @@ class _Clone:
         wall = time.monotonic() - start
         path.write_text(source, encoding="utf-8")
         os.utime(path, (was, was))
-        results = {None: "uncovered", 0: "survived", 1: "killed", -signal.SIGALRM: "killed"}
-        result, by = results.get(status, "unclear"), failed or f"status {status}" * bool(status)
+        results = {None: "uncovered", 0: "survived", -signal.SIGALRM: "killed"}
+        result = results.get(status, "killed" if status == 1 and failed else "unclear")
+        by = failed or f"status {status}" * bool(status)
         counts = {"tests": len(tests), "covering": covering}
         seconds = {"tests_s": round(cost, 2), "wall_s": round(wall, 1)}
         return row | {"result": result, "by": by} | counts | seconds
@@ -147,7 +148,7 @@ class _Clone:
         status = int(self.worker.stdout.readline())
         output = self.log.read_text(encoding="utf-8", errors="replace")
         found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
-        if status not in (0, 1):
+        if status and not (status == 1 and found):
             print(output[-2000:], file=sys.stderr)
         return status, found[1] if found else ""
 

@@ -12,14 +12,13 @@ import sys
 os.environ.setdefault("NPROC", "16")  # as tests/conftest.py: before jax is imported
 
 import flax.nnx
-import hypothesis
 import jax
 import jax.experimental.pallas
 import pytest
 import safetensors.numpy
 import scipy.optimize
 
-IMPORTED = flax.nnx, hypothesis, jax, jax.experimental.pallas, safetensors.numpy, scipy.optimize
+IMPORTED = flax.nnx, jax, jax.experimental.pallas, safetensors.numpy, scipy.optimize
 
 
 def main():
