@@ -15,6 +15,7 @@ from experiments import command
 from experiments.record import RESULTS, ROOT, Run, read
 
 from . import mutants_of_autoencoders, mutants_of_kernels, mutants_of_library, mutants_of_models
+from .clone import clone, resolve
 from .mutant import Mutant
 from .selection import Selection
 
@@ -60,7 +61,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    commit = _git(ROOT, "rev-parse", f"{config.ref}^{{commit}}")
+    commit = resolve(config.ref)
     known = {
         _name(row["measured"]): row["measured"]
         for row in (read("mutants", folder=config.folder) if _exists(config) else [])
@@ -73,10 +74,10 @@ def main(config: Config) -> None:
             fits = mutant.apply(_source(commit, mutant.file)) is not None
             print(f"{said['result'] if fits else 'gone':9}{mutant.file}: {mutant.why}")
         return
-    with tempfile.TemporaryDirectory() as folder, _Clone(Path(folder), commit) as clone:
+    with tempfile.TemporaryDirectory() as folder, _Clone(Path(folder), commit) as tree:
         if config.control:
             killers = sorted({row["by"] for row in known.values() if "::" in row["by"]})
-            failed = clone.run(killers, 3600)[1]
+            failed = tree.run(killers, 3600)[1]
             print(f"{len(killers)} tests kill; without a mistake {failed or 'none of them'} fails")
             return
         times = sorted(config.times.parent.glob(config.times.name + "*"))
@@ -85,7 +86,7 @@ def main(config: Config) -> None:
         run = Run.start("mutants", settings, folder=config.folder)
         mutants = [m for m in mutants if _wanted(known.get(f"{m.file}: {m.why}"), config.again)]
         for number, mutant in enumerate(mutants, 1):
-            row = run.log(**clone.judge(mutant, selection, config))["measured"]
+            row = run.log(**tree.judge(mutant, selection, config))["measured"]
             print(
                 f"{number}/{len(mutants)} {row['result']:9} {_name(row)}  {row['by']}", flush=True
             )
@@ -96,8 +97,7 @@ class _Clone:
 
     def __init__(self, folder: Path, commit: str):
         self.tree, self.log = folder / "tree", folder / "log"
-        _git(ROOT, "clone", "--quiet", "--shared", "--no-checkout", str(ROOT), str(self.tree))
-        _git(self.tree, "checkout", "--quiet", "--detach", commit)
+        clone(self.tree, commit)
 
     def __enter__(self):
         self.worker = subprocess.Popen(
@@ -180,13 +180,6 @@ def _source(commit: str, file: str) -> str:
         ["git", "-C", str(ROOT), "show", f"{commit}:{file}"], capture_output=True, text=True
     )
     return done.stdout
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"git {arguments[0]} failed: {done.stderr.strip()}")
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":
