@@ -122,7 +122,7 @@ class _Clone:
         row = {"file": mutant.file, "mutant": mutant.why, "result": "gone", "by": ""}
         if changed is None:
             return row | {"tests": 0, "covering": 0, "tests_s": 0.0, "wall_s": 0.0}
-        tests, covering, cost = selection.tests(mutant, source, seconds=config.seconds)
+        tests, covering, cost = selection.tests(mutant, self.tree, seconds=config.seconds)
         was, self.count = path.stat().st_mtime, self.count + 1
         path.write_text(changed, encoding="utf-8")
         os.utime(

@@ -31,12 +31,14 @@ class Selection:
         rows = [json.loads(line) for path in times for line in path.read_text().splitlines()]
         self.seconds: dict[str, float] = {test: cpu for test, _, cpu in rows}
 
-    def tests(self, mutant: Mutant, source: str, *, seconds: float) -> tuple[list[str], int, float]:
+    def tests(self, mutant: Mutant, tree: Path, *, seconds: float) -> tuple[list[str], int, float]:
         """Tests to run on a mutant, how many there are in all, and the seconds that the former take.
 
         First those of its statement, then of its function, then of its file; among them first those whose own
-        file is the nearest, then the quickest. At least one, and no more than `seconds` take.
+        file is the nearest, then the quickest. At least one, and no more than `seconds` take. Where the data
+        know no test of the file's own tests (all run in other processes), these come first, whole.
         """
+        source = (tree / mutant.file).read_text(encoding="utf-8")
         by_line: dict[int, set[str]] = {}
         for data in self._data:
             for line, contexts in data.contexts_by_lineno(mutant.file).items():
@@ -51,6 +53,10 @@ class Selection:
             if not chosen or total + self.seconds[test] <= seconds:
                 chosen.append(test)
                 total += self.seconds[test]
+        folder, name = Path("tests", mutant.file).parent, Path(mutant.file).name
+        own = f"{folder}/test_{name}"
+        if (tree / own).is_file() and not any(test.startswith(own) for test in order):
+            chosen.insert(0, own)
         return chosen, len(order), total
 
 
