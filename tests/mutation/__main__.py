@@ -14,17 +14,11 @@ from pathlib import Path
 from experiments import command
 from experiments.record import RESULTS, ROOT, Run, read
 
-from . import mutants_of_autoencoders, mutants_of_kernels, mutants_of_library, mutants_of_models
 from .clone import clone, resolve
 from .mutant import Mutant
+from .mutants import MUTANTS
 from .selection import Selection
 
-MUTANTS: list[Mutant] = [
-    *mutants_of_kernels.MUTANTS,
-    *mutants_of_library.MUTANTS,
-    *mutants_of_models.MUTANTS,
-    *mutants_of_autoencoders.MUTANTS,
-]
 _PLUGINS = "-p", "no:cacheprovider", "-p", "no:pytest_cov", "-p", "no:xdist"
 _WORKER = Path(__file__).with_name("worker.py")
 

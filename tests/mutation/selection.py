@@ -1,5 +1,6 @@
 """Which tests can see a mutant: those that run its lines, as coverage's contexts and a plugin's times tell."""
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,16 +54,18 @@ class Selection:
             if not chosen or total + self.seconds[test] <= seconds:
                 chosen.append(test)
                 total += self.seconds[test]
-        folder, name = Path("tests", mutant.file).parent, Path(mutant.file).name
-        own = f"{folder}/test_{name}"
+        own = str(_own_tests(mutant.file))
         if (tree / own).is_file() and not any(test.startswith(own) for test in order):
             chosen.insert(0, own)
         return chosen, len(order), total
 
 
+def _own_tests(file: str) -> Path:
+    """tests/a/test_b.py of a/b.py and a/_b.py."""
+    return Path("tests", file).with_name("test_" + Path(file).name.lstrip("_"))
+
+
 def _common(file: str, test: str) -> int:
-    """Folders and name that a file and a test's file share from the start: a/b.py and tests/a/test_b.py share 2."""
-    ours = Path(file).with_suffix("").parts
-    theirs = Path(test.partition("::")[0]).with_suffix("").parts[1:]
-    pairs = zip(ours, (part.removeprefix("test_") for part in theirs), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+    """How many names from the start the tests of a file and the file of a test have in common."""
+    pairs = zip(_own_tests(file).parts, Path(test.partition("::")[0]).parts, strict=False)
+    return sum(itertools.takewhile(bool, (a == b for a, b in pairs)))

@@ -1,6 +1,6 @@
 """Mistakes in pallas_kernels."""
 
-from .mutant import of
+from ..mutant import of
 
 MUTANTS = [
     *of(

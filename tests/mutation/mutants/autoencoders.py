@@ -1,6 +1,6 @@
 """Mistakes in the autoencoders of models, and in what they share."""
 
-from .mutant import of
+from ..mutant import of
 
 MUTANTS = [
     *of(
