@@ -33,6 +33,7 @@ class Config:
       contexts: coverage data of this commit with a context for each test.
       times: beginning of the names of the files that tests.mutation.times wrote.
       only: run mutants whose "file: mistake" this regular expression finds.
+      without: leave out tests that this regular expression finds: those that fail on the commit as it is.
       seconds: recorded CPU time that the tests of one mutant may take; a survivor is one within this limit.
       limit: seconds after which a mutant's tests are ended, which counts as killed.
       again: result, or "all", of the mutants to run again; what has a row of this label and commit is not otherwise.
@@ -46,6 +47,7 @@ class Config:
     contexts: Path = Path(os.environ.get("COVERAGE_FILE", "/tmp/cov/data"))
     times: Path = Path(os.environ.get("TEST_TIMES", "/tmp/cov/times"))
     only: str = ""
+    without: str = ""
     seconds: float = 20
     limit: int = 600
     again: str = ""
@@ -75,8 +77,10 @@ def main(config: Config) -> None:
             print(f"{len(killers)} tests kill; without a mistake {failed or 'none of them'} fails")
             return
         times = sorted(config.times.parent.glob(config.times.name + "*"))
-        selection = Selection(config.contexts, times)
+        selection = Selection(config.contexts, times, config.without)
         settings = {"label": config.label, "commit": commit, "seconds": config.seconds}
+        if config.without:
+            settings["without"] = config.without
         run = Run.start("mutants", settings, folder=config.folder)
         mutants = [m for m in mutants if _wanted(known.get(f"{m.file}: {m.why}"), config.again)]
         for number, mutant in enumerate(mutants, 1):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,9 +15,10 @@ class Selection:
     Args:
       data: file of coverage data with a context for each test (combined or one of several beside it).
       times: files of `tests.mutation.times`.
+      without: regular expression of tests to leave out.
     """
 
-    def __init__(self, data: Path, times: Iterable[Path]):
+    def __init__(self, data: Path, times: Iterable[Path], without: str = ""):
         import coverage
 
         # Workers may still be writing theirs, so nothing is combined: every file is asked.
@@ -30,7 +32,9 @@ class Selection:
                 f"no coverage data at {data}; see python -m pydoc tests.mutation"
             )
         rows = [json.loads(line) for path in times for line in path.read_text().splitlines()]
-        self.seconds: dict[str, float] = {test: cpu for test, _, cpu in rows}
+        self.seconds: dict[str, float] = {
+            test: cpu for test, _, cpu in rows if not without or not re.search(without, test)
+        }
 
     def tests(self, mutant: Mutant, tree: Path, *, seconds: float) -> tuple[list[str], int, float]:
         """Tests to run on a mutant, how many there are in all, and the seconds that the former take.
