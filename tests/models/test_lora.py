@@ -14,9 +14,12 @@ from models.keys import checkpoint_slots
 from models.lora import merge_lora
 from models.lora.files import LoraFile
 from models.pretrained import TRANSFORMERS
+from tests import tolerances
 
 from . import parity
+from .cogvideox.tiny_models import roundings as cogvideox_roundings
 from .toy import ToyConfig, ToyTransformer
+from .wan.tiny_models import roundings as wan_roundings
 
 UP = "blocks.0.net.0.proj"  # [12, 6] in the checkpoint
 
@@ -233,7 +236,10 @@ def test_an_adapter_of_diffusers_gives_its_output(name):
     assert len(changed) == sum(".lora_A." in key for key in load_file(path))
     out = run(model)
     assert np.abs(out - case["out"][:1]).max() > 1  # the adapter does something
-    parity.assert_close(out, recorded["out"], 1e-5, "output with the adapter")
+    n = (wan_roundings if name == "wan" else cogvideox_roundings)(model, given)
+    parity.assert_close(out, recorded["out"], n, "output with the adapter")
     merge_lora(model, path, scale=-1.0)
     for key, array in weights(model).items():
-        np.testing.assert_allclose(array, before[key], atol=2e-6, err_msg=key)
+        # What is added and taken away again is up to twenty times a weight's size; both are rounded.
+        allowed = 20 * tolerances.rounding(2) * float(np.abs(before[key]).max())
+        tolerances.assert_within(array, before[key], allowed, key)

@@ -19,7 +19,6 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_diffusers(name, runs):
-    # Reached: 4.9e-5 in the last latents (of 3.8e-4), 0.56 of 255 in the frames (0.5 is rounding).
     assert type(runs[name].family) is HunyuanVideo
     recorded.assert_run_is_diffusers(runs[name])
 
