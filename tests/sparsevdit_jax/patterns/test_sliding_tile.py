@@ -16,6 +16,9 @@ from sparsevdit_jax.patterns import Dense, PerHead, SlidingTile
 from tests.conformance.pattern_suite import PatternSuite
 from tests.sparsevdit_jax import oracles
 
+pytestmark = pytest.mark.optimised
+
+
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 HUNYUAN = VideoGrid(30, 48, 80)
 WAN = VideoGrid(21, 45, 80)
