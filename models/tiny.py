@@ -117,9 +117,12 @@ class TinyVideoDiT(nnx.Module):
         self.time_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
         self.modulation = layers.Linear(dim, 6 * dim, dtype=dtype, rngs=rngs)
         classes = config.num_classes + 1  # the last one is "no condition"
-        self.label_vector = nnx.Param(0.5 * jax.random.normal(rngs.params(), (classes, dim)))
+        self.label_vector = nnx.Param(
+            0.5 * jax.random.normal(rngs.params(), (classes, dim), jnp.float32)
+        )
         self.label_tokens = nnx.Param(
-            0.5 * jax.random.normal(rngs.params(), (classes, config.condition_tokens, dim))
+            0.5
+            * jax.random.normal(rngs.params(), (classes, config.condition_tokens, dim), jnp.float32)
         )
         self.blocks = nnx.List(
             [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
