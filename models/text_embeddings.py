@@ -86,7 +86,8 @@ def load_embeddings(path: str | Path, *, require: Sequence[str] = ()) -> TextEmb
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a name is missing or unknown, a shape or dtype is wrong, two disagree.
+      ValueError: the file is damaged, a name is missing or unknown, a shape or dtype is wrong, a value is not finite,
+        two arrays disagree.
     """
     path = Path(path)
     is_npz = _is_npz(path)
@@ -95,12 +96,19 @@ def load_embeddings(path: str | Path, *, require: Sequence[str] = ()) -> TextEmb
             f"no text embeddings at {path}; make them with python -m experiments.make_text_embeddings"
         )
     arrays: dict[str, np.ndarray] = {}
-    if is_npz:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    else:
-        with safe_open(str(path), framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        if is_npz:
+            # numpy leaves a damaged file open that it has opened itself
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        else:
+            with safe_open(str(path), framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (
+        Exception
+    ) as problem:  # both libraries have exceptions of their own for every kind of damage
+        kind = "whole .npz file" if is_npz else "whole safetensors file"
+        raise ValueError(f"{path} is not a {kind} ({problem}); make or copy it again") from problem
     missing = [name for name in ("prompt_embeds", *require) if name not in arrays]
     if missing:
         raise ValueError(
@@ -139,6 +147,13 @@ def _check(arrays: Mapping[str, Any], where: str) -> None:
             also = ", and .npz keeps no bfloat16" if array.dtype.kind == "V" else ""
             raise ValueError(
                 f"{name} in {where} is {array.dtype}; it must be {', '.join(_FLOATS)}{also}"
+            )
+        finite = np.isfinite(array)
+        if not finite.all():
+            rows = np.flatnonzero(~finite.reshape(len(array), -1).all(1)).tolist()
+            raise ValueError(
+                f"{name} in {where} has {int((~finite).sum())} values that are NaN or infinite, in rows {rows[:8]}; "
+                "make the file again, in float32 or bfloat16 where float16 has overflowed"
             )
     batch = arrays["prompt_embeds"].shape[0]
     for name, array in arrays.items():

@@ -126,6 +126,27 @@ def test_wrong_files_are_refused_by_name(tmp_path, suffix, changes, message):
         load_embeddings(path)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_with_their_rows(tmp_path, dtype, value):
+    pooled = np.ones((2, 3), np.float32)
+    pooled[1, 2] = value
+    path = tmp_path / "x.safetensors"
+    save_file(arrays(pooled_projections=pooled.astype(dtype)), path)
+    with pytest.raises(ValueError, match=r"pooled_projections .* 1 values .* in rows \[1\]; make"):
+        load_embeddings(path)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".npz", "npz"), (".safetensors", "safetensors")])
+@pytest.mark.parametrize("content", [b"", b"no embeddings at all", None])
+def test_damaged_files_are_refused(tmp_path, suffix, kind, content):
+    path = tmp_path / f"x{suffix}"
+    save_embeddings(path, whole())
+    path.write_bytes(path.read_bytes()[:-40] if content is None else content)
+    with pytest.raises(ValueError, match=rf"x\{suffix} is not a whole \.?{kind} file"):
+        load_embeddings(path)
+
+
 def test_bfloat16_has_no_place_in_npz(tmp_path):
     path = tmp_path / "prompts.npz"
     with pytest.raises(ValueError, match=r"prompt_embeds is bfloat16, which \.npz cannot hold"):

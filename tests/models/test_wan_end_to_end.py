@@ -13,6 +13,9 @@ from tests import tolerances
 from tests.models import parity
 from tests.models.schedulers import recorded
 
+pytestmark = pytest.mark.optimised
+
+
 NAMES = ["euler_shift3", "unipc_wan480"]
 STEPS, GUIDANCE = 6, 3.0
 MODEL_ERROR = parity.of_angle(1000)  # in one call of the model: that of its embedded timestep

@@ -17,13 +17,24 @@ class Family:
     def tiling(self):
         return TILE
 
+    def untiled(self):
+        return None
+
     def probe(self, clip, tile):
         return (clip, tile)
 
 
+WHOLE = Tile(frames=16, height=None, width=None)
+
+
 class AlwaysCut(Family):
+    """As HunyuanVideo: without a tile it takes its own, and keeps pictures whole only where that is asked for."""
+
+    def untiled(self):
+        return WHOLE
+
     def probe(self, clip, tile):
-        return (clip,)
+        return (clip, tile or TILE)
 
 
 @pytest.fixture
@@ -33,7 +44,7 @@ def tried(monkeypatch):
     def way(kind):
         def plan(family, clip, weights, mesh, tile):
             tried.append((kind, tile))
-            return Decoding(family, clip, mesh, tile, PEAKS[kind, tile])
+            return Decoding(family, clip, mesh, tile, PEAKS.get((kind, tile), 40))
 
         return plan
 
@@ -64,5 +75,11 @@ def test_the_first_way_that_fits_is_taken(tried, mesh, tile, limit, expected):
 
 
 def test_what_is_always_cut_is_planned_once(tried):
-    choose_decoding(AlwaysCut(), "clip", None, None, tile="auto", limit=1)
+    assert choose_decoding(AlwaysCut(), "clip", None, None, tile="auto", limit=1).tiled
     assert tried == [("alone", TILE)]
+
+
+def test_off_keeps_pictures_whole_in_what_is_always_cut_in_time(tried):
+    found = choose_decoding(AlwaysCut(), "clip", None, None, tile="off", limit=1)
+    assert tried == [("alone", WHOLE)]
+    assert not found.tiled

@@ -55,6 +55,7 @@ def assert_is_dense(out, name, what, rows=slice(None)):
     parity.assert_close(out, case["out"][rows], n, what, more)
 
 
+@pytest.mark.filterwarnings("ignore:SlidingTile window")
 @pytest.mark.parametrize("name", ["cogvideox_2b", "cogvideox_5b", "cogvideox_15"])
 def test_patterns_that_keep_everything_are_dense(name):
     for pattern in (Dense(), SlidingTile(tile=(2, 2, 2), window=(9, 9, 9))):

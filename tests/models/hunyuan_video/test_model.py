@@ -248,7 +248,7 @@ def test_sliding_tile_is_its_window_in_every_layer(model, inputs):
 @small
 def test_a_window_over_everything_and_the_dense_phase_are_dense(model, inputs):
     dense = run(model, inputs)
-    everything, _ = run_patterns(model, inputs, *[SlidingTile(TILE, (9, 9, 9))] * 2)
+    everything, _ = run_patterns(model, inputs, *[SlidingTile(TILE, (3, 5, 2))] * 2)
     n = roundings(model, inputs)
     tolerances.assert_rounding_apart(everything, dense, n, "full windows")
     exact, _ = run_patterns(model, inputs, *[SlidingTile(TILE, WINDOW)] * 2, phase=Phase.DENSE)

@@ -122,7 +122,7 @@ def test_padding_is_made_and_dropped(runs):
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
-        (Clip(13, 32, 32), r"frames=13: CogVideoX makes 1 \+ 8 k frames; ask for 9 or 17"),
+        (Clip(12, 32, 32), r"frames=12: CogVideoX makes 1 \+ 4 k frames; ask for 9 or 13"),
         (Clip(9, 32, 40), "width=40 must be a multiple of 16 .* ask for 32 or 48"),
     ],
 )
@@ -137,14 +137,20 @@ def test_a_missing_negative_prompt_is_refused(runs):
         run.family.conditions(run.text(negative_prompt_embeds=None), run.clip, 3.0)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 40), (1, 9, 48)])
-def test_embeddings_of_another_encoder_are_refused(shape, runs):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 8, 40), "have 8 tokens, but this CogVideoX takes 9, .* --max-length 9"),
+        ((1, 10, 40), "have 10 tokens, but this CogVideoX takes 9"),
+        ((1, 9, 48), "prompt_embeds are 48 wide, but this transformer takes 40"),
+    ],
+)
+def test_embeddings_of_another_encoder_are_refused(shape, message, runs):
     run = runs["cogvideox_ddim"]
     text = dataclasses.replace(
         run.text(), prompt_embeds=jnp.zeros(shape), negative_prompt_embeds=jnp.zeros(shape)
     )
-    got = f"{shape[1]} tokens of width {shape[2]}, but this transformer takes 9 tokens of width 40"
-    with pytest.raises(ValueError, match=got):
+    with pytest.raises(ValueError, match=message):
         run.family.conditions(text, run.clip, 3.0)
 
 

@@ -91,16 +91,37 @@ def test_embeddings_that_lack_something_are_refused(runs):
         run.family.conditions(run.text(image_embeds=None), run.clip, 3.0, image)
 
 
-@pytest.mark.parametrize("shape", [(1, 11, 48), (1, 512, 40)])
-def test_embeddings_of_another_encoder_are_refused(shape, runs):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 600, 48), "have 600 tokens, and the transformer takes at most 512"),
+        ((1, 512, 40), "prompt_embeds are 40 wide, but this transformer takes 48"),
+    ],
+)
+def test_embeddings_of_another_encoder_are_refused(shape, message, runs):
     run = runs["wan_t2v"]
     text = dataclasses.replace(run.text(), prompt_embeds=jnp.zeros(shape))
     text = dataclasses.replace(text, negative_prompt_embeds=jnp.zeros(shape))
-    got = (
-        f"{shape[1]} tokens of width {shape[2]}, but this transformer takes 512 tokens of width 48"
-    )
-    with pytest.raises(ValueError, match=got):
+    with pytest.raises(ValueError, match=message):
         run.family.conditions(text, run.clip, 3.0)
+
+
+def test_embeddings_of_hunyuan_video_are_refused(runs):
+    run = runs["wan_t2v"]
+    text = dataclasses.replace(run.text(), pooled_projections=jnp.zeros((1, 3)))
+    with pytest.raises(ValueError, match="have pooled_projections, so they are HunyuanVideo's"):
+        run.family.conditions(text, run.clip, 1.0)
+
+
+def test_shorter_embeddings_are_those_filled_with_zeros(runs):
+    run = runs["wan_t2v"]
+    names = ("prompt_embeds", "negative_prompt_embeds")
+    cut = {name: getattr(run.text(), name)[:, :226] for name in names}
+    short = run.family.conditions(dataclasses.replace(run.text(), **cut), run.clip, 3.0)
+    whole = run.family.conditions(run.text(), run.clip, 3.0)
+    name = "encoder_hidden_states"
+    assert not np.asarray(whole.inputs[name])[:, 226:].any()
+    np.testing.assert_array_equal(short.inputs[name], whole.inputs[name])
 
 
 def test_images_are_for_image_models_alone(runs):

@@ -13,6 +13,8 @@ from tests import tolerances
 from tests.models import parity
 from tests.models.t5.encoders import NAMES, encoder, recorded, roundings, run, tensors
 
+pytestmark = pytest.mark.optimised
+
 
 def float64(name: str, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The same encoder, written once more in numpy with loops over heads and pairs of positions."""

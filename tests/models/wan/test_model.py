@@ -133,6 +133,7 @@ def test_a_checkpoint_stored_in_bfloat16_computes_like_one_in_float32():
     np.testing.assert_array_equal(run(stored, inputs), run(rounded, inputs))
 
 
+@pytest.mark.filterwarnings("ignore:SlidingTile window")
 @pytest.mark.parametrize("case", ["a", "b"])  # tokens 4x4x4, and 3x3x5
 def test_full_windows_and_dense_phases_equal_no_pattern(case):
     model, arrays = load("wan"), load_case("wan", case)

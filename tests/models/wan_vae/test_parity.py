@@ -10,6 +10,8 @@ from tests import tolerances
 from tests.models import parity
 from tests.models.wan_vae.tiny import DECODE, ENCODE, reference
 
+pytestmark = pytest.mark.optimised
+
 
 @functools.cache
 def decoded(case):
