@@ -86,6 +86,11 @@ def assert_rounding_apart(got, want, roundings, name, *, dtype=np.float32, more=
         assert_at_most(x, unit * size + more, f"{name}, {kind}", near)
 
 
+def attention_roundings(k) -> float:
+    """Roundings in a row of attention to k [B, L, H, D] with logits of about 1: logits, softmax, mean of the values."""
+    return 8 + k.shape[-1] / 2 + k.shape[1] / 3 + k.shape[1] / 2
+
+
 def assert_of_another(error, largest, rms, name, *, times=2.0):
     """An array of errors in half precision is at most about that of another framework in the same precision.
 
