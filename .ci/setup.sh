@@ -17,8 +17,8 @@ fail() { printf 'set-up: %s\n' "$@" >&2; exit 1; }
 say() { printf 'set-up: %s\n' "$*"; }
 
 case $wanted in
-  demo) extras=demo ;;
-  test) extras=demo,test,lint ;;
+  demo) extras=demo compile=--no-compile ;; # Python compiles what is imported, a fraction of it
+  test) extras=demo,test,lint compile=--compile ;;
   *) fail "'$wanted' is not a set-up; give demo or test" ;;
 esac
 
@@ -118,7 +118,7 @@ fi
 pins=$(constraints "$minor")
 say "installing [$extras] with $pins, about a minute"
 rm -f "$VENV/.stamp-test"
-pip() { "$VENV/bin/python" -I -m pip --disable-pip-version-check install -qq --no-input -c "$pins" "$@"; }
+pip() { "$VENV/bin/python" -I -m pip --disable-pip-version-check install -qq --no-input "$compile" -c "$pins" "$@"; }
 # setuptools is pinned and installed first, so that building the project itself fetches nothing unpinned.
 pip setuptools && pip --no-build-isolation -e ".[$extras]" ||
   fail "pip could not install [$extras] with $pins; see above." "Is a package index reachable? Run make $wanted again to go on."
