@@ -3,7 +3,7 @@
 Another process on the machine slows whatever runs beside it. So every method is timed right beside dense, again in
 each round, and compared with that dense run alone. The ratios of n rounds lie on both sides of their true median
 unless all fall on one side of it, which happens in 2 of 2**n cases whatever the noise: their range holds the true
-median with a chance of 1 - 2 ** (1 - n), 94 % for five rounds.
+median with a chance of 1 - 2 ** (1 - n), seven in eight for four rounds.
 """
 
 import dataclasses
@@ -11,14 +11,17 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-ROUNDS = 5
+ROUNDS = 4
 WIDEST = 0.25
 """A range wider than this share of its median allows no number."""
+
+LEAST = 0.05
+"""What is not in every round faster, or in every round slower, by so much is not told apart from dense."""
 
 Verdict = Literal["number", "faster", "slower", "unclear"]
 
 READING = {
-    "unclear": "in some rounds faster than the dense step beside it and in others slower, so neither can be said",
+    "unclear": "in one round at least too near to dense, or on the other side of it, to be called faster or slower",
     "faster": "than dense in every round, but by how much differs too much between rounds for a number",
     "slower": "than dense in every round, but by how much differs too much between rounds for a number",
     "unsteady": "the time differs too much between rounds for a number",
@@ -58,10 +61,10 @@ class Spread:
 def verdict(speedup: Spread) -> Verdict:
     """What a speed-up over dense allows to say.
 
-    "unclear" where the range holds 1, so that the two cannot be told apart; else "number" where it is narrow, and
-    where it is wide only whether the method is "faster" or "slower".
+    "unclear" where the range holds 1 or comes near it, so that the two cannot be told apart; else "number" where it is
+    narrow, and where it is wide only whether the method is "faster" or "slower".
     """
-    if speedup.low <= 1 <= speedup.high:
+    if speedup.low < 1 + LEAST and speedup.high > 1 - LEAST:
         return "unclear"
     if speedup.steady:
         return "number"

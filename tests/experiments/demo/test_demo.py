@@ -275,7 +275,7 @@ def test_the_terminal_says_what_its_words_mean(capsys):
     printed = capsys.readouterr().out
     assert "2.00 (1.90–2.20)" in printed
     assert "faster: than dense in every round" in printed
-    assert "unclear: in some rounds faster" in printed
+    assert "unclear: in one round at least too near to dense" in printed
     assert "slower:" not in printed
     print_table([ROW | dict(step_ms=dict(median=20.4, low=20.0, high=61.0))], 5)
     assert "unsteady: the time differs too much" in capsys.readouterr().out

@@ -32,7 +32,7 @@ class Machine:
         return self.true[key] * next(self.load)
 
 
-TRUE = {"dense": 1000.0, "sta": 500.0, "adaspa": 600.0, "mixture": 980.0}
+TRUE = {"dense": 1000.0, "sta": 500.0, "adaspa": 600.0, "mixture": 620.0}
 
 
 def ratios(load, true=TRUE):
@@ -71,16 +71,16 @@ def test_a_quiet_machine_gives_numbers():
     assert found["sta"].low < found["sta"].median < found["sta"].high
 
 
-def test_what_is_as_fast_as_dense_gets_no_number():
-    noise = np.random.default_rng(1).normal(1, 0.05, 100)
-    found, _ = ratios(noise)
-    assert verdict(found["mixture"]) == "unclear"
+def test_what_is_as_fast_as_dense_is_seldom_called_faster_or_slower():
+    noise = np.random.default_rng(1).normal(1, 0.05, (400, 2 * ROUNDS))
+    said = [verdict(ratios(row, {"dense": 1.0, "same": 1.0})[0]["same"]) for row in noise]
+    assert np.mean([word != "unclear" for word in said]) < 0.05
 
 
 def test_load_that_grows_slowly_moves_no_ratio():
     """A demo that timed one method after the other said that AdaSpa, 1.7 times faster, takes 1.3 times as long."""
-    found, ran = ratios(np.linspace(1, 2.5, 25))
-    assert len(ran) == 25
+    found, ran = ratios(np.linspace(1, 2.5, 5 * ROUNDS))
+    assert len(ran) == 5 * ROUNDS
     assert verdict(found["adaspa"]) == "number"
     assert found["adaspa"].median == pytest.approx(1000 / 600, rel=0.15)
 
@@ -103,6 +103,9 @@ def test_bursts_of_other_work_give_words(seed):
         (1.02, 0.98, 1.05, "unclear"),
         (1.0, 1.0, 1.0, "unclear"),
         (1.7, 0.9, 2.1, "unclear"),
+        (1.09, 1.03, 1.12, "unclear"),
+        (1.12, 1.06, 1.2, "number"),
+        (0.92, 0.9, 0.96, "unclear"),
     ],
 )
 def test_the_rule(median, low, high, said):
