@@ -49,8 +49,8 @@ class Config:
       record: also append the rows to experiments/results/demo.jsonl, from which the README's table is made.
     """
 
-    digit: int = 7
-    seed: int = 7
+    digit: int = 3
+    seed: int = 1
     steps: int | None = None
     guidance: float = 2.0
     out: Path = Path("out/demo")
