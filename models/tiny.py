@@ -18,10 +18,11 @@ from flax import nnx
 
 from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.parallel import join
+from sparsevdit_jax.parallel.mesh import current
 
 from . import checkpoint, layers
 from .rope import apply_rope, as_arrays, rope_table
-from .stack import layer_patterns, run_blocks
+from .stack import layer_patterns, loop_blocks, run_blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,16 +182,12 @@ class TinyVideoDiT(nnx.Module):
             num_layers=self.config.num_layers,
             num_heads=self.config.num_heads,
         )
-        h, new_states = run_blocks(
-            self.blocks,
-            h,
-            modulation,
-            rope,
-            patterns=patterns,
-            states=layer_states,
-            ctx=step,
-            remat=remat,
-        )
+        inputs = (self.blocks, h, modulation, rope)
+        same = dict(states=layer_states, ctx=step, remat=remat)
+        if len(set(patterns)) == 1 and current() is None:
+            h, new_states = loop_blocks(*inputs, pattern=patterns[0], **same)
+        else:
+            h, new_states = run_blocks(*inputs, patterns=patterns, **same)
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
         h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift
         return layers.unpatchify(self.patch_out(h), grid.shape, patch), new_states
@@ -210,6 +207,8 @@ def load_tiny(path: str | Path, *, dtype=jnp.float32) -> TinyVideoDiT:
     names = {field.name for field in dataclasses.fields(TinyConfig)}
     if unknown := sorted(stored.keys() - names):
         raise ValueError(f"{path} has the configuration of another model: it sets {unknown}")
-    model = TinyVideoDiT(TinyConfig(**stored), dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    sizes, dtype = TinyConfig(**stored), jnp.dtype(dtype)
+    # Without values: drawing weights only to replace them takes seconds of compiling.
+    model = nnx.eval_shape(lambda: TinyVideoDiT(sizes, dtype=dtype, rngs=nnx.Rngs(0)))
     checkpoint.load_weights(path, model)
     return model
