@@ -3,6 +3,8 @@
 import ast
 from typing import NamedTuple
 
+EIGHT_DEVICES = "tests/sparsevdit_jax/parallel/test_on_eight_devices.py::test_on_eight_devices"
+
 
 class Mutant(NamedTuple):
     """A mistake that a test must see.
@@ -12,12 +14,14 @@ class Mutant(NamedTuple):
       old: text that stands in it exactly once.
       new: what stands there instead.
       why: the mistake in a few words; with `file` the mutant's name.
+      elsewhere: a test that runs the line in a process of its own, of which coverage knows no test.
     """
 
     file: str
     old: str
     new: str
     why: str
+    elsewhere: str = ""
 
     def apply(self, source: str) -> str | None:
         """The file with the mistake; None where `old` does not stand in it exactly once."""
@@ -44,6 +48,6 @@ class Mutant(NamedTuple):
         ]
 
 
-def of(file: str, *changes: tuple[str, str, str]) -> list[Mutant]:
-    """Mutants of one file from (old, new, why)."""
+def of(file: str, *changes: tuple[str, ...]) -> list[Mutant]:
+    """Mutants of one file from (old, new, why) or (old, new, why, elsewhere)."""
     return [Mutant(file, *change) for change in changes]
