@@ -29,23 +29,21 @@ class Mutant(NamedTuple):
 
     def circles(self, source: str) -> list[set[int]]:
         """Lines whose tests can see the mistake, nearest first: its statement, its function, the file."""
-        start = source.index(self.old)
-        first = source.count("\n", 0, start) + 1
+        first = source.count("\n", 0, source.index(self.old)) + 1
         last = first + self.old.rstrip("\n").count("\n")
-        found: dict[type, tuple[int, int]] = {}
-        for node in ast.walk(ast.parse(source)):
-            kind = next((k for k in (ast.stmt, ast.expr) if isinstance(node, k)), None)
-            if kind is not ast.stmt or not node.lineno <= first <= last <= node.end_lineno:
+        statement = function = first, last
+        for node in ast.walk(ast.parse(source)):  # the innermost comes last
+            if (
+                not isinstance(node, ast.stmt)
+                or not node.lineno <= first <= last <= node.end_lineno
+            ):
                 continue
-            is_function = isinstance(node, ast.FunctionDef)
-            if is_function:
-                found[ast.FunctionDef] = node.lineno, node.end_lineno
-            if not hasattr(node, "body"):
-                found[ast.stmt] = node.lineno, node.end_lineno
-        spans = [(first, last), found.get(ast.stmt), found.get(ast.FunctionDef)]
-        return [set(range(a, b + 1)) for a, b in filter(None, spans)] + [
-            set(range(1, source.count("\n") + 2))
-        ]
+            if isinstance(node, ast.FunctionDef):
+                function = node.lineno, node.end_lineno
+            elif not hasattr(node, "body"):
+                statement = node.lineno, node.end_lineno
+        whole = 1, source.count("\n") + 1
+        return [set(range(a, b + 1)) for a, b in ((first, last), statement, function, whole)]
 
 
 def of(file: str, *changes: tuple[str, ...]) -> list[Mutant]:
