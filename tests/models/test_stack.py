@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -40,6 +41,8 @@ def test_no_attention_is_dense_with_the_text_that_is_there():
     assert states == ((), ())
     assert ctx.phase is Phase.DENSE
     assert ctx.text_lengths is lengths
+    given = StepContext(GRID, implementation="reference")
+    assert layer_patterns(None, (), given, **SIZES)[2].implementation == "reference"
 
 
 def test_the_input_s_text_lengths_go_into_the_context():
