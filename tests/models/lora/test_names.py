@@ -7,7 +7,7 @@ import pytest
 
 from models.lora.names import Names
 
-from .lora_cases import RANK, case, close, product, same, write
+from .cases import RANK, case, close, product, same, write
 
 # Written out, not taken from the models' tables: {module of the original: modules of the converted checkpoint}.
 WAN = {
