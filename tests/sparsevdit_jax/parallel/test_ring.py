@@ -58,9 +58,11 @@ def test_merging_is_a_softmax_over_both():
 
     merged = ring._merge(*part(slice(0, 4)), *part(slice(4, 8)))
     for a, b in zip(merged, part(slice(0, 8)), strict=True):
-        # exp and log twice, sums of 4 and 8 products, two weights and their sum
+        # exp and log twice, sums of 4 and 8 products of values that partly cancel, two weights and their sum
+        np.testing.assert_array_equal(np.isneginf(a), np.isneginf(b))
         a, b = (np.where(np.isneginf(x), 0, x) for x in (a, b))
-        tolerances.assert_rounding_apart(a, b, 15, "merged")
+        allowed = tolerances.rounding(15) * np.abs(values).max()
+        tolerances.assert_within(a, b, allowed, "merged")
     grads = jax.grad(lambda a, b: ring._merge(a, b, *part(slice(4, 8)))[0].sum(), (0, 1))(
         *part(slice(0, 4))
     )
