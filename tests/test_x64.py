@@ -12,17 +12,9 @@ import pytest
 from flax import nnx
 
 from models import sampling
+from models import schedulers as solvers
 from models.cogvideox import CogVideoXConfig, CogVideoXTransformer
 from models.hunyuan_video import HunyuanVideoConfig, HunyuanVideoTransformer
-from models.schedulers import (
-    CogVideoXDDIMScheduler,
-    CogVideoXDPMScheduler,
-    CogVideoXSchedulerConfig,
-    FlowMatchEulerDiscreteConfig,
-    FlowMatchEulerDiscreteScheduler,
-    UniPCMultistepConfig,
-    UniPCMultistepScheduler,
-)
 from models.tiny import TinyConfig, TinyVideoDiT
 from models.wan import WanConfig, WanTransformer
 from pallas_kernels import (
@@ -214,10 +206,8 @@ TEXT, WIDTH = f32(2, 8, 24), 24
 SMALL = dict(num_attention_heads=2, attention_head_dim=16, num_layers=1)
 FAMILIES = {
     "wan": (
-        WanTransformer,
-        WanConfig(**SMALL, ffn_dim=48, text_dim=WIDTH, freq_dim=32),
-        (2, 16, 4, 8, 12),
-        {},
+        WanTransformer, WanConfig(**SMALL, ffn_dim=48, text_dim=WIDTH, freq_dim=32),
+        (2, 16, 4, 8, 12), {},
     ),
     "hunyuan_video": (
         HunyuanVideoTransformer,
@@ -226,11 +216,8 @@ FAMILIES = {
             pooled_projection_dim=12, rope_axes_dim=(4, 6, 6),
         ),
         (2, 16, 4, 8, 12),
-        {
-            "encoder_attention_mask": f32(2, 8, dtype="int32"),
-            "pooled_projections": f32(2, 12),
-            "guidance": f32(2),
-        },
+        {"encoder_attention_mask": f32(2, 8, dtype="int32"), "pooled_projections": f32(2, 12),
+         "guidance": f32(2)},
     ),
     "cogvideox": (
         CogVideoXTransformer,
@@ -238,10 +225,8 @@ FAMILIES = {
             **SMALL, time_embed_dim=16, text_embed_dim=WIDTH, sample_width=12, sample_height=8,
             sample_frames=13, max_text_seq_length=8,
         ),
-        (2, 4, 16, 8, 12),
-        {},
-    ),
-}  # fmt: skip
+        (2, 4, 16, 8, 12), {},
+    )}  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -277,15 +262,17 @@ def test_a_step_of_the_tiny_model():
     assert_narrow((model, jax.eval_shape(step, model, f32(*shape))))
 
 
+FLOW = solvers.UniPCMultistepConfig(use_flow_sigmas=True, prediction_type="flow_prediction")
+V = solvers.CogVideoXSchedulerConfig(prediction_type="v_prediction")
+
+
 @pytest.mark.parametrize(
     "scheduler",
     [
-        FlowMatchEulerDiscreteScheduler(FlowMatchEulerDiscreteConfig()),
-        UniPCMultistepScheduler(
-            UniPCMultistepConfig(use_flow_sigmas=True, prediction_type="flow_prediction")
-        ),
-        CogVideoXDDIMScheduler(CogVideoXSchedulerConfig(prediction_type="v_prediction")),
-        CogVideoXDPMScheduler(CogVideoXSchedulerConfig(prediction_type="v_prediction")),
+        solvers.FlowMatchEulerDiscreteScheduler(solvers.FlowMatchEulerDiscreteConfig()),
+        solvers.UniPCMultistepScheduler(FLOW),
+        solvers.CogVideoXDDIMScheduler(V),
+        solvers.CogVideoXDPMScheduler(V),
     ],
     ids=lambda scheduler: type(scheduler).__name__,
 )
