@@ -19,7 +19,7 @@ from sparsevdit_jax.distill import (
 from sparsevdit_jax.patterns import AdaSpa, Dense, SlidingTile
 from tests import tolerances
 from tests.models.cogvideox import tiny_models as cogvideox
-from tests.models.hunyuan_video.test_model import build as build_hunyuan
+from tests.models.hunyuan_video.tiny_models import build as build_hunyuan
 from tests.models.parity import arrays, inputs
 from tests.models.test_stack import Block
 from tests.models.wan import tiny_models as wan
