@@ -1,5 +1,7 @@
 """Checks that the public operations share; every error names the value, the rule and the remedy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,8 @@ def resolve_scale(scale: float | None, head_dim: int) -> float:
         raise ValueError(
             "scale is traced, but it must be a Python number; multiply q by a traced scale instead"
         )
+    if not math.isfinite(scale):
+        raise ValueError(f"scale={scale} must be finite; None is head_dim ** -0.5")
     return float(scale)
 
 

@@ -111,7 +111,7 @@ CASES = (
          kv_ragged=True),
     Case("broadcast_batch_and_heads", batch=2, heads=3, mask_heads=1, kv_ragged=True),
     Case("empty_and_full_rows", lq=61, block_q=4, density=0.3, empty_rows=True, full_rows=True),
-    Case("large_logits", magnitude=16.0, kv_ragged=True),
+    Case("large_logits", magnitude=16.0, kv_ragged=True, empty_rows=True),
     Case("many_query_blocks", lq=150, block_q=2, lk=24, head_dim=3, density=0.6),
     Case("one_token", lq=1, lk=1, block_q=1, block_kv=1, density=1.0, scale=0.7),
     Case("keys_in_one_block", lk=300, block_kv=300, density=1.0, scale=-0.3),

@@ -15,6 +15,7 @@ Q = jnp.zeros((2, 6, 3, 4))
         (Q, Q[:, :0], Q, "every axis must hold at least one entry"),
         (Q.astype(int), Q, Q, "q has dtype int32; cast it to one of float32, bfloat16, float16"),
         (Q, Q.astype(jnp.bfloat16), Q, "k has dtype bfloat16 and q has float32; cast them to one"),
+        (Q, Q[:1], Q[:1], r"k has shape \(1, 6, 3, 4\) and q .* batch, heads and head dim must"),
         (Q, Q, Q[:, :, :2], r"v has shape \(2, 6, 2, 4\) and q .* heads and head dim must agree"),
         (Q, Q[:, :5], Q, "keys and values must have one length"),
     ],
@@ -58,3 +59,5 @@ def test_lengths():
         _checks.check_lengths("q_lengths", jnp.zeros((1, 1, 2)), (0, 0, 2), 6)
     with pytest.raises(ValueError, match=r"q_lengths spans 0\.\.7; it must stay within 0\.\.6"):
         _checks.check_lengths("q_lengths", np.array([0, 7], np.int32), (2,), 6)
+    with pytest.raises(ValueError, match=r"q_lengths spans -1\.\.6; it must stay within 0\.\.6"):
+        _checks.check_lengths("q_lengths", np.array([-1, 6], np.int32), (2,), 6)

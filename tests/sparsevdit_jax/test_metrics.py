@@ -136,7 +136,7 @@ def test_bad_frames():
 
 def test_device_imbalance_of_heads_that_keep_different_shares():
     grid = VideoGrid(4, 4, 4)
-    wide, narrow = SlidingTile((2, 2, 2), (3, 3, 3)), SlidingTile((2, 2, 2), (1, 1, 1))
+    wide, narrow = SlidingTile((2, 2, 2), (2, 2, 2)), SlidingTile((2, 2, 2), (1, 1, 1))
     pattern = PerHead.of((wide, wide, narrow, narrow))
     dealt, numbered = metrics.device_imbalance(pattern, grid, num_heads=4, devices=2)
     assert dealt == 1

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ def test_full_window_equals_dense_and_the_module_holds_no_state():
     x = jax.random.normal(jax.random.key(0), (2, 32, 16))
     dense, sparse = (
         jax.jit(lambda layer, x, p=p: layer(x, p, (), StepContext(GRID))[0])(layer, x)
-        for p in (Dense(), SlidingTile((2, 2, 2), (9, 9, 9)))
+        for p in (Dense(), SlidingTile((2, 2, 2), (1, 2, 2)))
     )
     assert dense.shape == x.shape
     np.testing.assert_allclose(sparse, dense, rtol=1e-4, atol=1e-5)
@@ -53,6 +55,19 @@ def test_rope_turns_q_and_k_only():
     plain, turned = attend(layer, x, None), attend(layer, x, rope)
     assert seen == [(1, 32, 2, 8)] * 2
     np.testing.assert_allclose(turned, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_q_and_k_have_norms_of_their_own():
+    layer = SparseSelfAttention(16, 2, rngs=nnx.Rngs(0))
+    for norm, factor in ((layer.q_norm, 2.0), (layer.k_norm, 3.0)):
+        norm.scale.set_value(jnp.full(8, factor))
+    seen = []
+    pattern = types.SimpleNamespace(
+        attend=lambda q, k, v, state, ctx: (seen.append((q, k)) or v, state)
+    )
+    layer(jax.random.normal(jax.random.key(0), (1, 32, 16)), pattern, (), StepContext(GRID))
+    sizes = [float(jnp.sqrt(jnp.square(x).mean())) for x in seen[0]]
+    np.testing.assert_allclose(sizes, [2, 3], rtol=1e-3)
 
 
 def test_bad_heads():

@@ -1,0 +1,11 @@
+"""Whether the tests see mistakes: mutants of the three packages, and coverage by test. Not a part of `make test`.
+
+    pip install coverage pytest-cov                     # into any environment that has the tests' packages
+    export COVERAGE_FILE=/tmp/cov/data TEST_TIMES=/tmp/cov/times
+    python -m pytest -n 2 --dist worksteal -p tests.mutation.times \
+        --cov --cov-config=tests/mutation/coveragerc --cov-context=test --cov-report=
+    python -m tests.mutation.covered --label after      # experiments/results/coverage.jsonl
+    python -m tests.mutation --label after              # experiments/results/mutants.jsonl
+
+The data must be of the commit that is tested: tests are found by the lines that they run.
+"""
