@@ -9,7 +9,6 @@ host's memory is the weights and one tensor. No torch.
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes  # noqa: F401 (numpy's bfloat16)
 import numpy as np
-from flax import nnx
 
 from sparsevdit_jax.parallel import put
 
@@ -30,6 +28,7 @@ from .files import checkpoint_folder, contents, is_file, read_json
 from .hunyuan_video import HunyuanVideoTransformer
 from .hunyuan_video_vae import HunyuanVideoVAE
 from .keys import Slot, check_fit, checkpoint_slots
+from .nn import planned, without_weights
 from .t5 import T5Encoder
 from .tensors import TensorFiles, variants, write_shards
 from .wan import WanTransformer
@@ -189,7 +188,7 @@ def read_config(folder: str | Path, part: str, registry: Mapping[str, Any]) -> t
 
 
 def _load(folder, part: str, dtype, sharding: Sharding, variant: str | None):
-    model, slots, files = _open(folder, part, dtype, variant, _without_weights)
+    model, slots, files = _open(folder, part, dtype, variant, without_weights)
     for name, slot in slots.items():
         array = slot.from_checkpoint(files.read(name))
         if dtype is not None:
@@ -202,22 +201,6 @@ def _load(folder, part: str, dtype, sharding: Sharding, variant: str | None):
             array = put(array, where)
         slot.parameter.set_value(array)
     return model
-
-
-def _without_weights(cls: Any, config: Any, dtype: Any) -> Any:
-    return nnx.eval_shape(lambda: cls(config, dtype=dtype, rngs=nnx.Rngs(0)))
-
-
-@functools.lru_cache(maxsize=8)
-def planned(cls: Any, config: Any, dtype: Any) -> Any:
-    """A model without weights, to plan with: every caller gets the same one, so it must not be changed.
-
-    Args:
-      cls: of the model.
-      config: of it, hashable.
-      dtype: of weights and compute, a `jnp.dtype`.
-    """
-    return _without_weights(cls, config, dtype)
 
 
 def _open(

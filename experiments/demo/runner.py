@@ -24,7 +24,7 @@ VIDEO = (32, 64, 64)
 SHIFT = 4.0
 """Flow shift of the sampler; training used 3 on this canvas."""
 
-STEPS, STEPS_OF_ALL = 10, 30
+STEPS, STEPS_OF_ALL = 8, 30
 """Denoising steps by default, and with --all."""
 
 PROBE = 0.5
@@ -38,7 +38,7 @@ class Config:
     Attributes:
       digit: 0 to 9, what to draw.
       seed: of the noise.
-      steps: denoising steps; 10 by default, 30 with --all.
+      steps: denoising steps; 8 by default, 30 with --all.
       guidance: scale of classifier-free guidance.
       out: folder to write; must not exist yet, be empty, or be an earlier demo's, which is replaced at the end.
       weights: checkpoint of a TinyVideoDiT.

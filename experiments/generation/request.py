@@ -16,11 +16,12 @@ import numpy as np
 
 import models
 from experiments import hosts
+from experiments.generation.flags import check_family, check_flags
 from experiments.generation.identity import identities, identity
 from experiments.generation.image import read_image
 from experiments.generation.inputs import blank_text, is_denoised, read_latents
 from experiments.generation.jobs import Job, jobs_of
-from experiments.generation.settings import Config, check_family, check_flags
+from experiments.generation.settings import Config
 from experiments.media import check_output
 from models.pipelines import Clip, Conditions, Family, check_prompts, read_family
 from models.text_embeddings import TextEmbeddings, load_embeddings

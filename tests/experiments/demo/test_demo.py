@@ -213,7 +213,7 @@ def test_what_cannot_run_is_refused_before_anything_is_made(
 def test_the_methods_of_a_call(config, capsys):
     assert Config().keys == SHOWN
     assert Config(all=True).keys == KEYS
-    assert (Config().steps, Config(all=True).steps, Config(all=True, steps=9).steps) == (10, 30, 9)
+    assert (Config().steps, Config(all=True).steps, Config(all=True, steps=9).steps) == (8, 30, 9)
     assert dataclasses.replace(config, only=("per-head", "sta")).keys == ("sta", "per-head")
     assert plan_of(Config()).keys == SHOWN
     assert capsys.readouterr().out == ""
