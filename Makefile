@@ -9,7 +9,7 @@ CODE := pallas_kernels sparsevdit_jax models experiments tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-demo test demo report lint format types check bench gpu-check train clean
+.PHONY: help setup setup-demo test test-all demo report lint format types check bench gpu-check train clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ setup:
 setup-demo:
 	@PYTHON="$(PYTHON)" bash .ci/setup.sh demo
 
-demo: setup-demo ## the same clip with dense and sparse attention: out/demo/ (SEED=7 DIGIT=5 ARGS="--steps 20")
+demo: setup-demo ## the same clip with dense and sparse attention: out/demo/ (SEED=7 DIGIT=5 ARGS=--all)
 	$(PY) -m experiments.demo $(if $(SEED),--seed "$(SEED)") $(if $(DIGIT),--digit "$(DIGIT)") $(ARGS)
 
 report: setup-demo ## everything measured on one page, from the committed records: out/report/
@@ -29,6 +29,9 @@ report: setup-demo ## everything measured on one page, from the committed record
 
 test: lint ## format, lint, types, import contracts, then all tests (ARGS="-k name")
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-all: lint ## make test, with the tests that take minutes each, everything compiled with all optimisations: about an hour
+	$(PY) -m pytest -n 2 --dist worksteal --optimised -m "not gpu" $(ARGS)
 
 lint: setup ## the checks of `make test` that run no code
 	$(BIN)/ruff format --check .

@@ -5,9 +5,13 @@
 
 The folder is one that diffusers saved: Wan 2.1, HunyuanVideo or CogVideoX. `--attention` is dense, sta, adaspa,
 sparse-vdit or a JSON file (of `SparseAttention.to_json`, or FastVideo's STA strategies). `--compare` makes the dense
-video too and reports PSNR, SSIM and the speed-up. The noise depends on the seed and the size only. A run that was
-interrupted goes on where it was when the same command is given again. Beside the video lies a JSON with
-everything measured.
+video too and reports PSNR, SSIM and the speed-up. The noise depends on the seed and the size only. Beside the video
+lies a JSON with everything measured.
+
+Several prompts and seeds (`--prompt A B --seed 1 2 3`) make a video each, NAME-0001-seed1.mp4 and so on. All of them
+are denoised before the first is decoded. A call that was interrupted goes on where it was when the same command is
+given again: finished videos stay, denoised latents (NAME.latents.safetensors) are decoded, and a run in the middle
+(NAME.run.safetensors) goes on, unless a file that it has read was replaced.
 
 Denoising and decoding run on cfg x seq devices: `--cfg 2` gives each of guidance's two rows devices of its own,
 `--seq N` spreads a row's tokens over N. On several hosts give each the same command with `--distributed`
@@ -15,18 +19,25 @@ Denoising and decoding run on cfg x seq devices: `--cfg 2` gives each of guidanc
 writes.
 """
 
-from experiments import command, hosts
-from experiments.generation.generation import Generation
-from experiments.generation.settings import Config
+from typing import Any
+
+from experiments import command
+from experiments.generation.settings import Config, check_flags
 
 
 def main(config: Config) -> None:
     """Runs the command."""
+    check_flags(config)
+    # Only now: jax takes longer to import than wrong flags to be told.
+    from experiments import hosts
+    from experiments.generation.generation import Generation
+
     hosts.start(config.distributed)
-    generation = Generation(config)
-    report = generation.run()
-    if not hosts.is_first():
-        return
+    for report in Generation(config).run().values():  # none but the first process has any
+        _say(report)
+
+
+def _say(report: dict[str, Any]) -> None:
     for name, rows in report["phases"].items():
         for phase, row in rows.items():
             print(f"{name:>12} {phase:<7} {row['steps']:3d} steps, {row['median_ms']:9.1f} ms each")
@@ -37,7 +48,7 @@ def main(config: Config) -> None:
             "no speed-up: one run was resumed" if c["speedup"] is None else f"{c['speedup']:.2f}x"
         )
         print(f"against dense: PSNR {c['psnr_db']:.2f} dB, SSIM {c['ssim']:.3f}, {faster}")
-    print(f"wrote {generation.config.out}")
+    print(f"wrote {report['videos'][report['attention']]}", flush=True)
 
 
 if __name__ == "__main__":

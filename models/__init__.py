@@ -1,6 +1,9 @@
 """Video diffusion transformers in Flax NNX; each works dense and takes an attention pattern per layer."""
 
+from .lora import check_loras as check_loras
 from .lora import merge_lora as merge_lora
+from .lora import merge_loras as merge_loras
+from .pretrained import check_weights as check_weights
 from .pretrained import load_text_encoder as load_text_encoder
 from .pretrained import load_transformer as load_transformer
 from .pretrained import load_vae as load_vae

@@ -44,6 +44,28 @@ class KeyTable:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rows:
+    """Where the rows of a tensor of the original went when its checkpoint was converted to diffusers' layout.
+
+    Attributes:
+      targets: modules of the converted checkpoint; "*" is the layer's index. The original holds their rows one after
+        the other.
+      order: unless empty, the original is first cut into so many equal parts, which are put in this order.
+    """
+
+    targets: tuple[str, ...]
+    order: tuple[int, ...] = ()
+
+    def cut(self, sizes: Sequence[int]) -> list[np.ndarray]:
+        """The rows of the original that each target has, of targets with `sizes` rows."""
+        rows = np.arange(sum(sizes))
+        if self.order:
+            parts = np.split(rows, len(self.order))
+            rows = np.concatenate([parts[i] for i in self.order])
+        return np.split(rows, np.cumsum(sizes)[:-1])
+
+
+@dataclasses.dataclass(frozen=True)
 class Slot:
     """One parameter and how its tensor is laid out in a checkpoint."""
 

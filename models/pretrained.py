@@ -8,6 +8,8 @@ A folder is a whole pipeline's, with a subfolder for each part, or that of the p
 host's memory is the weights and one tensor. No torch.
 """
 
+import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,11 +26,12 @@ from sparsevdit_jax.parallel import put
 from .cogvideox import CogVideoXTransformer
 from .cogvideox_vae import CogVideoXVAE
 from .config import config_from_json, config_to_json
+from .files import checkpoint_folder, contents, is_file, read_json
 from .hunyuan_video import HunyuanVideoTransformer
 from .hunyuan_video_vae import HunyuanVideoVAE
 from .keys import Slot, checkpoint_slots
 from .t5 import T5Encoder
-from .tensors import TensorFiles, write_shards
+from .tensors import TensorFiles, variants, write_shards
 from .wan import WanTransformer
 from .wan_vae import WanVAE
 
@@ -41,12 +44,29 @@ VAES: dict[str, Any] = {cls.CLASS_NAME: cls for cls in (WanVAE, HunyuanVideoVAE,
 TEXT_ENCODERS: dict[str, Any] = dict.fromkeys(T5Encoder.CLASS_NAMES, T5Encoder)
 """The same of text encoders."""
 
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Where a part's classes are, what its files are called, and which of an index and a single file wins."""
+
+    classes: dict[str, Any]
+    stem: str
+    index_first: bool
+
+
+_PARTS = {
+    "transformer": _Part(TRANSFORMERS, "diffusion_pytorch_model", True),
+    "vae": _Part(VAES, "diffusion_pytorch_model", True),
+    "text_encoder": _Part(TEXT_ENCODERS, "model", False),  # as in transformers
+}
 MAX_SHARD_BYTES = 5 * 10**9  # diffusers' "5GB"
 
 Sharding = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None
 
 
-def load_transformer(folder: str | Path, *, dtype=None, sharding: Sharding = None) -> Any:
+def load_transformer(
+    folder: str | Path, *, dtype=None, sharding: Sharding = None, variant: str | None = None
+) -> Any:
     """The video transformer of a checkpoint folder.
 
     Args:
@@ -55,27 +75,59 @@ def load_transformer(folder: str | Path, *, dtype=None, sharding: Sharding = Non
         None: each tensor as it is stored, compute in the dtype that most of them have.
       sharding: where each weight goes: one `Sharding` for all, or a function of (name in the checkpoint, shape
         in our layout) that gives it. None: the default device. Of several hosts each reads the files.
+      variant: such as "fp16": the files with that word in their names. A part of a pipeline that has none of it takes
+        its plain files, if another part has, as in diffusers.
 
     Returns:
       The model, such as a `models.wan.WanTransformer`.
 
     Raises:
-      FileNotFoundError: no such folder, no config.json or weights in it, or a shard is missing.
-      ValueError: another kind of model, or names and shapes that do not fit it; the message lists all of them.
+      OSError: no such folder, no config.json or weights in it, or a shard is missing.
+      ValueError: another kind of model, a damaged or quantised file, or names and shapes that do not fit the model;
+        the message lists all of them.
     """
-    return _load(folder, "transformer", TRANSFORMERS, _DIFFUSERS, dtype, sharding)
+    return _load(folder, "transformer", dtype, sharding, variant)
 
 
-def load_vae(folder: str | Path, *, dtype=None, sharding: Sharding = None) -> Any:
+def load_vae(
+    folder: str | Path, *, dtype=None, sharding: Sharding = None, variant: str | None = None
+) -> Any:
     """The VAE of a checkpoint folder (a pipeline's, with `vae/`, or its own); see `load_transformer`."""
-    return _load(folder, "vae", VAES, _DIFFUSERS, dtype, sharding)
+    return _load(folder, "vae", dtype, sharding, variant)
 
 
-def load_text_encoder(folder: str | Path, *, dtype=None, sharding: Sharding = None) -> Any:
+def load_text_encoder(
+    folder: str | Path, *, dtype=None, sharding: Sharding = None, variant: str | None = None
+) -> Any:
     """The T5 or UMT5 of a checkpoint folder (a pipeline's, with `text_encoder/`, or its own); see
-    `load_transformer`.
+    `load_transformer`. Of a whole T5 the decoder is passed over.
     """
-    return _load(folder, "text_encoder", TEXT_ENCODERS, _TRANSFORMERS, dtype, sharding)
+    return _load(folder, "text_encoder", dtype, sharding, variant)
+
+
+def check_weights(
+    folder: str | Path, part: str, *, dtype=None, variant: str | None = None
+) -> list[Path]:
+    """Raises what loading a part would raise, from its config.json and the headers of its files.
+
+    No tensor is read and nothing is compiled: it takes about a second for the largest models.
+
+    Args:
+      folder: as in `load_transformer`.
+      part: "transformer", "vae" or "text_encoder".
+      dtype: as in `load_transformer`; a later `planned` of the same costs nothing.
+      variant: as in `load_transformer`.
+
+    Returns:
+      The files that hold the weights.
+
+    Raises:
+      OSError, ValueError: as `load_transformer`.
+    """
+    if part not in _PARTS:
+        raise ValueError(f"{part=} must be {', '.join(_PARTS)}")
+    _, _, files = _open(folder, part, dtype, variant, planned)
+    return sorted(set(files.files.values()))
 
 
 def save_transformer(model: Any, folder: str | Path, *, max_shard_bytes=MAX_SHARD_BYTES) -> None:
@@ -93,17 +145,17 @@ def save_transformer(model: Any, folder: str | Path, *, max_shard_bytes=MAX_SHAR
       FileExistsError: there is a model in `folder` already.
       ValueError: not a transformer.
     """
-    _save(model, folder, TRANSFORMERS, _DIFFUSERS, max_shard_bytes)
+    _save(model, folder, "transformer", max_shard_bytes)
 
 
 def save_vae(model: Any, folder: str | Path, *, max_shard_bytes=MAX_SHARD_BYTES) -> None:
     """Writes a VAE as `load_vae` reads it; see `save_transformer`."""
-    _save(model, folder, VAES, _DIFFUSERS, max_shard_bytes)
+    _save(model, folder, "vae", max_shard_bytes)
 
 
 def save_text_encoder(model: Any, folder: str | Path, *, max_shard_bytes=MAX_SHARD_BYTES) -> None:
     """Writes a text encoder as `load_text_encoder` reads it; see `save_transformer`."""
-    _save(model, folder, TEXT_ENCODERS, _TRANSFORMERS, max_shard_bytes)
+    _save(model, folder, "text_encoder", max_shard_bytes)
 
 
 def part_folder(folder: str | Path, part: str) -> Path:
@@ -112,54 +164,32 @@ def part_folder(folder: str | Path, part: str) -> Path:
     Raises:
       FileNotFoundError: neither holds a config.json.
     """
-    folder = Path(folder)
+    folder = checkpoint_folder(folder)
     for candidate in (folder / part, folder):
-        if (candidate / "config.json").is_file():
+        if is_file(candidate / "config.json"):
             return candidate
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; give one in the layout of diffusers")
-    raise FileNotFoundError(
-        f"{folder} has no {part}/config.json and no config.json of its own, but holds "
-        f"{sorted(path.name for path in folder.iterdir())[:12]}; give a folder in the layout of diffusers"
-    )
+    raise FileNotFoundError(f"no {part}/config.json and no config.json: {contents(folder)}")
 
 
 def read_config(folder: str | Path, part: str, registry: Mapping[str, Any]) -> tuple[str, Any]:
     """Class name and configuration of one part of a checkpoint; reads no weights. Raises as `load_transformer`."""
-    folder = part_folder(folder, part)
-    document = read_json(folder / "config.json")
-    name = _class_name(document, folder, part, registry)
+    path = part_folder(folder, part) / "config.json"
+    document = read_json(path)
+    name = _class_name(document, path, part, registry)
+    if document.get("quantization_config") is not None:
+        raise ValueError(
+            f"{path} has a quantization_config; quantised weights are not read: take the unquantised checkpoint"
+        )
     cls = registry[name]
     read = getattr(cls, "read_config", None)  # where config.json is not as diffusers writes it
-    return name, read(document) if read else config_from_json(cls.config_class, document)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object in a JSON file; ValueError names the file if it is damaged."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return name, read(document) if read else config_from_json(cls.config_class, document)
     except ValueError as problem:
-        raise ValueError(f"{path} is not JSON ({problem}); download it again") from problem
-    if not isinstance(document, dict):
-        raise ValueError(f"{path} must hold an object, but holds {type(document).__name__}")
-    return document
+        raise ValueError(f"{path}: {problem}") from problem
 
 
-_DIFFUSERS = "diffusion_pytorch_model"
-_TRANSFORMERS = "model"
-
-
-def _load(folder, part, registry: Mapping[str, Any], stem, dtype, sharding):
-    name, config = read_config(folder, part, registry)
-    cls, folder = registry[name], part_folder(folder, part)
-    files = TensorFiles.open(folder, stem)
-    compute = jnp.dtype(files.main_dtype() if dtype is None else dtype)
-    if compute not in (jnp.bfloat16, jnp.float16, jnp.float32):
-        raise ValueError(f"{dtype=} must be bfloat16, float16 or float32")
-    model = nnx.eval_shape(lambda: cls(config, dtype=compute, rngs=nnx.Rngs(0)))
-    slots = checkpoint_slots(model, cls.KEYS)
-    files = files.called(getattr(cls, "ALIASES", {}), getattr(cls, "IGNORED", ()))
-    _compare(folder, slots, files)
+def _load(folder, part: str, dtype, sharding: Sharding, variant: str | None):
+    model, slots, files = _open(folder, part, dtype, variant, _without_weights)
     for name, slot in slots.items():
         array = slot.from_checkpoint(files.read(name))
         if dtype is not None:
@@ -174,13 +204,64 @@ def _load(folder, part, registry: Mapping[str, Any], stem, dtype, sharding):
     return model
 
 
-def _class_name(document, folder, part, registry):
-    names = [document.get("_class_name"), *document.get("architectures", ())]
+def _without_weights(cls: Any, config: Any, dtype: Any) -> Any:
+    return nnx.eval_shape(lambda: cls(config, dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+@functools.lru_cache(maxsize=8)
+def planned(cls: Any, config: Any, dtype: Any) -> Any:
+    """A model without weights, to plan with: every caller gets the same one, so it must not be changed.
+
+    Args:
+      cls: of the model.
+      config: of it, hashable.
+      dtype: of weights and compute, a `jnp.dtype`.
+    """
+    return _without_weights(cls, config, dtype)
+
+
+def _open(
+    folder, part: str, dtype, variant: str | None, make: Callable[[Any, Any, Any], Any]
+) -> tuple[Any, dict[str, Slot], TensorFiles]:
+    """The model without weights, where each of them goes, and the files that have them, which fit."""
+    layout = _PARTS[part]
+    name, config = read_config(folder, part, layout.classes)
+    cls, folder = layout.classes[name], part_folder(folder, part)
+    files = TensorFiles.open(
+        folder,
+        layout.stem,
+        variant=_variant(folder, part, variant),
+        index_first=layout.index_first,
+    )
+    files = files.called(getattr(cls, "ALIASES", {}), getattr(cls, "IGNORED", ()))
+    files.check_dtypes()
+    compute = jnp.dtype(files.main_dtype() if dtype is None else dtype)
+    if compute not in (jnp.bfloat16, jnp.float16, jnp.float32):
+        raise ValueError(f"{dtype=} must be bfloat16, float16 or float32")
+    model = make(cls, config, compute)
+    slots = checkpoint_slots(model, cls.KEYS)
+    _compare(folder, slots, files)
+    return model, slots, files
+
+
+def _variant(folder: Path, part: str, variant: str | None) -> str | None:
+    """None where only other parts of the pipeline have files of the variant, so that this one's plain ones count."""
+    if variant is None or variant in variants(folder, _PARTS[part].stem) or folder.name != part:
+        return variant
+    others = (folder.parent / name for name in _PARTS if name != part)
+    found = any(variant in variants(other, _PARTS[other.name].stem) for other in others)
+    return None if found else variant
+
+
+def _class_name(document, path: Path, part: str, registry) -> str:
+    named = document.get("architectures")
+    names = [document.get("_class_name"), *(named if isinstance(named, list) else [named])]
+    names = [name for name in names if isinstance(name, str)]
     found = [name for name in names if name in registry]
     if not found:
         raise ValueError(
-            f"{folder / 'config.json'} is of {' or '.join(map(str, filter(None, names))) or 'nothing known'}; "
-            f"as {part} we have {', '.join(sorted(registry))}"
+            f"{path} is of {' or '.join(names) or 'nothing known'}; as {part} we have {', '.join(sorted(registry))}, "
+            "in folders as diffusers and transformers save them (the original authors' are not read)"
         )
     return found[0]
 
@@ -195,17 +276,23 @@ def _compare(folder, slots: Mapping[str, Slot], files: TensorFiles) -> None:
         if files.shapes[name] != slots[name].shape
     ]
     if problems:
+        if not slots.keys() & present and present:
+            problems.insert(
+                0,
+                "no name fits: this is the original authors' layout or another model; take diffusers'",
+            )
         shown = "\n  ".join(problems[:200])
         more = f"\n  and {len(problems) - 200} more" if len(problems) > 200 else ""
         raise ValueError(f"the weights in {folder} do not fit its config.json:\n  {shown}{more}")
 
 
-def _save(model, folder, registry, stem, max_shard_bytes):
+def _save(model, folder, part: str, max_shard_bytes):
+    registry, stem = _PARTS[part].classes, _PARTS[part].stem
     names = [name for name, cls in registry.items() if type(model) is cls]
     if not names:
         kinds = sorted({cls.__name__ for cls in registry.values()})
         raise ValueError(f"{type(model).__name__} cannot be saved here; it must be one of {kinds}")
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     if there := [
         p.name for p in sorted(folder.iterdir()) if p.name == "config.json" or stem in p.name

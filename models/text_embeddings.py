@@ -28,6 +28,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from .files import check_content, is_file
+
 _FLOATS = ("float32", "float16", "bfloat16")
 
 
@@ -85,22 +87,31 @@ def load_embeddings(path: str | Path, *, require: Sequence[str] = ()) -> TextEmb
       require: names that the model in question needs beside `prompt_embeds`.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: a name is missing or unknown, a shape or dtype is wrong, two disagree.
+      FileNotFoundError: there is no such file, or a link that points nowhere.
+      ValueError: the file is damaged or a Git LFS pointer, a name is missing or unknown, a shape or dtype is wrong, a
+        value is not finite, two arrays disagree.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     is_npz = _is_npz(path)
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(
             f"no text embeddings at {path}; make them with python -m experiments.make_text_embeddings"
         )
+    check_content(path)
     arrays: dict[str, np.ndarray] = {}
-    if is_npz:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    else:
-        with safe_open(str(path), framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        if is_npz:
+            # numpy leaves a damaged file open that it has opened itself
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        else:
+            with safe_open(str(path), framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (
+        Exception
+    ) as problem:  # both libraries have exceptions of their own for every kind of damage
+        kind = "whole .npz file" if is_npz else "whole safetensors file"
+        raise ValueError(f"{path} is not a {kind} ({problem}); make or copy it again") from problem
     missing = [name for name in ("prompt_embeds", *require) if name not in arrays]
     if missing:
         raise ValueError(
@@ -139,6 +150,13 @@ def _check(arrays: Mapping[str, Any], where: str) -> None:
             also = ", and .npz keeps no bfloat16" if array.dtype.kind == "V" else ""
             raise ValueError(
                 f"{name} in {where} is {array.dtype}; it must be {', '.join(_FLOATS)}{also}"
+            )
+        finite = np.isfinite(array)
+        if not finite.all():
+            rows = np.flatnonzero(~finite.reshape(len(array), -1).all(1)).tolist()
+            raise ValueError(
+                f"{name} in {where} has {int((~finite).sum())} values that are NaN or infinite, in rows {rows[:8]}; "
+                "make the file again, in float32 or bfloat16 where float16 has overflowed"
             )
     batch = arrays["prompt_embeds"].shape[0]
     for name, array in arrays.items():

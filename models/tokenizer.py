@@ -8,15 +8,18 @@ import html
 import importlib
 import importlib.util
 import json
+import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .files import check_content, is_file, read_json
 from .sentencepiece_model import PieceKind, SentencePieceModel, read_sentencepiece_model
 
+_CONFIG = "tokenizer_config.json"
 _SPACE = "▁"  # how sentencepiece writes a space
 
 
@@ -31,6 +34,11 @@ class Tokenizer:
 
     backend: Any
     pad_id: int
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows that a text encoder's embedding needs: one more than the largest id."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
 
     def __call__(
         self, prompts: Sequence[str], max_length: int = 512
@@ -77,24 +85,34 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
     Raises:
       ImportError: `tokenizers` is not installed.
-      FileNotFoundError: neither file is there.
-      ValueError: no padding token, padding on the left, or files that contradict each other.
+      FileNotFoundError: neither file is there, or a link that points nowhere.
+      ValueError: a damaged file or a Git LFS pointer, no padding token, padding or cutting on the left, or files that
+        contradict each other.
     """
     tokenizers = _import_tokenizers()
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     settings = _settings(folder)
-    if settings.get("padding_side", "right") != "right":
-        raise ValueError(
-            f"{folder} pads on the {settings['padding_side']}; the video models count text from the first "
-            "token, so padding_side in tokenizer_config.json must be right"
-        )
+    for name in ("padding_side", "truncation_side"):
+        if (side := settings.get(name, "right")) != "right":
+            raise ValueError(
+                f"{folder / _CONFIG} has {name} {side!r}; the video models count text from the first token, so it "
+                "must be 'right'"
+            )
     is_t5 = "T5" in settings.get("tokenizer_class", "")
-    if (folder / "tokenizer.json").is_file():
-        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    path, pieces = folder / "tokenizer.json", folder / "spiece.model"
+    if is_file(path):
+        check_content(path)
+        try:
+            backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
+        except Exception as problem:  # tokenizers has none but this
+            raise ValueError(
+                f"{path} is not a tokenizer ({problem}); download it again"
+            ) from problem
         backend.no_padding()  # pipelines say how long a row is, not files
         backend.no_truncation()
-    elif (folder / "spiece.model").is_file():
-        backend = _unigram(read_sentencepiece_model(folder / "spiece.model"), settings)
+    elif is_file(pieces):
+        check_content(pieces)
+        backend = _unigram(read_sentencepiece_model(pieces), settings)
         is_t5 = True
     else:
         raise FileNotFoundError(
@@ -114,13 +132,34 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def clean_prompt(prompt: str) -> str:
-    """A prompt as Wan's pipeline cleans it: HTML escapes undone (twice), runs of white space to one space.
+    """A prompt as Wan's pipeline cleans it: mended by ftfy, HTML escapes undone, runs of white space to one space.
 
-    With `ftfy` installed it mends mis-decoded characters first ("â€™" to "'"), which diffusers does too.
+    ftfy makes typographic quotes straight, full-width punctuation narrow, and undoes wrong decoding ("â€™" to "'"),
+    all of which change tokens. Without it, prompts that it would leave alone are cleaned all the same.
+
+    Raises:
+      ImportError: `ftfy` is not installed, and the prompt has characters that it may change.
     """
     if importlib.util.find_spec("ftfy"):
         ftfy = importlib.import_module("ftfy")
-        prompt = ftfy.fix_text(prompt)
+        return _undo_html(ftfy.fix_text(prompt))
+    cleaned = _undo_html(prompt)
+    strange = _NOT_PLAIN.search(prompt) or _NOT_PLAIN.search(cleaned) or _ESCAPE.search(cleaned)
+    if strange or html.unescape(cleaned) != cleaned:
+        what = repr(strange.group()) if strange else "escapes of HTML within others"
+        raise ImportError(
+            f"ftfy is not installed, and the prompt {prompt!r} has {what}, which it may change before Wan reads it; "
+            "install the extra: pip install 'sparsevdit-jax[text]', or write plain ASCII"
+        )
+    return cleaned
+
+
+# What ftfy may change: anything but printable ASCII, and HTML's escapes within escapes.
+_NOT_PLAIN = re.compile(r"[^\t\n\r\f -~]")
+_ESCAPE = re.compile(r"&#?[0-9A-Za-z]{1,24};")
+
+
+def _undo_html(prompt: str) -> str:
     return " ".join(html.unescape(html.unescape(prompt)).split())
 
 
@@ -174,14 +213,35 @@ def _import_tokenizers():
 def _settings(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json over special_tokens_map.json, tokens as plain strings."""
     settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            document = json.loads((folder / name).read_text(encoding="utf-8"))
-            settings.update({key: value for key, value in document.items() if value is not None})
-    for name, value in settings.items():
-        if name.endswith("_token") and isinstance(value, Mapping):
-            settings[name] = value["content"]
+    for name in ("special_tokens_map.json", _CONFIG):
+        if not is_file(folder / name):
+            continue
+        for key, value in read_json(folder / name).items():
+            if value is None:
+                continue
+            if key.endswith("_token") and isinstance(value, Mapping):
+                value = value.get("content")
+            if (rule := _RULES.get(key)) and not rule[0](value):
+                raise ValueError(f"{folder / name} has {key}={value!r}; it must be {rule[1]}")
+            settings[key] = value
     return settings
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "extra_ids": (lambda n: type(n) is int and n >= 0, "a whole number from 0 up"),
+    **dict.fromkeys(
+        ("padding_side", "truncation_side", "tokenizer_class"), (_is_text, "a text in quotes")
+    ),
+    **dict.fromkeys(
+        ("pad_token", "eos_token", "unk_token"),
+        (_is_text, "a token: a text in quotes, or an object with one as its content"),
+    ),
+}
+"""Test and rule of each entry that is read; null is as if it were not there."""
 
 
 def _unigram(model: SentencePieceModel, settings: Mapping[str, Any]):

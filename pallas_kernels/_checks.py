@@ -1,5 +1,7 @@
 """Checks that the public operations share; every error names the value, the rule and the remedy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +16,7 @@ def check_same_attention_inputs(q: jax.Array, **others: jax.Array) -> None:
             raise ValueError(f"{name} has shape {x.shape}; it must be [B, L, H, D]")
         if 0 in x.shape:
             raise ValueError(f"{name} has shape {x.shape}; every axis must hold at least one entry")
-        if x.dtype not in _DTYPES:
-            raise ValueError(
-                f"{name} has dtype {x.dtype}; cast it to one of {', '.join(map(str, _DTYPES))}"
-            )
+        check_dtype(name, x)
         if x.dtype != q.dtype:
             raise ValueError(
                 f"{name} has dtype {x.dtype} and q has {q.dtype}; cast them to one dtype"
@@ -31,6 +30,14 @@ def check_same_attention_inputs(q: jax.Array, **others: jax.Array) -> None:
         raise ValueError(f"keys and values must have one length, got shapes {shapes}")
 
 
+def check_dtype(name: str, x: jax.Array) -> None:
+    """float32, bfloat16 or float16; float64, which JAX_ENABLE_X64 makes the default, is not."""
+    if x.dtype not in _DTYPES:
+        raise ValueError(
+            f"{name} has dtype {x.dtype}; cast it to one of {', '.join(map(str, _DTYPES))}"
+        )
+
+
 def resolve_scale(scale: float | None, head_dim: int) -> float:
     """The factor on the logits: D**-0.5 unless given; a static number."""
     if scale is None:
@@ -39,6 +46,8 @@ def resolve_scale(scale: float | None, head_dim: int) -> float:
         raise ValueError(
             "scale is traced, but it must be a Python number; multiply q by a traced scale instead"
         )
+    if not math.isfinite(scale):
+        raise ValueError(f"scale={scale} must be finite; None is head_dim ** -0.5")
     return float(scale)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _block_lists
 from ._pytree import pytree, static
+from ._values import whole
 
 ArrayLike = jax.Array | np.ndarray
 
@@ -51,8 +52,7 @@ class BlockMask:
 
     def __post_init__(self) -> None:
         for name in ("block_q", "block_kv", "num_kv_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be a positive integer")
+            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
         if self.kv_indices.ndim != 4 or self.kv_indices.shape[:3] != self.kv_counts.shape:
             raise ValueError(
                 f"kv_indices {self.kv_indices.shape} must be [B|1, H|1, Nq, S] and kv_counts "

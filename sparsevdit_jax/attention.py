@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
+from pallas_kernels._values import listed, whole, wholes
 from sparsevdit_jax import codec
 from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.pattern import AttentionPattern
+from sparsevdit_jax.patterns.dense import Dense
 from sparsevdit_jax.patterns.per_head import PerHead
 from sparsevdit_jax.patterns.table import Table
-from sparsevdit_jax.schedule import StepSchedule
+from sparsevdit_jax.schedule import Phase, StepSchedule
 
 FORMAT = "sparsevdit-jax/attention"
 VERSION = 1
@@ -35,7 +38,17 @@ class SparseAttention:
     num_heads: int | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "patterns", tuple(self.patterns))
+        object.__setattr__(self, "patterns", listed("patterns", self.patterns))
+        for name, value, kind in (
+            ("schedule", self.schedule, StepSchedule),
+            ("grid", self.grid, VideoGrid | None),
+        ):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name}={value!r} must be a {kind}")
+        if self.num_heads is not None:
+            object.__setattr__(self, "num_heads", whole("num_heads", self.num_heads, 1))
+        if not self.patterns:
+            raise ValueError("patterns=() must hold a pattern for each layer, one at least")
         for layer, pattern in enumerate(self.patterns):
             if not isinstance(pattern, AttentionPattern):
                 raise ValueError(
@@ -54,7 +67,57 @@ class SparseAttention:
         cls, pattern: AttentionPattern, num_layers: int, schedule: StepSchedule | None = None
     ) -> "SparseAttention":
         """The same pattern in every layer."""
-        return cls((pattern,) * num_layers, schedule or StepSchedule())
+        return cls((pattern,) * whole("num_layers", num_layers, 1), schedule or StepSchedule())
+
+    def with_dense(
+        self,
+        steps: int | None = None,
+        last_steps: int | None = None,
+        layers: Iterable[int] = (),
+    ) -> "SparseAttention":
+        """This attention with exact steps at the start and at the end, and with dense layers.
+
+        Args:
+          steps: leading dense steps, in place of the schedule's; None leaves them, as below.
+          last_steps: dense steps at the end. Searches make room (`StepSchedule.with_dense`).
+          layers: those that are `Dense` in every step, counted from 0, besides those that are.
+
+        Raises:
+          ValueError: numbers that do not fit the schedule or the layers; everything is dense
+            already; or fewer dense steps than a `Table` was made with, whose row for such a step
+            says nothing but `Dense`.
+        """
+        layers = {self._layer(layer) for layer in layers}
+        if steps is None and last_steps is None and not layers:
+            return self
+        if all(isinstance(pattern, Dense) for pattern in self.patterns):
+            named = dict(
+                dense_steps=steps, dense_last_steps=last_steps, dense_layers=layers or None
+            )
+            given = ", ".join(f"{name}={v}" for name, v in named.items() if v is not None)
+            raise ValueError(
+                f"{given}: attention is dense in every step and layer already; leave this out, or "
+                "choose a sparse method"
+            )
+        schedule = self.schedule.with_dense(steps, last_steps)
+        patterns = tuple(
+            Dense() if layer in layers else pattern for layer, pattern in enumerate(self.patterns)
+        )
+        for step, (before, after) in enumerate(
+            zip(self.schedule.phases(), schedule.phases(), strict=True)
+        ):
+            if before is Phase.DENSE and after is not Phase.DENSE:
+                _check_rows(step, patterns)
+        return dataclasses.replace(self, patterns=patterns, schedule=schedule)
+
+    def _layer(self, layer):
+        layer = whole("dense_layers", layer, remedy="count layers from 0")
+        if layer >= self.num_layers:
+            raise ValueError(
+                f"dense_layers={layer} must be a layer of this model, "
+                f"0..{self.num_layers - 1}, counted from 0"
+            )
+        return layer
 
     @property
     def num_layers(self) -> int:
@@ -104,7 +167,7 @@ class SparseAttention:
             "version": VERSION,
             "grid": None if self.grid is None else dataclasses.asdict(self.grid),
             "num_heads": self.num_heads,
-            "schedule": dataclasses.asdict(self.schedule),
+            "schedule": self.schedule.to_dict(),
             "patterns": [codec.encode(p) for p in distinct],
             "layers": [distinct.index(p) for p in self.patterns],
         }
@@ -148,21 +211,31 @@ class SparseAttention:
                 "write it again with this library"
             )
         codec.check_fields("the file", document, _FIELDS, _FIELDS)
-        distinct = [codec.decode(p) for p in document["patterns"]]
-        bad = [
-            i for i in document["layers"] if not isinstance(i, int) or not 0 <= i < len(distinct)
-        ]
+        distinct = [codec.decode(p) for p in listed("patterns", document["patterns"])]
+        chosen = wholes("layers", document["layers"], remedy="index the file's patterns")
+        bad = [i for i in chosen if i >= len(distinct)]
         if bad:
             raise ValueError(f"layers name patterns {bad}, but the file holds {len(distinct)}")
         made_for = document["grid"]
         attention = cls(
-            tuple(distinct[i] for i in document["layers"]),
+            tuple(distinct[i] for i in chosen),
             codec.build(StepSchedule, document["schedule"]),
             None if made_for is None else codec.build(VideoGrid, made_for),
             document["num_heads"],
         )
         attention.check(grid=grid, num_layers=num_layers, num_heads=num_heads)
         return attention
+
+
+def _check_rows(step, patterns):
+    for layer, pattern in enumerate(patterns):
+        for table in _tables(pattern):
+            if all(isinstance(table.library[i], Dense) for i in table.choice[step]):
+                raise ValueError(
+                    f"step {step} would be sparse, but the Table of layer {layer} was made with "
+                    "this step dense and has no other choice for it; keep at least the dense steps "
+                    "that the table was made with, or search again with fewer"
+                )
 
 
 def _tables(pattern):

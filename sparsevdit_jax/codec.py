@@ -50,6 +50,8 @@ def decode(value: Any) -> Any:
 
 def build(cls: type, fields: dict[str, Any]) -> Any:
     """An instance of the dataclass `cls`; ValueError for fields unknown or missing."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"{cls.__name__} must be an object with its fields, not {fields!r}")
     known = dataclasses.fields(cls)
     needed = [
         f.name

@@ -6,56 +6,65 @@ The released HunyuanVideo file has 50 x 60 x 24 = 72,000 entries: 15 steps of fu
 import itertools
 import json
 import re
+from collections.abc import Callable
 
 from sparsevdit_jax.attention import SparseAttention
 from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.patterns.dense import Dense
 from sparsevdit_jax.patterns.sliding_tile import SlidingTile
 from sparsevdit_jax.patterns.table import Table
-from sparsevdit_jax.schedule import StepSchedule
+from sparsevdit_jax.schedule import Phase, StepSchedule
+from sparsevdit_jax.token_order import check_tile
 
 TILE = (6, 8, 8)
 """The tile of FastVideo's kernel, in tokens."""
 
-_KEY = re.compile(r"(\d+)_(\d+)_(\d+)")
+_KEY = re.compile(r"(0|[1-9]\d*)_(0|[1-9]\d*)_(0|[1-9]\d*)")
 
 
 def from_strategy(
-    text: str, grid: VideoGrid, *, tile: tuple[int, int, int] = TILE
+    text: str,
+    grid: VideoGrid,
+    *,
+    tile: tuple[int, int, int] = TILE,
+    made_for: VideoGrid | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> SparseAttention:
-    """What a strategy file says: a `Table` of windows for each layer, leading full steps as `Phase.DENSE`.
+    """What a strategy file says: a `Table` of windows for each layer, full steps at its ends as `Phase.DENSE`.
+
+    A window as large as the canvas that the file was made for is full along that axis, and stays so on any other
+    canvas; a window that is larger than the canvas at hand is cut to it. So a file's warm-up stays full.
 
     Args:
       text: contents of the file.
-      grid: the canvas that it was searched on; windows at least as large as the canvas are full attention.
+      grid: the canvas at hand.
       tile: tokens of a tile.
+      made_for: the canvas that the file was made for, which the format has no place for. None finds its tiles in
+        the file: the largest window of all where every head has it in the first steps, the warm-up, or where the
+        canvas at hand has as many.
+      say: called with one line where the file was made for another canvas.
 
     Raises:
-      ValueError: not such a file, or entries are missing.
+      ValueError: not such a file, entries are missing, or nothing tells what canvas it was made for.
     """
     windows = _windows(text)
     steps, layers, heads = (max(i) + 1 for i in zip(*windows, strict=True))
-    if missing := [
-        key
-        for key in itertools.product(range(steps), range(layers), range(heads))
-        if key not in windows
-    ]:
+    if absent := steps * layers * heads - len(windows):
+        # Not itertools.product, which would lay out as many steps as a key claims.
+        every = (key for step in range(steps) for key in _keys(step, layers, heads))
+        first = next(key for key in every if key not in windows)
         raise ValueError(
             f"the strategy reaches to step {steps - 1}, layer {layers - 1}, head {heads - 1}, but lacks "
-            f"{len(missing)} entries, such as {'_'.join(map(str, missing[0]))!r}; give every one"
+            f"{absent} entries, such as {'_'.join(map(str, first))!r}; give every one"
         )
-    tiles = tiles_of(grid, tile)
-    full = {w for w in set(windows.values()) if all(a >= b for a, b in zip(w, tiles, strict=True))}
-    dense_steps = 0
-    while dense_steps < steps and all(
-        windows[dense_steps, layer, head] in full
-        for layer in range(layers)
-        for head in range(heads)
-    ):
-        dense_steps += 1
-    library = {
-        w: Dense() if w in full else SlidingTile(tile, w) for w in sorted(set(windows.values()))
-    }
+    tile, tiles = check_tile(tile), tiles_of(grid, tile)
+    of_step = [{windows[key] for key in _keys(step, layers, heads)} for step in range(steps)]
+    own = tiles_of(made_for, tile) if made_for is not None else _tiles_made_for(of_step, tiles)
+    here = {w: _carried(w, own, tiles) for w in set(windows.values())}
+    is_full = [all(here[w] == tiles for w in found) for found in of_step]
+    dense = next((i for i, full in enumerate(is_full) if not full), steps)
+    dense_last = next((i for i, full in enumerate(reversed(is_full)) if not full), 0)
+    library = {w: Dense() if here[w] == tiles else SlidingTile(tile, here[w]) for w in sorted(here)}
     # Full windows share one entry, whatever the file calls them.
     patterns = list(dict.fromkeys(library.values()))
     index = {w: patterns.index(p) for w, p in library.items()}
@@ -69,7 +78,15 @@ def from_strategy(
         )
         for layer in range(layers)
     )
-    return SparseAttention(tables, StepSchedule(steps, dense_steps), grid, heads)
+    if say is not None and own != tiles:
+        changed = [f"{list(w)} is {list(n)}" for w, n in sorted(here.items()) if w != n]
+        say(
+            f"the strategy was made for {list(own)} tiles and this canvas has {list(tiles)}: "
+            f"{dense} first and {dense_last} last steps are full"
+            + (f", and window {', '.join(changed)}" if changed else "")
+        )
+    schedule = StepSchedule(steps, dense, dense_last_steps=dense_last)
+    return SparseAttention(tables, schedule, grid, heads)
 
 
 def to_strategy(attention: SparseAttention, grid: VideoGrid | None = None) -> str:
@@ -101,7 +118,7 @@ def to_strategy(attention: SparseAttention, grid: VideoGrid | None = None) -> st
     for step, (layer, pattern) in itertools.product(
         range(attention.schedule.num_steps), enumerate(attention.patterns)
     ):
-        dense = step < attention.schedule.dense_steps
+        dense = attention.schedule.phase(step) is Phase.DENSE
         row = (
             [full] * attention.num_heads
             if dense
@@ -119,7 +136,7 @@ def tiles_of(grid: VideoGrid, tile: tuple[int, int, int]) -> tuple[int, ...]:
 
 def _windows(text):
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error}); give a strategy file of FastVideo") from error
     if not isinstance(document, dict) or not document:
@@ -130,7 +147,7 @@ def _windows(text):
         sound = (
             isinstance(window, list)
             and len(window) == 3
-            and all(isinstance(n, int) and n > 0 for n in window)
+            and all(type(n) is int and n > 0 for n in window)
         )
         if not found or not sound:
             raise ValueError(
@@ -138,6 +155,44 @@ def _windows(text):
             )
         windows[tuple(int(i) for i in found.groups())] = tuple(window)
     return windows
+
+
+def _without_repeats(pairs):
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        twice = next(key for key in document if [k for k, _ in pairs].count(key) > 1)
+        raise ValueError(f"entry {twice!r} stands there twice; keep the one that is meant")
+    return document
+
+
+def _keys(step, layers, heads):
+    return ((step, layer, head) for layer in range(layers) for head in range(heads))
+
+
+def _tiles_made_for(of_step, tiles):
+    """Tiles of the canvas that a file was made for, from the windows of each step.
+
+    A file of one window alone shows no warm-up: that window may as well be a part of its canvas.
+    """
+    found = set().union(*of_step)
+    largest = tuple(map(max, zip(*found, strict=True)))
+    covers = all(a >= b for w in found for a, b in zip(w, tiles, strict=True))
+    if tiles == largest or of_step[0] == {tiles} or covers:
+        return tiles
+    if of_step[0] == {largest} and len(found) > 1:
+        return largest
+    raise ValueError(
+        f"nothing tells what canvas this strategy was made for: its largest window is "
+        f"{list(largest)} tiles, its first step is not full, and this canvas has {list(tiles)}. Take "
+        "the frames, height and width that it was made for, or make a file for this canvas with "
+        "from_strategy(text, grid, made_for=...).to_json()"
+    )
+
+
+def _carried(window, own, tiles):
+    """A window on another canvas: what was full along an axis stays full."""
+    pairs = zip(window, own, tiles, strict=True)
+    return tuple(n if w >= o else min(w, n) for w, o, n in pairs)
 
 
 def _members(pattern):

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from pallas_kernels._values import flag, whole
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoGrid:
@@ -30,13 +32,14 @@ class VideoGrid:
 
     def __post_init__(self):
         for name in ("frames", "height", "width", "text_len"):
-            value, least = getattr(self, name), int(name != "text_len")
-            if not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(
-                    f"VideoGrid {name}={value!r} must be an integer of at least {least}; "
-                    "count latent tokens after patchify (a still image has frames=1)"
-                )
-            object.__setattr__(self, name, int(value))
+            counted = whole(
+                f"VideoGrid {name}",
+                getattr(self, name),
+                int(name != "text_len"),
+                remedy="count latent tokens after patchify (a still image has frames=1)",
+            )
+            object.__setattr__(self, name, counted)
+        object.__setattr__(self, "text_first", flag("VideoGrid text_first", self.text_first))
 
     @property
     def shape(self) -> tuple[int, int, int]:

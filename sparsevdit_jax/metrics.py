@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
+from pallas_kernels._values import whole
 from sparsevdit_jax import parallel
 from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.launch import attend_dense, attention_mass
@@ -149,7 +150,7 @@ def attention_map(q, k, ctx: StepContext, *, order: TokenOrder) -> jax.Array:
 
 def psnr(video: jax.Array, reference: jax.Array, *, data_range: float = 1.0) -> jax.Array:
     """Peak signal-to-noise ratio in dB over all entries, float32 scalar; inf for equal videos."""
-    _check_pair(video, reference)
+    _check_pair(video, reference, data_range)
     error = jnp.square(video.astype(np.float32) - reference.astype(np.float32)).mean()
     return 10.0 * jnp.log10(np.float32(data_range) ** 2 / error)
 
@@ -174,7 +175,10 @@ def ssim(
       window: pixels along a side of the window, odd.
       sigma: standard deviation of the window in pixels.
     """
-    _check_pair(video, reference)
+    _check_pair(video, reference, data_range)
+    window = whole("window", window, 1, remedy="it counts pixels")
+    if not 0 < sigma < np.inf:
+        raise ValueError(f"{sigma=} must be a positive number of pixels")
     if video.ndim < 3 or window % 2 == 0 or window > min(video.shape[-3:-1]):
         raise ValueError(
             f"frames {video.shape} with {window=}: frames must be [..., Y, X, C] and the window "
@@ -200,7 +204,11 @@ def ssim(
     return (luminance * (2 * covariance + c2) / (var_a + var_b + c2)).mean()
 
 
-def _check_pair(video, reference):
+def _check_pair(video, reference, data_range):
+    if not 0 < data_range < np.inf:
+        raise ValueError(
+            f"{data_range=} must be positive and finite: largest minus smallest possible value"
+        )
     if video.shape != reference.shape:
         raise ValueError(
             f"video {video.shape} and reference {reference.shape} must have one shape; compare "

@@ -9,7 +9,9 @@ Sparse-vDiT arXiv 2506.03065 (section 4). What a paper leaves open is said where
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
+from pallas_kernels._values import whole
 from sparsevdit_jax.attention import SparseAttention
 from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.pattern import AttentionPattern
@@ -64,23 +66,35 @@ def sta_pattern(grid: VideoGrid) -> SlidingTile:
     return SlidingTile(tile, tuple(window))
 
 
-def sparse_vdit_pattern(num_heads: int, density: float, *, block: int = 64) -> PerHead:
+def sparse_vdit_pattern(
+    grid: VideoGrid, num_heads: int, density: float, *, block: int = 64
+) -> PerHead:
     """Sparse-vDiT's three sparse modes, dealt out to the heads in turn.
 
     The paper's table of modes was never published, nor were widths and densities. This stands in until a search
     (`sparsevdit_jax.offline`, `experiments.search`) has found a table for the model at hand; `density` is
-    declared for every head.
+    declared for every head. Stripes hold the first frame, which is more than that of a short clip: there they have
+    no other stripe (`VerticalStripe.least_density`; in a clip of one frame they are full).
     """
+    stripes = max(density, VerticalStripe.least_density(grid, block))
     modes = (
         Diagonal(density, block),
         MultiDiagonal(density, block),
-        VerticalStripe(density, block),
+        VerticalStripe(stripes, block),
     )
     return PerHead.of(modes[head % 3] for head in range(num_heads))
 
 
 def attention_for(
-    method: str, grid: VideoGrid, *, num_layers: int, num_heads: int, num_steps: int = 50
+    method: str,
+    grid: VideoGrid,
+    *,
+    num_layers: int,
+    num_heads: int,
+    num_steps: int = 50,
+    dense_steps: int | None = None,
+    dense_last_steps: int | None = None,
+    dense_layers: Iterable[int] = (),
 ) -> SparseAttention:
     """A method's published settings, carried over to a canvas, a model's size and a number of steps.
 
@@ -90,19 +104,27 @@ def attention_for(
       num_layers: layers that take a pattern.
       num_heads: heads of each.
       num_steps: denoising steps; warm-up and search steps keep their share of them.
+      dense_steps: leading exact steps, in place of the method's. AdaSpa's first search follows them, and is exact too.
+      dense_last_steps: exact steps at the end; none by default.
+      dense_layers: layers that stay dense, from 0. All three as in `SparseAttention.with_dense`.
+
+    Raises:
+      ValueError: no such method, or numbers that do not fit.
     """
+    num_heads, num_steps = whole("num_heads", num_heads, 1), whole("num_steps", num_steps, 1)
     if method == "dense":
-        return SparseAttention.uniform(Dense(), num_layers, StepSchedule(num_steps, num_steps))
-    if method == "sta":
+        pattern, schedule = Dense(), StepSchedule(num_steps, num_steps)
+    elif method == "sta":
         pattern, schedule = sta_pattern(grid), sta_schedule(num_steps)
     elif method == "adaspa":
         pattern, schedule = AdaSpa(ADASPA_DENSITY), adaspa_schedule(num_steps)
     elif method == "sparse-vdit":
-        pattern = sparse_vdit_pattern(num_heads, SPARSE_VDIT_DENSITY)
+        pattern = sparse_vdit_pattern(grid, num_heads, SPARSE_VDIT_DENSITY)
         schedule = sparse_vdit_schedule(num_steps)
     else:
         raise ValueError(f"{method=} must be one of {('dense', *METHODS)}")
-    return SparseAttention.uniform(pattern, num_layers, schedule)
+    attention = SparseAttention.uniform(pattern, num_layers, schedule)
+    return attention.with_dense(dense_steps, dense_last_steps, dense_layers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,7 +211,7 @@ PRESETS: dict[str, Preset] = {
         **_HUNYUAN_129, **_ADASPA, source="AdaSpa, table 1: 720p, 129 frames, 1.78x"
     ),
     "hunyuanvideo-sparse-vdit-129f": Preset(
-        **_HUNYUAN_129, **_VDIT, pattern=sparse_vdit_pattern(24, 0.15), density=0.15,
+        **_HUNYUAN_129, **_VDIT, pattern=sparse_vdit_pattern(_HUNYUAN_129["grid"], 24, 0.15), density=0.15,
         source="Sparse-vDiT, table 2: 1.85x; density from its FLOPs" + _UNSEARCHED,
     ),
     "wan2.1-14b-sta-69f": Preset(
@@ -202,7 +224,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "wan2.1-14b-adaspa-81f": Preset(**_WAN_81, **_ADASPA, source=_CARRIED),
     "wan2.1-14b-sparse-vdit-81f": Preset(
-        **_WAN_81, **_VDIT, pattern=sparse_vdit_pattern(40, 0.298), density=0.298,
+        **_WAN_81, **_VDIT, pattern=sparse_vdit_pattern(_WAN_81["grid"], 40, 0.298), density=0.298,
         source="Sparse-vDiT, table 2: 1.58x; density from its FLOPs" + _UNSEARCHED,
     ),
     "wan2.1-1.3b-sta-81f": Preset(
@@ -218,7 +240,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "cogvideox1.5-5b-sparse-vdit-81f": Preset(
         **_COG_81, method="sparse-vdit", schedule=StepSchedule(50),
-        pattern=sparse_vdit_pattern(48, 0.265), density=0.265,
+        pattern=sparse_vdit_pattern(_COG_81["grid"], 48, 0.265), density=0.265,
         source="Sparse-vDiT, table 2: 1.76x, no warm-up; density from its FLOPs" + _UNSEARCHED,
     ),
 }  # fmt: skip

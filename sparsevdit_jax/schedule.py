@@ -3,11 +3,13 @@
 import collections
 import dataclasses
 import enum
+from typing import Any
 
 import jax
 import numpy as np
 
 from pallas_kernels._pytree import pytree, static
+from pallas_kernels._values import whole, wholes
 from sparsevdit_jax.grid import VideoGrid
 
 
@@ -15,7 +17,9 @@ class Phase(enum.Enum):
     """Why a step runs. Static under jit: a run compiles at most one program per phase."""
 
     DENSE = "dense"
-    """Exact attention for every pattern (warm-up)."""
+    """Exact attention for every pattern: the warm-up, and the last steps where they are asked for.
+    States pass through it untouched.
+    """
     SEARCH = "search"
     """Patterns that search online choose their blocks anew; the others act as in REUSE."""
     REUSE = "reuse"
@@ -24,44 +28,49 @@ class Phase(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class StepSchedule:
-    """Which phase each denoising step has.
+    """Which phase each denoising step has: dense steps, then sparse ones, then dense ones again.
 
     Attributes:
       num_steps: denoising steps of a run.
       dense_steps: leading steps that run exact attention (STA: 12 to 15 of 50).
-      search_steps: steps that search, counted from `first_step`, ascending. They come after the
-        dense steps.
+      search_steps: steps that search, counted from `first_step`, ascending. They lie between the
+        leading and the last dense steps.
       first_step: number of the first step in `search_steps`, 0 or 1. AdaSpa's paper leaves the base
         open (arXiv 2502.21079): {10, 30} of 50 means 10 exact steps read from 1, and 11 read from
         0.
+      dense_last_steps: last steps that run exact attention, for what a sparse end would blur.
     """
 
     num_steps: int = 50
     dense_steps: int = 0
     search_steps: tuple[int, ...] = ()
     first_step: int = 0
+    dense_last_steps: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "search_steps", tuple(int(s) for s in self.search_steps))
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps={self.num_steps} must be at least 1")
-        if not 0 <= self.dense_steps <= self.num_steps:
+        for name in ("num_steps", "dense_steps", "first_step", "dense_last_steps"):
+            least = int(name == "num_steps")
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        object.__setattr__(self, "search_steps", wholes("search_steps", self.search_steps))
+        if self.dense_steps + self.dense_last_steps > self.num_steps:
             raise ValueError(
-                f"dense_steps={self.dense_steps} must lie in 0..{self.num_steps} (num_steps); "
-                "lower it"
+                f"dense_steps={self.dense_steps} and dense_last_steps={self.dense_last_steps} are "
+                f"more than num_steps={self.num_steps} together; lower one of them"
             )
-        if self.first_step not in (0, 1):
+        if self.first_step > 1:
             raise ValueError(
                 f"first_step={self.first_step} must be 0 or 1: the number of the first step"
             )
         if list(self.search_steps) != sorted(set(self.search_steps)):
             raise ValueError(f"search_steps={self.search_steps} must be ascending and distinct")
-        low, high = self.first_step + self.dense_steps, self.first_step + self.num_steps - 1
+        low = self.first_step + self.dense_steps
+        high = self.first_step + self._end - 1
         outside = [s for s in self.search_steps if not low <= s <= high]
         if outside:
             raise ValueError(
                 f"search_steps {outside} lie outside {low}..{high}: they are counted from "
-                f"first_step={self.first_step} and come after the {self.dense_steps} dense steps"
+                f"first_step={self.first_step} and lie between the {self.dense_steps} leading and "
+                f"the {self.dense_last_steps} last dense steps"
             )
 
     @classmethod
@@ -77,11 +86,44 @@ class StepSchedule:
         dense = search_steps[0] - first_step if search_steps else num_steps
         return cls(num_steps, dense, search_steps, first_step)
 
+    def with_dense(self, first: int | None = None, last: int | None = None) -> "StepSchedule":
+        """This schedule with other numbers of dense steps; its searches make room.
+
+        The first search keeps its distance from the leading dense steps (none in
+        `StepSchedule.adaspa`), but is never later than the last sparse step. Later searches stay
+        where they are, and those that would fall in a dense step are left out.
+
+        Args:
+          first: `dense_steps`; None leaves them.
+          last: `dense_last_steps`; None leaves them.
+
+        Raises:
+          ValueError: not whole numbers, or more than `num_steps` together.
+        """
+        first = self.dense_steps if first is None else first
+        last = self.dense_last_steps if last is None else last
+        bare = StepSchedule(self.num_steps, first, (), self.first_step, last)
+        begin, end = bare.dense_steps, bare._end
+        searches = [s - self.first_step for s in self.search_steps]
+        if searches:
+            searches[0] = min(searches[0] + begin - self.dense_steps, end - 1)
+        kept = sorted({s + self.first_step for s in searches if begin <= s < end})
+        return dataclasses.replace(bare, search_steps=tuple(kept))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields, for JSON. A field that came later is left out while it has its default, so
+        that files and measurements without it stay the same for every version.
+        """
+        fields = dataclasses.asdict(self)
+        if not self.dense_last_steps:
+            del fields["dense_last_steps"]
+        return fields
+
     def phase(self, step: int) -> Phase:
         """Phase of loop index `step` (from 0, whatever `first_step` is)."""
         if not 0 <= step < self.num_steps:
             raise ValueError(f"step={step} lies outside this schedule's 0..{self.num_steps - 1}")
-        if step < self.dense_steps:
+        if not self.dense_steps <= step < self._end:
             return Phase.DENSE
         return Phase.SEARCH if step + self.first_step in self.search_steps else Phase.REUSE
 
@@ -92,6 +134,11 @@ class StepSchedule:
     def counts(self) -> dict[Phase, int]:
         """How many steps each phase has (phases that do not occur are absent)."""
         return dict(collections.Counter(self.phases()))
+
+    @property
+    def _end(self) -> int:
+        """The step after the last sparse one."""
+        return self.num_steps - self.dense_last_steps
 
 
 def attention_cost(schedule: StepSchedule, density: float, *, lse_cache: bool = True) -> float:
@@ -147,7 +194,13 @@ class StepContext:
                 f"phase={self.phase!r} must be a Phase, one of {[str(p) for p in Phase]}"
             )
         if not isinstance(self.step, jax.Array):
-            object.__setattr__(self, "step", np.int32(self.step))
+            object.__setattr__(self, "step", np.int32(whole("step", self.step)))
+        elif self.step.ndim or not np.issubdtype(self.step.dtype, np.integer):
+            raise ValueError(
+                f"step is {self.step.dtype} {self.step.shape}; it must be one whole number"
+            )
+        elif self.step.dtype != np.int32:  # int64 under JAX_ENABLE_X64
+            object.__setattr__(self, "step", self.step.astype(np.int32))
         if self.text_lengths is not None:
             object.__setattr__(
                 self, "text_lengths", check_text_lengths(self.text_lengths, self.grid)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pallas_kernels._values import whole, wholes
 from sparsevdit_jax.grid import VideoGrid
 
 RASTER = (0, 1, 2)
@@ -49,9 +50,10 @@ class TokenOrder:
     axes: tuple[int, int, int] = RASTER
 
     def __post_init__(self):
-        object.__setattr__(self, "axes", tuple(self.axes))
-        if self.block < 1:
-            raise ValueError(f"block={self.block} must be a positive number of tokens")
+        if not isinstance(self.grid, VideoGrid):
+            raise ValueError(f"grid={self.grid!r} must be a VideoGrid")
+        object.__setattr__(self, "axes", wholes("axes", self.axes, count=3))
+        object.__setattr__(self, "block", whole("block", self.block, 1, remedy="it counts tokens"))
         if sorted(self.axes) != [0, 1, 2]:
             raise ValueError(
                 f"axes={self.axes} must be a permutation of (0, 1, 2): frame, row, column"
@@ -190,10 +192,9 @@ class TokenOrder:
 
 def check_tile(tile) -> tuple[int, int, int]:
     """`tile` as three positive ints."""
-    tile = tuple(int(t) for t in tile)
-    if len(tile) != 3 or min(tile) < 1:
-        raise ValueError(f"tile={tile} must be three positive sizes: frames, rows, columns")
-    return tile
+    remedy = "give its frames, rows and columns in tokens"
+    frames, rows, columns = wholes("tile", tile, 1, count=3, remedy=remedy)
+    return frames, rows, columns
 
 
 def _tile_sizes(size, tile):

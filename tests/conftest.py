@@ -4,6 +4,12 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("NPROC", "16")  # threads for JAX; read once, needed by `_interpret`
+# Programs compiled once are kept for the other worker, for processes that tests start, and for the next run.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1].resolve() / ".pytest_cache" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax
@@ -11,6 +17,10 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+pytest_plugins = ["tests.margins"]
+
+_TESTS = Path(__file__).resolve().parent
 
 # The same examples on every run; no deadline, because the first call of each shape compiles.
 hypothesis.settings.register_profile(
@@ -22,6 +32,34 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("reproducible")
+
+
+def pytest_addoption(parser):
+    """`--optimised`: what `make test-all` passes."""
+    parser.addoption(
+        "--optimised",
+        action="store_true",
+        help="compile every test with all of XLA's optimisations, as users do",
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _optimisations(request):
+    """Most tests compile with few of XLA's optimisations: compiling is most of their time.
+
+    Optimisations change the last bits only. Kernels are compiled as users compile them, and so are modules with the
+    mark `optimised`, where numbers of other implementations, memory or communication are the subject.
+    """
+    as_users_do = (
+        request.path.relative_to(_TESTS).parts[0] == "pallas_kernels"
+        or request.node.get_closest_marker("optimised") is not None
+        or request.config.getoption("--optimised")
+    )
+    quick = not as_users_do
+    if quick != jax.config.read("jax_disable_most_optimizations"):
+        # Tests compare bits of one function; its programs must all be of one kind.
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture(autouse=True, scope="module")

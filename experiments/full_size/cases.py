@@ -1,6 +1,7 @@
 """The clips at which published models are used: one denoising step of each, and decoding, as functions of shapes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,12 @@ DPM = {
 }
 
 
+@functools.cache
+def _without_weights(cls: Any, config: Any) -> Any:
+    """Made once: tracing the initialisers of 14B weights takes a second."""
+    return nnx.eval_shape(lambda: cls(config, dtype=DTYPE, rngs=nnx.Rngs(0)))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FullSize:
     """One published model at its usual resolution.
@@ -75,8 +82,7 @@ class FullSize:
 
     def model(self) -> Any:
         """The transformer, without weights, in bfloat16."""
-        cls = TRANSFORMERS[self.class_name]
-        return nnx.eval_shape(lambda: cls(self.transformer, dtype=DTYPE, rngs=nnx.Rngs(0)))
+        return _without_weights(TRANSFORMERS[self.class_name], self.transformer)
 
     def counts(self) -> tuple[int, int]:
         """Scalars and tensors of a checkpoint."""

@@ -1,16 +1,26 @@
 """What `--attention` means for a model and a canvas."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from experiments.hosts import say
 from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.fastvideo import from_strategy
+from sparsevdit_jax.patterns import Dense
 from sparsevdit_jax.presets import METHODS, PRESETS, attention_for
 
 
 def choose_attention(
-    choice: str, grid: VideoGrid, *, num_layers: int, num_heads: int, num_steps: int
+    choice: str,
+    grid: VideoGrid,
+    *,
+    num_layers: int,
+    num_heads: int,
+    num_steps: int,
+    dense_steps: int | None = None,
+    dense_last_steps: int | None = None,
+    dense_layers: Iterable[int] = (),
 ) -> SparseAttention | None:
     """The attention of every layer; None is dense.
 
@@ -18,26 +28,50 @@ def choose_attention(
       choice: "dense", a method's name, or the path of a JSON file: one of `SparseAttention.to_json`, or a strategy
         of FastVideo. A method takes the published setting for this model, canvas and number of steps where there is
         one, and its rule for any canvas otherwise.
+      grid: the canvas.
+      num_layers: layers of the model that take a pattern.
+      num_heads: heads of each.
+      num_steps: denoising steps of the run.
+      dense_steps: leading exact steps, in place of the setting's or the file's.
+      dense_last_steps: exact steps at the end, likewise.
+      dense_layers: layers that stay dense, from 0. All three as in `SparseAttention.with_dense`.
 
     Raises:
-      FileNotFoundError, ValueError: no such method or file, or a file made for something else.
+      FileNotFoundError, ValueError: no such method or file, a file made for something else, or dense steps and
+        layers that do not fit it; with "dense" they have no meaning.
     """
-    if choice == "dense":
-        return None
     sizes = dict(num_layers=num_layers, num_heads=num_heads)
+    dense = (dense_steps, dense_last_steps, tuple(dense_layers))
+    if choice == "dense":
+        # Refuses the others, which would change nothing.
+        attention_for(choice, grid, num_steps=num_steps, **sizes).with_dense(*dense)
+        return None
     if choice in METHODS:
-        for name, preset in PRESETS.items():
-            same = (preset.method, preset.grid, preset.schedule.num_steps) == (
-                choice,
-                grid,
-                num_steps,
-            )
-            if same and (preset.num_layers, preset.num_heads) == (num_layers, num_heads):
-                say(f"{choice}: the setting {name} ({preset.source})")
-                return preset.attention()
-        attention = attention_for(choice, grid, num_steps=num_steps, **sizes)
-        say(f"{choice}: {attention.patterns[0]} in every layer")
-        return attention
+        name, attention = _setting(choice, grid, num_steps, sizes)
+    else:
+        name, attention = _file(choice, grid, num_steps, sizes)
+    try:
+        attention = attention.with_dense(*dense)
+    except ValueError as problem:
+        raise ValueError(f"{choice}: {problem}") from problem
+    if dense != (None, None, ()):
+        name += f"; {_counted(attention)}"
+    say(f"{choice}: {name}")
+    return attention
+
+
+def _setting(method, grid, num_steps, sizes) -> tuple[str, SparseAttention]:
+    """What a method means, in words and as attention."""
+    for name, preset in PRESETS.items():
+        same = (preset.method, preset.grid, preset.schedule.num_steps) == (method, grid, num_steps)
+        if same and dict(num_layers=preset.num_layers, num_heads=preset.num_heads) == sizes:
+            return f"the setting {name} ({preset.source})", preset.attention()
+    attention = attention_for(method, grid, num_steps=num_steps, **sizes)
+    return f"{attention.patterns[0]} in every layer", attention
+
+
+def _file(choice, grid, num_steps, sizes) -> tuple[str, SparseAttention]:
+    """What a file says, in words and as attention."""
     path = Path(choice)
     if path.suffix != ".json":
         raise ValueError(
@@ -46,11 +80,14 @@ def choose_attention(
         )
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} for --attention")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         document = json.loads(text)
         is_ours = isinstance(document, dict) and "format" in document
-        attention = SparseAttention.from_json(text) if is_ours else from_strategy(text, grid)
+        if is_ours:
+            attention = SparseAttention.from_json(text)
+        else:
+            attention = from_strategy(text, grid, say=lambda line: say(f"{path}: {line}"))
         attention.check(grid=grid, **sizes)
         if attention.schedule.num_steps != num_steps:
             raise ValueError(
@@ -59,4 +96,14 @@ def choose_attention(
             )
     except ValueError as problem:
         raise ValueError(f"{path}: {problem}") from problem
-    return attention
+    return ("patterns" if is_ours else "a strategy of FastVideo"), attention
+
+
+def _counted(attention: SparseAttention) -> str:
+    schedule = attention.schedule
+    dense = [i for i, pattern in enumerate(attention.patterns) if isinstance(pattern, Dense)]
+    layers = f", dense layers {', '.join(map(str, dense))}" if dense else ""
+    return (
+        f"{schedule.dense_steps} dense steps first, {schedule.dense_last_steps} last of "
+        f"{schedule.num_steps}{layers}"
+    )

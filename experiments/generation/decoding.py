@@ -37,6 +37,14 @@ class Decoding:
     peak: int
     program: Any = None
 
+    @property
+    def tiled(self) -> bool:
+        """Whether pictures are cut."""
+        if self.tile is None:
+            return False
+        sides = (self.clip.height, self.tile.height), (self.clip.width, self.tile.width)
+        return any(most is not None and size > most for size, most in sides)
+
     def video(self, vae: Any, x: jax.Array) -> np.ndarray | None:
         """Denoised latents to uint8 [frames, height, width, 3] on the first process; every process must call it."""
         if self.program is None:
@@ -67,13 +75,15 @@ def choose_decoding(
       clip: to decode.
       weights: of the run.
       mesh: of the run.
-      tile: "on", "off", or "auto" for either.
+      tile: "on", "off", or "auto" for either (a family that always works in tiles keeps to them).
       limit: bytes of a device; None where nobody knows.
 
     Returns:
       The last way where none fits.
     """
-    tiles = {"on": [family.tiling()], "off": [None], "auto": [None, family.tiling()]}[tile]
+    tiles = {"on": [family.tiling()], "off": [family.untiled()], "auto": [None, family.tiling()]}[
+        tile
+    ]
     if len({family.probe(clip, each) for each in tiles}) == 1:
         tiles = tiles[-1:]  # HunyuanVideo's is always cut
     alone = mesh is None or mesh.size == 1
@@ -87,7 +97,7 @@ def choose_decoding(
 
 
 def _alone(family, clip, weights, mesh, tile) -> Decoding:
-    z = jax.ShapeDtypeStruct(family.probe(clip, tile), weights.dtype)
+    z = jax.ShapeDtypeStruct(family.probe(clip, tile), weights.vae_dtype)
     vae = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights.planned_vae())
     program = jax.jit(lambda vae, z: vae.decode(z)).lower(vae, z).compile()
     return Decoding(family, clip, mesh, tile, _peak(program))
@@ -99,7 +109,7 @@ def _spread(family, clip, weights, mesh, tile) -> Decoding:
         return video
 
     shape = (1, family.latent_channels, *family.latent_size(clip))
-    z = jax.ShapeDtypeStruct(shape, weights.dtype, sharding=weights.everywhere)
+    z = jax.ShapeDtypeStruct(shape, weights.vae_dtype, sharding=weights.everywhere)
     with jax.set_mesh(mesh):
         jitted = jax.jit(decode, out_shardings=weights.everywhere)
         program = jitted.lower(weights.planned_vae(), z).compile()

@@ -1,6 +1,5 @@
-"""One call of `experiments.generate`: planned, then run."""
+"""One call of `experiments.generate`: checked, planned, then run."""
 
-import dataclasses
 import gc
 import time
 from pathlib import Path
@@ -12,111 +11,103 @@ import numpy as np
 
 from experiments import hosts
 from experiments.generation.choose import choose_attention
-from experiments.generation.decoding import choose_decoding
+from experiments.generation.decoding import Decoding, choose_decoding
+from experiments.generation.finish import finish, unfinished
+from experiments.generation.inputs import one_prompt
+from experiments.generation.jobs import Job
 from experiments.generation.memory import GIB, check_memory, device_memory
-from experiments.generation.report import balance, compare, timing, write_report
-from experiments.generation.settings import Config, check_flags, clip_of, dense_path
-from experiments.generation.store import load_progress, save_progress, settings_of, store_of
+from experiments.generation.report import balance
+from experiments.generation.request import read_request, settings_of
+from experiments.generation.settings import Config
+from experiments.generation.store import (
+    Denoised,
+    check_kept,
+    load_latents,
+    load_progress,
+    save_latents,
+    save_progress,
+)
 from experiments.generation.weights import Weights
-from experiments.media import write_mp4
 from experiments.progress import progress_bar
-from models import load_vae
-from models.pipelines import Denoiser, read_family
-from models.text_embeddings import TextEmbeddings, load_embeddings
+from models import check_loras, load_vae
+from models.pipelines import Conditions, Denoiser
+from models.text_embeddings import TextEmbeddings
 from sparsevdit_jax import Phase, SparseAttention
 
 
-def read_image(path: Path, height: int, width: int) -> np.ndarray:
-    """uint8 [height, width, 3]: scaled to cover the size, cropped to its middle."""
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as image:
-        return np.asarray(
-            ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
-        )
-
-
 class Generation:
-    """One call of the command: plans, then runs.
+    """One call of the command: checks, plans, then runs.
 
-    With a mesh denoising runs on it, and decoding where it fits; each process encodes the prompt on its first device,
-    and the first writes.
+    All videos are denoised, each one's latents kept on disk, before the first is decoded, so that transformer and VAE
+    are loaded once and never together. With a mesh denoising runs on it, and decoding where it fits; each process
+    encodes the prompts on its first device, and the first writes.
     """
 
     def __init__(self, config: Config):
-        self.family = read_family(config.model)
-        if config.shift is not None:
-            self.family = self.family.with_shift(config.shift)
-        self.config = config = config.filled(self.family)
-        check_flags(config, self.family)
-        self.clip = clip_of(config)
-        self.shape = self.family.latent_shape(self.clip)
+        self.request = request = read_request(config)
+        self.config = config = request.config
+        self.family = request.family
         self.seconds: dict[str, float] = {}
-        self.text = None if config.embeddings is None else load_embeddings(config.embeddings)
-        conditions = self._planned_conditions()
+        conditions = request.planned_conditions()
         text = conditions.inputs["encoder_hidden_states"]
         self.rows = text.shape[0]
-        if self.rows % config.cfg:
-            raise ValueError(
-                f"cfg={config.cfg} must divide the rows of the transformer's batch, here {self.rows} (two with "
-                "classifier-free guidance, one without); leave --cfg out"
-            )
         self.mesh = hosts.mesh_of(distributed=config.distributed, cfg=config.cfg, seq=config.seq)
         self.weights = Weights(config, self.family, self.mesh)
         self.transformer = self.weights.planned_transformer()
-        self.grid = self.family.grid(self.transformer, self.clip, text.shape[1])
+        for line in check_loras(self.transformer, config.loras):
+            hosts.say(f"warning: {line}")
+        self.grid = self.family.grid(self.transformer, request.clip, text.shape[1])
         self.attention = choose_attention(
             config.attention,
             self.grid,
             num_layers=self.transformer.num_attention_layers,
             num_heads=self.family.transformer.num_heads,
             num_steps=config.steps,
+            **config.dense_part,
         )
-        choices = {"dense": None} if config.compare else {}
-        choices[config.attention] = self.attention
-        self.denoisers = {name: self._denoiser(choice) for name, choice in choices.items()}
-        self._plan(conditions)
+        self.attentions = {"dense": None} if config.compare else {}
+        self.attentions[config.attention] = self.attention
+        self.jobs = unfinished(
+            request.jobs, self._settings, list(self.attentions), compare=config.compare
+        )
+        self.to_denoise = [(job, name) for job in self.jobs for name in self._to_denoise(job)]
+        hosts.agree(len(self.to_denoise), "how many videos are still to be denoised")
+        self.denoisers = {
+            name: self._denoiser(self.attentions[name]) for _, name in self.to_denoise
+        }
+        self.decoding = self._plan(conditions)
+
+    def _settings(self, job: Job, name: str) -> dict[str, Any]:
+        return settings_of(self.request, job, self.attentions[name])
+
+    def _is_dense(self, name: str) -> bool:
+        return self.config.compare and name == "dense"
+
+    def _to_denoise(self, job: Job) -> list[str]:
+        """The attentions whose latents are not there yet; refuses what was kept of other runs."""
+        left = []
+        for name in self.attentions:
+            settings, dense = self._settings(job, name), self._is_dense(name)
+            check_kept(job.run(dense=dense), settings)
+            if check_kept(job.latents(dense=dense), settings) is None:
+                left.append(name)
+        return left
 
     def _denoiser(self, attention: SparseAttention | None) -> Denoiser:
         return Denoiser(
             self.family,
-            self.shape,
+            self.request.shape,
             num_steps=self.config.steps,
             grid=self.grid,
             num_heads=self.family.transformer.num_heads,
             head_dim=self.family.transformer.head_dim,
             attention=attention,
-            key=jax.random.key(self.config.seed + 1),
             implementation=self.config.implementation,
         )
 
-    def _planned_conditions(self):
-        """The shapes of what the transformer is called with."""
-        text = self.text
-        if text is None:
-            shape = (1, *self.family.text_shape)
-            blank = jax.ShapeDtypeStruct(shape, jnp.dtype(self.config.dtype))
-            guided = self.config.guidance != 1
-            text = TextEmbeddings(
-                prompt_embeds=blank, negative_prompt_embeds=blank if guided else None
-            )
-        image = None
-        if self.family.takes_image:
-            channels = self.family.transformer.in_channels - self.shape[self.family.channel_axis]
-            shape = list(self.shape)
-            shape[self.family.channel_axis] = channels
-            image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
-        arrays = text.arrays()
-        return jax.eval_shape(
-            lambda arrays, image: self.family.conditions(
-                TextEmbeddings(**arrays), self.clip, self.config.guidance, image
-            ),
-            arrays,
-            image,
-        )
-
-    def _plan(self, conditions) -> None:
+    def _plan(self, conditions: Conditions) -> Decoding:
         """Compiles, and refuses what does not fit."""
+        config, clip = self.config, self.request.clip
         began = time.perf_counter()
         steps = {}
         with hosts.on(self.mesh):
@@ -125,70 +116,71 @@ class Generation:
                     steps[name, phase] = memory
         self.seconds["compile"] = time.perf_counter() - began
         limit = device_memory(1 if self.mesh is None else len(self.mesh.local_devices))
-        if self.config.memory_gib is not None:
-            limit = int(self.config.memory_gib * GIB)
-        self.decoding = choose_decoding(
-            self.family, self.clip, self.weights, self.mesh, tile=self.config.tile, limit=limit
+        if config.memory_gib is not None:
+            limit = int(config.memory_gib * GIB)
+        decoding = choose_decoding(
+            self.family, clip, self.weights, self.mesh, tile=config.tile, limit=limit
         )
         says = check_memory(
             self.family,
-            self.clip,
+            clip,
             steps,
-            self.decoding.peak,
-            dtype=self.config.dtype,
-            tiled=self.decoding.tile is not None,
+            decoding.peak,
+            dtype=config.dtype,
+            tiled=decoding.tiled,
             limit=limit,
         )
-        hosts.say(says + (", decoding in tiles" if self.decoding.tile is not None else ""))
-        if self.config.seq > 1 and self.attention is not None:
+        hosts.say(says + (", decoding in tiles" if decoding.tiled else ""))
+        if config.seq > 1 and self.attention is not None:
             heads = self.family.transformer.num_heads
-            hosts.say(balance(self.attention, self.grid, heads, self.config.seq))
+            hosts.say(balance(self.attention, self.grid, heads, config.seq))
+        return decoding
 
-    def run(self) -> dict[str, Any]:
-        """Makes the videos; returns the report, which is empty on all processes but the first."""
-        config = self.config
-        config.out.parent.mkdir(parents=True, exist_ok=True)
+    def run(self) -> dict[Path, dict[str, Any]]:
+        """Makes the videos; returns the reports by the videos' paths, none on all processes but the first."""
+        self.config.out.parent.mkdir(parents=True, exist_ok=True)
+        denoised = self._denoise_all() if self.to_denoise else {}
+        vae = self._timed("load vae", self.weights.load_vae)
+        reports = {}
+        for job in self.jobs:
+            ends, videos = {}, {}
+            settings = {name: self._settings(job, name) for name in self.attentions}
+            kept = {name: job.latents(dense=self._is_dense(name)) for name in self.attentions}
+            try:
+                for name in self.attentions:
+                    end = denoised.get((job, name)) or load_latents(kept[name], settings[name])
+                    ends[name] = end
+                    x = hosts.on_every(jnp.asarray(end.x), self.mesh)
+                    videos[name] = self._timed("decode", lambda x=x: self._decode(vae, x))
+                if hosts.is_first():
+                    reports[job.out] = finish(
+                        self.config, job, videos, ends, self.attention, settings, self.seconds
+                    )
+            except BaseException:
+                hosts.say(
+                    f"the denoised latents stay in {', '.join(map(str, kept.values()))}; the same command goes "
+                    "straight to decoding"
+                )
+                raise
+            self.seconds.pop("decode")
+        hosts.barrier("the videos are written")
+        return reports
+
+    def _denoise_all(self) -> dict[tuple[Job, str], Denoised]:
         text = self._timed("text", self._encode_text)
-        image = self._timed("image", self._encode_image) if config.image is not None else None
-        conditions = self.family.conditions(text, self.clip, config.guidance, image)
-        conditions = hosts.from_first(conditions)
+        image = None
+        if self.request.image is not None:
+            image = self._timed("image", self._encode_image)
         model = self._timed("load transformer", self.weights.load_transformer)
-        latents, phases = {}, {}
-        for name, denoiser in self.denoisers.items():
-            latents[name], phases[name] = self._denoise(name, denoiser, model, conditions)
+        denoised = {}
+        for job, name in self.to_denoise:
+            own = one_prompt(text, job.row)
+            conditions = self.family.conditions(own, self.request.clip, self.config.guidance, image)
+            conditions = hosts.from_first(conditions)
+            denoised[job, name] = self._denoise(job, name, model, conditions)
         del model
         gc.collect()
-        vae = self._timed("load vae", self.weights.load_vae)
-        videos = {
-            name: self._timed("decode", lambda x=x: self._decode(vae, x))
-            for name, x in latents.items()
-        }
-        report = self._finish(videos, phases) if hosts.is_first() else {}
-        hosts.barrier("the video is written")
-        return report
-
-    def _finish(self, videos, phases) -> dict[str, Any]:
-        """Writes."""
-        config = self.config
-        for name, video in videos.items():
-            dense = config.compare and name == "dense"
-            write_mp4(
-                dense_path(config.out) if dense else config.out, video, fps=config.fps, scale=1
-            )
-        report = {
-            "attention": config.attention,
-            "pattern": self._describe(),
-            "seconds": self.seconds,
-            "phases": {name: timing(steps) for name, steps in phases.items()},
-        }
-        if config.compare:
-            report["comparison"] = compare(
-                videos[config.attention], videos["dense"], phases, config.attention
-            )
-        write_report(config.out.with_suffix(".json"), dataclasses.asdict(config), report)
-        for name in self.denoisers:
-            store_of(config, name).unlink(missing_ok=True)
-        return report
+        return denoised
 
     def _timed(self, name, call):
         began = time.perf_counter()
@@ -197,61 +189,69 @@ class Generation:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
         return result
 
-    def _encode_text(self):
-        if self.text is not None:
-            return self.text
+    def _encode_text(self) -> TextEmbeddings:
+        """Of all prompts."""
+        if self.request.text is not None:
+            return self.request.text
         config = self.config
-        negative = config.negative_prompt if config.guidance != 1 else None
-        text = self.family.encode_prompts(config.prompt, negative, dtype=jnp.dtype(config.dtype))
+        text = self.family.encode_prompts(
+            config.prompt,
+            config.negative_prompt,
+            dtype=jnp.dtype(config.text_dtype),
+            variant=config.variant,
+        )
         gc.collect()  # the encoder is larger than some of the transformers
         return text
 
     def _encode_image(self):
-        image = read_image(self.config.image, self.clip.height, self.clip.width)
-        vae = load_vae(self.config.model, dtype=jnp.dtype(self.config.dtype))
-        return self.family.image_latents(vae, image, self.clip)
+        config = self.config
+        dtype = jnp.dtype(config.vae_dtype)
+        vae = load_vae(config.model, dtype=dtype, variant=config.variant)
+        return self.family.image_latents(vae, self.request.image, self.request.clip)
 
-    def _denoise(self, name, denoiser, model, conditions):
-        noise = jax.random.normal(jax.random.key(self.config.seed), self.shape, jnp.float32)
-        store = store_of(self.config, name)
-        settings = settings_of(self.config, name, denoiser.attention)
-        begin = denoiser.start(hosts.from_first(noise), self.rows)
+    def _noise(self, job: Job) -> jax.Array:
+        given = self.request.latents
+        if given is not None:
+            return jnp.asarray(given[job.row : job.row + 1] if len(given) > 1 else given)
+        return jax.random.normal(jax.random.key(job.seed), self.request.shape, jnp.float32)
+
+    def _denoise(self, job: Job, name: str, model: Any, conditions: Conditions) -> Denoised:
+        config, denoiser = self.config, self.denoisers[name]
+        store, settings = job.run(dense=self._is_dense(name)), self._settings(job, name)
+        begin = denoiser.start(hosts.from_first(self._noise(job)), self.rows)
         progress = load_progress(store, begin, settings)
         hosts.agree(progress.step, f"the step that {store} goes on from")
         if progress.step:
-            hosts.say(
-                f"{name}: goes on after step {progress.step} of {self.config.steps}, from {store}"
-            )
-        steps: list[tuple[Phase | None, float]] = []
-        label = f"{name}, {self.config.steps} steps"
-        with progress_bar(label, total=self.config.steps, done=progress.step) as advance:
+            hosts.say(f"{name}: goes on after step {progress.step} of {config.steps}, from {store}")
+        steps: list[tuple[str, float]] = []
+        label = f"{name}, {config.steps} steps"
+        if len(self.request.jobs) > 1:
+            label = f"{job.out.stem}: {label}"
+        with progress_bar(label, total=config.steps, done=progress.step) as advance:
             clock = [time.perf_counter()]
 
-            def on_step(phase, now):
+            def on_step(phase: Phase | None, now):
                 jax.block_until_ready(now.x)
-                steps.append((phase, time.perf_counter() - clock[0]))
+                steps.append(
+                    ("dense" if phase is None else phase.value, time.perf_counter() - clock[0])
+                )
                 if (
-                    self.config.save_every
-                    and now.step % self.config.save_every == 0
-                    and now.step < self.config.steps
+                    config.save_every
+                    and now.step % config.save_every == 0
+                    and now.step < config.steps
                 ):
                     save_progress(store, now, settings)
                 advance("" if phase is None else phase.value)
                 clock[0] = time.perf_counter()
 
+            key = jax.random.key((job.seed + 1) % 2**32)
             with hosts.on(self.mesh):
-                x = denoiser.run(model, conditions, progress, on_step)
-        return x, steps
+                x = denoiser.run(model, conditions, progress, on_step, key=key)
+        denoised = Denoised(hosts.to_host(x), steps)
+        save_latents(job.latents(dense=self._is_dense(name)), denoised, settings)
+        if hosts.is_first():
+            store.unlink(missing_ok=True)
+        return denoised
 
-    def _decode(self, vae, x):
+    def _decode(self, vae: Any, x: jax.Array) -> np.ndarray | None:
         return self.decoding.video(vae, x)
-
-    def _describe(self) -> str | None:
-        if self.attention is None:
-            return None
-        distinct = list(dict.fromkeys(self.attention.patterns))
-        return (
-            f"{distinct[0]}"
-            if len(distinct) == 1
-            else f"{len(distinct)} patterns for {len(self.attention.patterns)} layers"
-        )

@@ -52,7 +52,7 @@ def check_memory(
     """A line that says what the run takes.
 
     Args:
-      steps: the plan of every phase's program.
+      steps: the plan of every phase's program; none where only decoding is left.
       decoding: bytes of the VAE's weights and of decoding, as planned.
       dtype: of the weights.
       tiled: whether the VAE works in tiles.
@@ -61,11 +61,13 @@ def check_memory(
     Raises:
       NotEnoughMemory: with clips, dtypes and flags that would fit.
     """
-    worst = max(steps.values(), key=lambda m: m.peak)
-    says = (
-        f"memory: denoising {_gib(worst.peak)} ({_gib(worst.arguments)} of them weights and latents), "
-        f"decoding {_gib(decoding)}"
+    worst = max(steps.values(), key=lambda m: m.peak, default=Memory(0, 0, 0))
+    denoising = (
+        f"denoising {_gib(worst.peak)} ({_gib(worst.arguments)} of them weights and latents), "
+        if steps
+        else ""
     )
+    says = f"memory: {denoising}decoding {_gib(decoding)}"
     if limit is None:
         return f"{says}; how much this device has is unknown"
     usable = int(RESERVE * limit)

@@ -9,20 +9,22 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.new_file import written_whole
 from experiments.record import environment
-from sparsevdit_jax import Phase, SparseAttention, VideoGrid
+from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.metrics import device_imbalance, psnr, ssim
 from sparsevdit_jax.pattern import StaticPattern
 from sparsevdit_jax.patterns import Table
 
-Steps = Iterable[tuple[Phase | None, float]]
+Steps = Iterable[tuple[str, float]]
+"""Phase ("dense" where there are none) and seconds of each step."""
 
 
 def timing(steps: Steps) -> dict[str, dict[str, float]]:
-    """Steps, total and median of each phase; a run without phases is "dense"."""
+    """Steps, total and median of each phase."""
     phases: dict[str, list[float]] = {}
     for phase, seconds in steps:
-        phases.setdefault("dense" if phase is None else phase.value, []).append(seconds)
+        phases.setdefault(phase, []).append(seconds)
     return {
         name: {
             "steps": len(times),
@@ -34,7 +36,7 @@ def timing(steps: Steps) -> dict[str, dict[str, float]]:
 
 
 def compare(
-    video: np.ndarray, dense: np.ndarray, phases: Mapping[str, Steps], name: str
+    video: np.ndarray, dense: np.ndarray, phases: Mapping[str, Steps], name: str, num_steps: int
 ) -> dict[str, float | None]:
     """PSNR and SSIM of two clips, uint8 [F, Y, X, 3], and the speed-up of denoising.
 
@@ -43,7 +45,7 @@ def compare(
     a, b = (jnp.asarray(v, jnp.float32) for v in (video, dense))
     window = min(11, *(n - 1 + n % 2 for n in video.shape[1:3]))
     took = {key: list(steps) for key, steps in phases.items()}
-    whole = len(took[name]) == len(took["dense"])
+    whole = all(len(took[key]) == num_steps for key in (name, "dense"))
     seconds = {key: sum(s for _, s in steps) for key, steps in took.items()}
     return {
         "psnr_db": float(psnr(a, b, data_range=255.0)),
@@ -54,6 +56,16 @@ def compare(
         ),
         "speedup": seconds["dense"] / seconds[name] if whole else None,
     }
+
+
+def describe(attention: SparseAttention | None) -> str | None:
+    """The pattern of all layers, or how many there are; None is dense."""
+    if attention is None:
+        return None
+    distinct = list(dict.fromkeys(attention.patterns))
+    if len(distinct) == 1:
+        return f"{distinct[0]}"
+    return f"{len(distinct)} patterns for {len(attention.patterns)} layers"
 
 
 def balance(attention: SparseAttention, grid: VideoGrid, num_heads: int, devices: int) -> str:
@@ -72,4 +84,6 @@ def balance(attention: SparseAttention, grid: VideoGrid, num_heads: int, devices
 def write_report(path: Path, config: Mapping[str, Any], report: Mapping[str, Any]) -> None:
     """JSON with settings, measurements, versions and device."""
     document = {"config": config, **report, "environment": environment()}
-    path.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+    text = json.dumps(document, indent=1, default=str) + "\n"
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -5,13 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from experiments.generation.settings import Config
-from models import load_transformer, load_vae, merge_lora
+from models import load_transformer, load_vae, merge_loras
 from models.pipelines import Family
-from models.pretrained import TRANSFORMERS, VAES
+from models.pretrained import TRANSFORMERS, VAES, planned
 from models.sharding import fully_sharded
 
 
@@ -27,33 +26,38 @@ class Weights:
 
     def __init__(self, config: Config, family: Family, mesh: Mesh | None):
         self.config, self.family = config, family
-        self.dtype = jnp.dtype(config.dtype)
+        self.dtype, self.vae_dtype = jnp.dtype(config.dtype), jnp.dtype(config.vae_dtype)
         self.everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
         self._parts = fully_sharded(mesh) if mesh is not None and config.shard_weights else None
 
     def planned_transformer(self) -> Any:
         """Without weights."""
         kind, config = TRANSFORMERS[self.family.TRANSFORMER], self.family.transformer
-        return self._planned(kind, config, self._parts)
+        return self._planned(kind, config, self.dtype, self._parts)
 
     def planned_vae(self) -> Any:
         """Without weights."""
-        return self._planned(VAES[self.family.VAE], self.family.vae, None)
+        return self._planned(VAES[self.family.VAE], self.family.vae, self.vae_dtype, None)
 
     def load_transformer(self) -> Any:
-        """With LoRA files merged."""
-        where = self._parts or self.everywhere
-        model = load_transformer(self.config.model, dtype=self.dtype, sharding=where)
-        for path in self.config.lora:
-            merge_lora(model, path, scale=self.config.lora_scale)
+        """With LoRAs merged."""
+        config, where = self.config, self._parts or self.everywhere
+        model = load_transformer(
+            config.model, dtype=self.dtype, sharding=where, variant=config.variant
+        )
+        # What there is to say of them was said when they were checked.
+        merge_loras(model, config.loras, say=lambda line: None)
         return model
 
     def load_vae(self) -> Any:
         """On every device of the mesh."""
-        return load_vae(self.config.model, dtype=self.dtype, sharding=self.everywhere)
+        config = self.config
+        return load_vae(
+            config.model, dtype=self.vae_dtype, sharding=self.everywhere, variant=config.variant
+        )
 
-    def _planned(self, kind, config, parts: Callable[[str, tuple], Sharding] | None):
-        model = nnx.eval_shape(lambda: kind(config, dtype=self.dtype, rngs=nnx.Rngs(0)))
+    def _planned(self, kind, config, dtype, parts: Callable[[str, tuple], Sharding] | None):
+        model = planned(kind, config, dtype)
         if self.everywhere is None:
             return model
         # The plan's memory is that of weights where they will lie.

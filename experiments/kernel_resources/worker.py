@@ -4,7 +4,9 @@ python -m experiments.kernel_resources.worker MODULE:FUNCTION RESULTS [NAME ...]
 """
 
 import contextlib
+import hashlib
 import importlib
+import importlib.metadata
 import json
 import math
 import os
@@ -17,6 +19,8 @@ from pathlib import Path
 
 # XLA and Mosaic read these as they are imported. On "cpu" the CUDA plugin asks for no driver.
 os.environ["JAX_PLATFORMS"] = "cpu"
+# A program that comes from JAX's own cache prints nothing; `kept_row` keeps what was printed beside it.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 if os.environ.get("SPARSEVDIT_DUMP", "1") == "1":
     os.environ |= {f"MOSAIC_GPU_DUMP_{what}": "1" for what in ("PTX", "PTXAS", "HOST_LLVM")}
 
@@ -65,23 +69,61 @@ def main(cases: str, results: str, *names: str) -> None:
             if names and name not in names:
                 continue
             arguments = jax.tree.map(lambda x: _placed(x, whole), arguments)
-            row: dict = {"name": name}
+            row: dict = {}
             began = time.perf_counter()
+            kept = None
             with captured_stdout() as text:
                 try:
                     with jax.set_mesh(mesh):
-                        program = jax.jit(call).lower(*arguments).compile()
-                    plan = program.memory_analysis()
-                    row["collectives"] = count(program.as_text())
-                    row["memory"] = {
-                        what: getattr(plan, f"{what}_size_in_bytes")
-                        for what in ("argument", "temp", "output", "alias")
-                    }
+                        lowered = jax.jit(call).lower(*arguments)
+                        kept = kept_row(lowered.as_text())
+                        program = None if kept and kept.is_file() else lowered.compile()
+                    if program is not None:
+                        row = measured(program)
                 except Exception as error:  # whatever a kernel does wrong is this case's result
                     row["error"] = f"{type(error).__name__}: {error}"
                     traceback.print_exc()
-            row |= {"output": text[0], "seconds": time.perf_counter() - began}
-            file.write(json.dumps(row) + "\n")
+            if kept and kept.is_file():
+                row = json.loads(kept.read_text())
+            else:
+                row |= {"output": text[0], "seconds": time.perf_counter() - began}
+                if kept and "error" not in row:
+                    part = kept.with_suffix(f".{os.getpid()}")
+                    part.write_text(json.dumps(row))
+                    part.replace(kept)
+            file.write(json.dumps({"name": name} | row) + "\n")
+
+
+def measured(program: jax.stages.Compiled) -> dict:
+    """Memory that XLA has planned, and what devices exchange."""
+    plan = program.memory_analysis()
+    kinds = ("argument", "temp", "output", "alias")
+    memory = {what: getattr(plan, f"{what}_size_in_bytes") for what in kinds}
+    return {"collectives": count(program.as_text()), "memory": memory}
+
+
+def kept_row(program: str) -> Path | None:
+    """Where JAX's compilation cache, if there is one, keeps what these compilers made of this program."""
+    if not (folder := os.environ.get("JAX_COMPILATION_CACHE_DIR")):
+        return None
+    tools = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc")
+    versions = [f"{tool} {_version(tool)}" for tool in tools]
+    settings = [
+        os.environ.get(name, "") for name in ("SPARSEVDIT_DUMP", "SPARSEVDIT_AXES", "XLA_FLAGS")
+    ]
+    key = "\n".join([*versions, *settings, TARGET.read_text(), program])
+    rows = Path(folder, "kernel_resources")
+    rows.mkdir(parents=True, exist_ok=True)
+    return rows / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except (
+        importlib.metadata.PackageNotFoundError
+    ):  # elsewhere on this machine; jax finds it by itself
+        return "?"
 
 
 def _placed(x, whole) -> jax.ShapeDtypeStruct:

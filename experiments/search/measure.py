@@ -32,7 +32,7 @@ def measure(
     settings = {key: getattr(config, key) for key in _DECIDES} | dict(
         model=None if config.model is None else config.model.name,
         prompts=list(subject.prompts),
-        schedule=dataclasses.asdict(schedule),
+        schedule=schedule.to_dict(),
         candidates=[codec.encode(p) for p in candidates],
         rule=None if rule is None else dataclasses.asdict(rule),
     )

@@ -193,10 +193,7 @@ def default_windows(tiles: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
 
 def _modes(density: float, block: int, grid: VideoGrid) -> tuple[BlockSparsePattern, ...]:
     """Sparse-vDiT's three sparse modes; stripes have at least room for the first frame."""
-    order = TokenOrder(grid, block)
-    first = -(-grid.height * grid.width // block) / order.num_video_blocks
-    least = 1 - (1 - first) * (grid.num_video_tokens / grid.num_tokens) ** 2
-    stripe = VerticalStripe(max(density, min(1.0, least)), block)
+    stripe = VerticalStripe(max(density, VerticalStripe.least_density(grid, block)), block)
     return Diagonal(density, block), MultiDiagonal(density, block), stripe
 
 

@@ -134,8 +134,8 @@ class FolderSubject(Subject):
     def _text(self, prompt) -> TextEmbeddings:
         if self.config.embeddings:
             return load_embeddings(self.config.embeddings[prompt])
-        negative = self.config.negative_prompt if self.guidance != 1 else None
-        return self.family.encode_prompts(self.prompts[prompt], negative, dtype=self.dtype)
+        negative = self.config.negative_prompt if self.family.guided(self.guidance) else None
+        return self.family.encode_prompts([self.prompts[prompt]], negative, dtype=self.dtype)
 
     def _conditions(self, prompt):
         return self.family.conditions(self.texts[prompt], self.clip, self.guidance)

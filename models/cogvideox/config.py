@@ -3,7 +3,7 @@
 import dataclasses
 
 from .. import layers
-from ..config import Heads, require
+from ..config import Heads, require, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,7 @@ class CogVideoXConfig(Heads):
             timestep_activation_fn=("silu",),
             ofs_embed_dim=(None, self.time_embed_dim),
         )
+        require_positive(self, "spatial_interpolation_scale", "temporal_interpolation_scale")
         for name in ("out_channels", "patch_size"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(

@@ -17,7 +17,7 @@ from .blocks import Block, OutputNorm
 from .config import CogVideoXConfig
 from .embeddings import PatchEmbed
 from .positions import rotary_embedding
-from .weights import KEYS
+from .weights import KEYS, ORIGINAL
 
 
 class CogVideoXTransformer(nnx.Module):
@@ -31,6 +31,7 @@ class CogVideoXTransformer(nnx.Module):
 
     CLASS_NAME = "CogVideoXTransformer3DModel"
     KEYS = KEYS
+    ORIGINAL = ORIGINAL
     config_class = CogVideoXConfig
 
     def __init__(self, config: CogVideoXConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):

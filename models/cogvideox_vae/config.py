@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..config import require
+from ..config import require, require_positive
 from ..tiling import Tile
 
 
@@ -56,6 +56,7 @@ class CogVideoXVAEConfig:
             use_quant_conv=(False,),
             use_post_quant_conv=(False,),
         )
+        require_positive(self, "scaling_factor")
         wrong = [c for c in self.block_out_channels if c % self.norm_num_groups]
         if wrong:
             raise ValueError(

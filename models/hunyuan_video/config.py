@@ -1,8 +1,9 @@
 """HunyuanVideoConfig: the fields of a HunyuanVideo transformer's config.json, and named presets."""
 
 import dataclasses
+from typing import ClassVar
 
-from ..config import Heads, require
+from ..config import Heads, require, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,13 @@ class HunyuanVideoConfig(Heads):
         appends channels; "token_replace" is not implemented.
     """
 
+    MAY_BE_ZERO: ClassVar = (
+        "out_channels",
+        "num_layers",
+        "num_single_layers",
+        "num_refiner_layers",
+    )
+
     in_channels: int = 16
     out_channels: int | None = 16
     num_attention_heads: int = 24
@@ -48,6 +56,7 @@ class HunyuanVideoConfig(Heads):
     def __post_init__(self):
         object.__setattr__(self, "rope_axes_dim", tuple(self.rope_axes_dim))
         require(self, qk_norm=("rms_norm",), image_condition_type=(None, "latent_concat"))
+        require_positive(self, "mlp_ratio", "rope_theta")
         axes = self.rope_axes_dim
         if len(axes) != 3 or sum(axes) != self.attention_head_dim or any(n % 2 for n in axes):
             raise ValueError(

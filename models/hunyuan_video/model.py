@@ -18,7 +18,7 @@ from .blocks import DualStreamBlock, OutputNorm, SingleStreamBlock
 from .conditioning import ConditionEmbedding, check_scalars
 from .config import HunyuanVideoConfig
 from .refiner import TokenRefiner
-from .weights import KEYS
+from .weights import KEYS, ORIGINAL
 
 
 class HunyuanVideoTransformer(nnx.Module):
@@ -37,6 +37,7 @@ class HunyuanVideoTransformer(nnx.Module):
 
     CLASS_NAME = "HunyuanVideoTransformer3DModel"
     KEYS = KEYS
+    ORIGINAL = ORIGINAL
     config_class = HunyuanVideoConfig
 
     def __init__(self, config: HunyuanVideoConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..config import require
+from ..config import require, require_positive
 from ..tiling import Tile
 
 _DOWN, _UP = "HunyuanVideoDownBlock3D", "HunyuanVideoUpBlock3D"
@@ -56,6 +56,7 @@ class HunyuanVideoVAEConfig:
             temporal_compression_ratio=(4,),
             spatial_compression_ratio=tuple(2**n for n in range(levels + 1)),
         )
+        require_positive(self, "scaling_factor")
         if levels < 3:
             raise ValueError(
                 f"block_out_channels={self.block_out_channels} has {levels} levels; "

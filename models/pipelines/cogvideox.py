@@ -5,10 +5,11 @@ import jax.numpy as jnp
 
 from models.cogvideox import rotary_embedding
 from models.pretrained import load_text_encoder
+from models.schedulers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from models.t5 import encode_cogvideox_prompts
 from models.tokenizer import load_tokenizer
 
-from .conditions import Conditions, check_text, text_rows
+from .conditions import Conditions, check_not_hunyuan, check_width, text_rows
 from .family import Clip, Defaults, Family
 
 OFS = 2.0
@@ -18,18 +19,25 @@ OFS = 2.0
 class CogVideoX(Family):
     """Conventions of diffusers' CogVideoXPipeline and CogVideoXImageToVideoPipeline (0.42).
 
-    Differs from diffusers: latents stay float32 between steps (there: the transformer's dtype), an even number
-    of latents is refused (the VAE makes 16 frames of 4 latents, not 13), and the image's latents are the mean of
-    the VAE's distribution, not a sample.
+    Differs from diffusers: latents stay float32 between steps (there: the transformer's dtype), the image's latents
+    are the mean of the VAE's distribution, not a sample, and a video has the frames that were asked for: of an even
+    number of latents the VAE makes 3 more (16 of 4 latents, 88 of 22), which diffusers returns and we drop.
     """
 
     NAME = "CogVideoX"
     PIPELINES = ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline")
     TRANSFORMER = "CogVideoXTransformer3DModel"
     VAE = "AutoencoderKLCogVideoX"
+    SCHEDULERS = (CogVideoXDDIMScheduler, CogVideoXDPMScheduler)
     DEFAULTS = Defaults(clip=Clip(49, 480, 720), steps=50, guidance=6.0, fps=8)
     channel_axis = 2
     latents_at_a_time = 5  # in chunks: the longest (3) and a usual one (2)
+
+    @property
+    def channel_kinds(self):
+        """An image adds its latents."""
+        channels = self.vae.latent_channels
+        return {"text to video": channels, "image to video": 2 * channels}
 
     @property
     def defaults(self):
@@ -40,11 +48,6 @@ class CogVideoX(Family):
             if is_new
             else self.DEFAULTS
         )
-
-    @property
-    def frame_step(self):
-        """Latent counts are odd, so 8 frames for the VAE's 4."""
-        return 2 * self.compression[0]
 
     @property
     def takes_image(self):
@@ -65,21 +68,29 @@ class CogVideoX(Family):
         """See `Family.text_shape`."""
         return self.transformer.max_text_seq_length, self.transformer.text_embed_dim
 
-    def encode_prompts(self, prompt, negative, *, dtype):
+    def encode_prompts(self, prompts, negative, *, dtype, variant=None):
         """T5 states, padding included."""
         return encode_cogvideox_prompts(
             load_tokenizer(self.folder / "tokenizer"),
-            load_text_encoder(self.folder, dtype=dtype),
-            [prompt],
-            negative_prompts=None if negative is None else [negative],
+            load_text_encoder(self.folder, dtype=dtype, variant=variant),
+            prompts,
+            negative_prompts=None if negative is None else [negative] * len(prompts),
             max_length=self.text_shape[0],
         )
 
     def conditions(self, text, clip, guidance, image=None):
         """See `Family.conditions`."""
-        guided = guidance != 1
+        guided = self.guided(guidance)
+        check_not_hunyuan(text)
         embeds = text_rows(text, "prompt_embeds", guided)
-        check_text(embeds, *self.text_shape)
+        tokens, width = self.text_shape
+        check_width("prompt_embeds", embeds, width)
+        if embeds.shape[1] != tokens:
+            raise ValueError(
+                f"prompt_embeds have {embeds.shape[1]} tokens, but this CogVideoX takes {tokens}, and its padding is "
+                "encoded like text, so none can be added or cut off afterwards: make them again with python -m "
+                f"experiments.make_text_embeddings --max-length {tokens}"
+            )
         if self.takes_image and image is None:
             raise ValueError(
                 f"{self.folder} holds an image-to-video CogVideoX; give its first frame with --image"

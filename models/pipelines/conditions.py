@@ -1,5 +1,7 @@
 """What a transformer is called with beside the latents, from a prompt's embeddings."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -38,15 +40,56 @@ def text_rows(text: TextEmbeddings, name: str, guided: bool) -> jax.Array:
         raise ValueError(
             f"the embeddings lack {' and '.join(missing)}"
             + ("; guidance needs a negative prompt, or set guidance to 1" if guided else "")
+            + "; make them with this model's own encoders: python -m experiments.make_text_embeddings"
+        )
+    shapes = [arrays[n].shape[1:] for n in names]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"{name} are {list(shapes[0])} a prompt and {names[1]} {list(shapes[1])}; both must be of one length, so "
+            "make them in one call of the text encoder"
         )
     return jnp.concatenate([arrays[n][:1] for n in names])
 
 
-def check_text(embeds: jax.Array, tokens: int | None, width: int) -> None:
-    """ValueError unless embeddings [rows, tokens, width] are this transformer's."""
-    if embeds.shape[2] != width or (tokens is not None and embeds.shape[1] != tokens):
+def fill_text(text: TextEmbeddings, tokens: int) -> TextEmbeddings:
+    """Embeddings of `tokens` tokens, zero after the prompt: for pipelines that fill with zeros themselves (Wan's).
+
+    What a mask hides becomes zero; without a mask everything is the prompt's.
+
+    Raises:
+      ValueError: there are more tokens.
+    """
+    arrays, filled = text.arrays(), {}
+    for sign in ("", "negative_"):
+        embeds, mask = (arrays.get(f"{sign}prompt_{n}") for n in ("embeds", "attention_mask"))
+        if embeds is None:
+            continue
+        rest = tokens - embeds.shape[1]
+        if rest < 0:
+            raise ValueError(
+                f"{sign}prompt_embeds have {embeds.shape[1]} tokens, and the transformer takes at most {tokens}: make "
+                f"them again with python -m experiments.make_text_embeddings --max-length {tokens}"
+            )
+        if mask is not None:
+            embeds = jnp.where(mask[..., None] > 0, embeds, jnp.zeros((), embeds.dtype))
+            filled[f"{sign}prompt_attention_mask"] = jnp.pad(mask, [(0, 0), (0, rest)])
+        filled[f"{sign}prompt_embeds"] = jnp.pad(embeds, [(0, 0), (0, rest), (0, 0)])
+    return dataclasses.replace(text, **filled)
+
+
+def check_not_hunyuan(text: TextEmbeddings) -> None:
+    """ValueError if the embeddings are of encoders whose states are as wide as T5's and mean something else."""
+    if text.pooled_projections is not None:
         raise ValueError(
-            f"the prompt's embeddings have {embeds.shape[1]} tokens of width {embeds.shape[2]}, but this "
-            f"transformer takes {tokens or 'any number of'} tokens of width {width}; make them with its "
-            "own text encoder"
+            "the embeddings have pooled_projections, so they are HunyuanVideo's; make them with this model's own text "
+            "encoder: python -m experiments.make_text_embeddings"
+        )
+
+
+def check_width(name: str, array: jax.Array, width: int) -> None:
+    """ValueError unless the last axis of the embeddings called `name` is this transformer's."""
+    if array.shape[-1] != width:
+        raise ValueError(
+            f"{name} are {array.shape[-1]} wide, but this transformer takes {width}; make them with its own encoders: "
+            "python -m experiments.make_text_embeddings"
         )

@@ -59,7 +59,7 @@ class Denoiser:
       num_steps: of the run.
       attention: None is dense; its schedule must be for `num_steps`.
       text_len: room for text in the joint sequence (0 for Wan).
-      key: of the noise that some schedulers add in every step.
+      key: of the noise that some schedulers add in every step, where `run` is given none.
       implementation: of the attention kernels; None lets them choose.
     """
 
@@ -136,15 +136,19 @@ class Denoiser:
         conditions: Conditions,
         progress: Progress,
         on_step: Callable[[Phase | None, Progress], None] | None = None,
+        *,
+        key: jax.Array | None = None,
     ) -> jax.Array:
         """Denoises from `progress` to the end; returns the latents, float32.
 
         Args:
           on_step: called after each step with its phase and the new state, whose arrays the next step consumes.
+          key: as the class's, for this run alone: runs of several seeds share the compiled steps.
         """
         self.compile(model, conditions)
         phases = self.phases()
-        arguments = (model, *_flat(progress), None, conditions, None, self.tables, self.key)
+        key = self.key if key is None else key
+        arguments = (model, *_flat(progress), None, conditions, None, self.tables, key)
         model, *now, _, conditions, _, tables, key = _put(arguments)
         progress = Progress(progress.step, *now)
         for step in range(progress.step, self.num_steps):

@@ -6,7 +6,8 @@ it knows which clips are possible, what the transformer is called with, and how 
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,37 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.sampling import guide
-from models.schedulers import Scheduler
+from models.schedulers import Scheduler, exchange_scheduler
 from models.text_embeddings import TextEmbeddings
 from models.tiling import Tile
 from sparsevdit_jax import VideoGrid
 
+from .clip import Clip, Defaults, as_bytes, check_clip
 from .conditions import Conditions
-
-_AT_A_TIME = 16
-"""Frames of a chunk that are turned into bytes at once: they pass through float32."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """What to generate, in frames and pixels."""
-
-    frames: int
-    height: int
-    width: int
-
-    def __str__(self):
-        return f"{self.frames} frames of {self.height} x {self.width}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Defaults:
-    """What people use where they say nothing."""
-
-    clip: Clip
-    steps: int
-    guidance: float
-    fps: int
 
 
 class Family(abc.ABC):
@@ -62,6 +39,9 @@ class Family(abc.ABC):
     PIPELINES: ClassVar[tuple[str, ...]]  # `_class_name` in model_index.json
     TRANSFORMER: ClassVar[str]  # `_class_name` in transformer/config.json
     VAE: ClassVar[str]
+    SCHEDULERS: ClassVar[
+        tuple[type[Scheduler], ...]
+    ]  # that follow the path of noise it was trained on
     DEFAULTS: ClassVar[Defaults]
     ENCODES_TEXT: ClassVar[bool] = True
     channel_axis: ClassVar[int] = 1
@@ -71,6 +51,19 @@ class Family(abc.ABC):
     def __init__(self, folder: Path, transformer: Any, vae: Any, scheduler: Scheduler):
         self.folder, self.transformer = folder, transformer
         self.vae, self.scheduler = vae, scheduler
+
+    def check_parts(self, index: Mapping[str, Any]) -> None:
+        """ValueError unless transformer and VAE make a model that is run here, beyond `channel_kinds`.
+
+        Args:
+          index: contents of model_index.json, empty where there is none.
+        """
+        del index
+
+    @property
+    @abc.abstractmethod
+    def channel_kinds(self) -> dict[str, int]:
+        """`in_channels` of the transformers that are run with this VAE, by what they do."""
 
     @property
     def defaults(self) -> Defaults:
@@ -93,6 +86,11 @@ class Family(abc.ABC):
         scheduler = dataclasses.replace(self.scheduler, config=changed)
         return type(self)(self.folder, self.transformer, self.vae, scheduler)
 
+    def with_scheduler(self, name: str) -> "Family":
+        """The same with another scheduler; see `models.schedulers.exchange_scheduler`."""
+        scheduler = exchange_scheduler(self.scheduler, name)
+        return type(self)(self.folder, self.transformer, self.vae, scheduler)
+
     @property
     def compression(self) -> tuple[int, int, int]:
         """Frames, rows and columns of pixels that one latent stands for."""
@@ -110,27 +108,8 @@ class Family(abc.ABC):
 
     def check_clip(self, clip: Clip) -> None:
         """ValueError, with the nearest clips that are possible, unless the models can make `clip`."""
-        step = self.frame_step
-        if clip.frames < 1 or (clip.frames - 1) % step:
-            below = max(1, (clip.frames - 1) // step * step + 1)
-            raise ValueError(
-                f"frames={clip.frames}: {self.NAME} makes 1 + {step} k frames; ask for {below} or "
-                f"{below + step}"
-            )
-        for name, pixels, ratio, patch in zip(
-            ("height", "width"),
-            (clip.height, clip.width),
-            self.compression[1:],
-            self.patch[1:],
-            strict=True,
-        ):
-            unit = ratio * patch
-            if pixels < 1 or pixels % unit:
-                below = max(unit, pixels // unit * unit)
-                raise ValueError(
-                    f"{name}={pixels} must be a multiple of {unit} for {self.NAME} ({ratio} pixels a "
-                    f"latent, {patch} latents a token); ask for {below} or {below + unit}"
-                )
+        _, rows, columns = (n * m for n, m in zip(self.compression, self.patch, strict=True))
+        check_clip(clip, self.NAME, (self.frame_step, rows, columns))
 
     def latent_size(self, clip: Clip) -> tuple[int, int, int]:
         """Frames, rows and columns of the latents that the VAE decodes to `clip`."""
@@ -153,8 +132,33 @@ class Family(abc.ABC):
         """Tokens and width of the prompt's embeddings."""
 
     @abc.abstractmethod
-    def encode_prompts(self, prompt: str, negative: str | None, *, dtype) -> TextEmbeddings:
-        """Runs the folder's tokenizer and text encoder; `negative` is None without guidance."""
+    def encode_prompts(
+        self, prompts: Sequence[str], negative: str | None, *, dtype, variant: str | None = None
+    ) -> TextEmbeddings:
+        """Runs the folder's tokenizer and text encoder, which are loaded once.
+
+        Args:
+          prompts: B of them.
+          negative: for all of them; None without guidance.
+          dtype: of the encoder.
+          variant: of its files.
+
+        Returns:
+          Embeddings with B rows.
+        """
+
+    def guided(self, guidance: float) -> bool:
+        """Whether classifier-free guidance is on, and so a negative prompt is used: above 1, as in diffusers.
+
+        Raises:
+          ValueError: negative, NaN or infinite.
+        """
+        if not (math.isfinite(guidance) and guidance >= 0):
+            raise ValueError(
+                f"guidance={guidance} must be a finite number from 0 on; {self.defaults.guidance} is usual for "
+                f"{self.NAME}, and 1 or less turns classifier-free guidance off"
+            )
+        return guidance > 1
 
     @abc.abstractmethod
     def conditions(
@@ -165,7 +169,7 @@ class Family(abc.ABC):
         Args:
           text: embeddings of one prompt, with a negative one where `guidance` needs it.
           clip: what to generate.
-          guidance: scale; 1 is none.
+          guidance: scale; see `guided`.
           image: what `image_latents` made, for image-to-video models.
 
         Raises:
@@ -229,6 +233,10 @@ class Family(abc.ABC):
         """The VAE's default tile, for ``frames(..., tile=)``."""
         return self.vae.default_tile
 
+    def untiled(self) -> Tile | None:
+        """What keeps every picture whole, for ``frames(..., tile=)``."""
+        return None
+
     def probe(self, clip: Clip, tile: Tile | None) -> tuple[int, ...]:
         """Shape of latents [1, C, T, h, w] whose decoding without tiles takes what decoding `clip` holds at a time."""
         frames, *size = self.latent_size(clip)
@@ -256,7 +264,7 @@ class Family(abc.ABC):
         tile: Tile | None = None,
         decode: Callable[[Any, jax.Array], np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
-        """Decodes denoised latents: uint8 [n, height, width, 3], a few frames at a time.
+        """Decodes denoised latents to the clip's frames: uint8 [n, height, width, 3], a few at a time.
 
         Args:
           vae: that decodes.
@@ -266,12 +274,5 @@ class Family(abc.ABC):
           decode: a `decode(vae, z)` that returns all frames, in place of the VAE's `decode_chunks`.
         """
         z = vae.denormalize(self.to_vae(x, clip)).astype(vae.dtype)
-        for chunk in vae.decode_chunks(z, tile=tile) if decode is None else [decode(vae, z)]:
-            for start in range(0, chunk.shape[2], _AT_A_TIME):
-                part = chunk[0, :, start : start + _AT_A_TIME]
-                video = np.asarray(part.transpose(1, 2, 3, 0), np.float32)
-                if not np.isfinite(video).all():
-                    raise FloatingPointError(
-                        "the decoded video holds NaN or infinity; try --dtype float32, and look at the latents"
-                    )
-                yield np.round((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
+        chunks = vae.decode_chunks(z, tile=tile) if decode is None else [decode(vae, z)]
+        return as_bytes(chunks, clip.frames)

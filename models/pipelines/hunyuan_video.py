@@ -1,9 +1,13 @@
 """HunyuanVideo: text to video with a distilled guidance."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
-from .conditions import Conditions, check_text, text_rows
+from models.schedulers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+from .conditions import Conditions, check_width, text_rows
 from .family import Clip, Defaults, Family
 
 
@@ -18,12 +22,27 @@ class HunyuanVideo(Family):
     PIPELINES = ("HunyuanVideoPipeline",)
     TRANSFORMER = "HunyuanVideoTransformer3DModel"
     VAE = "AutoencoderKLHunyuanVideo"
+    SCHEDULERS = (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler)
     DEFAULTS = Defaults(clip=Clip(129, 720, 1280), steps=50, guidance=6.0, fps=15)
     ENCODES_TEXT = False
+
+    @property
+    def channel_kinds(self):
+        """Its image-to-video models have others."""
+        return {"text to video": self.vae.latent_channels}
 
     def latent_shape(self, clip):
         """[1, C, T, h, w]."""
         return 1, self.transformer.in_channels, *self.latent_size(clip)
+
+    def guided(self, guidance):
+        """Never where the transformer was distilled: then any scale from 0 on is an input of it, 1 and less too."""
+        above = super().guided(guidance)
+        return above and not self.transformer.guidance_embeds
+
+    def untiled(self):
+        """Cut in time alone, without which this VAE never works."""
+        return dataclasses.replace(self.tiling(), height=None, width=None)
 
     def probe(self, clip, tile):
         """One tile: without `tile` the VAE's default one, for it decodes in chunks with no other."""
@@ -34,9 +53,9 @@ class HunyuanVideo(Family):
         """See `Family.text_shape`."""
         return 256, self.transformer.text_embed_dim
 
-    def encode_prompts(self, prompt, negative, *, dtype):
+    def encode_prompts(self, prompts, negative, *, dtype, variant=None):
         """Not here: LLaMA and CLIP have no port."""
-        del prompt, negative, dtype
+        del prompts, negative, dtype, variant
         raise ValueError(
             "HunyuanVideo's text encoders (LLaMA, CLIP) run in torch only; make an embeddings file with "
             "python -m experiments.make_text_embeddings and pass it with --embeddings"
@@ -49,15 +68,16 @@ class HunyuanVideo(Family):
     def conditions(self, text, clip, guidance, image=None):
         """See `Family.conditions`."""
         del clip, image
-        distilled = self.transformer.guidance_embeds
-        guided = not distilled and guidance != 1
+        guided = self.guided(guidance)
         embeds = text_rows(text, "prompt_embeds", guided)
-        check_text(embeds, None, self.transformer.text_embed_dim)
+        pooled = text_rows(text, "pooled_projections", guided)
+        check_width("prompt_embeds", embeds, self.transformer.text_embed_dim)
+        check_width("pooled_projections", pooled, self.transformer.pooled_projection_dim)
         inputs = {
             "encoder_hidden_states": embeds,
             "encoder_attention_mask": text_rows(text, "prompt_attention_mask", guided),
-            "pooled_projections": text_rows(text, "pooled_projections", guided),
+            "pooled_projections": pooled,
         }
-        if distilled:
+        if self.transformer.guidance_embeds:
             inputs["guidance"] = jnp.full((len(embeds),), 1000 * guidance, jnp.float32)
         return Conditions(inputs=inputs, guidance=jnp.float32(guidance) if guided else None)

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.pretrained import load_text_encoder
+from models.schedulers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from models.t5 import encode_wan_prompts
 from models.tokenizer import load_tokenizer
 
-from .conditions import Conditions, check_text, text_rows
+from .conditions import Conditions, check_not_hunyuan, check_width, fill_text, text_rows
 from .family import Clip, Defaults, Family
 
 TEXT_TOKENS = 512
@@ -21,8 +22,28 @@ class Wan(Family):
     PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
     TRANSFORMER = "WanTransformer3DModel"
     VAE = "AutoencoderKLWan"
+    SCHEDULERS = (UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler)
     DEFAULTS = Defaults(clip=Clip(81, 480, 832), steps=50, guidance=5.0, fps=16)
     latents_at_a_time = 3  # one by one: the third is the first with all caches
+
+    def check_parts(self, index):
+        """See `Family.check_parts`."""
+        if self.vae.patch > 1 and "expand_timesteps" not in index:
+            raise ValueError(
+                f"{self.folder} holds the VAE of Wan 2.2 TI2V and no model_index.json that says how its timesteps go "
+                "(expand_timesteps); that pipeline is not here yet: take Wan 2.1, HunyuanVideo or CogVideoX"
+            )
+        if self.transformer.pos_embed_seq_len is not None:
+            raise ValueError(
+                f"{self.folder / 'transformer'} has pos_embed_seq_len={self.transformer.pos_embed_seq_len}: it takes "
+                "the first and the last frame (Wan 2.1 FLF2V); only a first frame is run here"
+            )
+
+    @property
+    def channel_kinds(self):
+        """An image adds its latents, and a mask of as many channels as a latent has frames."""
+        z = self.vae.z_dim
+        return {"text to video": z, "image to video": 2 * z + self.compression[0]}
 
     @property
     def patch(self):
@@ -48,21 +69,22 @@ class Wan(Family):
         """See `Family.text_shape`."""
         return TEXT_TOKENS, self.transformer.text_dim
 
-    def encode_prompts(self, prompt, negative, *, dtype):
+    def encode_prompts(self, prompts, negative, *, dtype, variant=None):
         """UMT5 states, zero beyond the prompt."""
         return encode_wan_prompts(
             load_tokenizer(self.folder / "tokenizer"),
-            load_text_encoder(self.folder, dtype=dtype),
-            [prompt],
-            negative_prompts=None if negative is None else [negative],
+            load_text_encoder(self.folder, dtype=dtype, variant=variant),
+            prompts,
+            negative_prompts=None if negative is None else [negative] * len(prompts),
             max_length=TEXT_TOKENS,
         )
 
     def conditions(self, text, clip, guidance, image=None):
         """See `Family.conditions`."""
-        guided = guidance != 1
-        embeds = text_rows(text, "prompt_embeds", guided)
-        check_text(embeds, TEXT_TOKENS, self.transformer.text_dim)
+        guided = self.guided(guidance)
+        check_not_hunyuan(text)
+        embeds = text_rows(fill_text(text, TEXT_TOKENS), "prompt_embeds", guided)
+        check_width("prompt_embeds", embeds, self.transformer.text_dim)
         inputs = {"encoder_hidden_states": embeds}
         if self.takes_image and image is None:
             raise ValueError(
@@ -74,6 +96,7 @@ class Wan(Family):
                     "this Wan needs `image_embeds`, CLIP's states of the first frame; make an embeddings "
                     "file with python -m experiments.make_text_embeddings --image and pass --embeddings"
                 )
+            check_width("image_embeds", text.image_embeds, self.transformer.image_dim)
             inputs["encoder_hidden_states_image"] = jnp.concatenate(
                 [text.image_embeds[:1]] * len(embeds)
             )

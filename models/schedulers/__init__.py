@@ -3,6 +3,7 @@
 from .cogvideox import CogVideoXSchedulerConfig as CogVideoXSchedulerConfig
 from .cogvideox_ddim import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
 from .cogvideox_dpm import CogVideoXDPMScheduler as CogVideoXDPMScheduler
+from .exchange import exchange_scheduler as exchange_scheduler
 from .files import load_scheduler as load_scheduler
 from .files import save_scheduler as save_scheduler
 from .files import scheduler_from_json as scheduler_from_json

@@ -48,6 +48,10 @@ class CogVideoXSchedulerConfig:
             prediction_type=("v_prediction",),
             timestep_spacing=("trailing", "linspace", "leading"),
         )
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"beta_start={self.beta_start} and beta_end={self.beta_end} must rise between 0 and 1"
+            )
         if not self.snr_shift_scale > 0:
             raise ValueError(
                 f"snr_shift_scale={self.snr_shift_scale} must be above 0; 1 means no shift"

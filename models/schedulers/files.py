@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from models.config import config_from_json, config_to_json
+from models.files import checkpoint_folder, is_file, read_json
 from models.schedulers.cogvideox_ddim import CogVideoXDDIMScheduler
 from models.schedulers.cogvideox_dpm import CogVideoXDPMScheduler
 from models.schedulers.flow_euler import FlowMatchEulerDiscreteScheduler
@@ -29,7 +30,7 @@ def scheduler_from_json(document: dict) -> Scheduler:
       ValueError: an unknown `_class_name`, or a value that is not implemented.
     """
     name = document.get("_class_name")
-    if name not in REGISTRY:
+    if not isinstance(name, str) or name not in REGISTRY:
         raise ValueError(
             f"_class_name={name!r} must be one of {', '.join(REGISTRY)}; "
             "choose one of them that fits the model and write its configuration"
@@ -45,11 +46,13 @@ def load_scheduler(folder: str | Path) -> Scheduler:
       FileNotFoundError: neither has a scheduler_config.json.
       ValueError: it describes something that is not implemented.
     """
-    paths = [Path(folder, "scheduler", NAME), Path(folder, NAME)]
+    folder = checkpoint_folder(folder)
+    paths = [folder / "scheduler" / NAME, folder / NAME]
     for path in paths:
-        if path.is_file():
+        if is_file(path):
+            document = read_json(path)
             try:
-                return scheduler_from_json(json.loads(path.read_text(encoding="utf-8")))
+                return scheduler_from_json(document)
             except ValueError as problem:
                 raise ValueError(f"{path}: {problem}") from problem
     raise FileNotFoundError(
@@ -63,7 +66,7 @@ def save_scheduler(scheduler: Scheduler, folder: str | Path) -> None:
     Raises:
       FileExistsError: there is one, and it is not overwritten.
     """
-    path = Path(folder, NAME)
+    path = Path(folder).expanduser() / NAME
     if path.exists():
         raise FileExistsError(
             f"{path} exists and is not overwritten; remove it or choose another folder"

@@ -22,6 +22,8 @@ class UniPCMultistepConfig:
     `sample_max_value` have no effect with flow sigmas.
     """
 
+    MAY_BE_ZERO: ClassVar = ("disable_corrector",)
+
     num_train_timesteps: int = 1000
     beta_start: float = 0.0001
     beta_end: float = 0.02

@@ -1,10 +1,19 @@
 """Configuration of a T5 encoder, in the words of transformers' config.json."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from models import config as configs
+
+MODEL_TYPES = {
+    "T5EncoderModel": "t5",
+    "UMT5EncoderModel": "umt5",
+    "T5ForConditionalGeneration": "t5",
+    "UMT5ForConditionalGeneration": "umt5",
+    "T5Model": "t5",
+    "UMT5Model": "umt5",
+}
+"""transformers' classes, of whose weights the encoder is read, and their `model_type`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,8 +61,8 @@ class T5Config:
             )
 
 
-def t5_config_from_json(document: Mapping[str, Any]) -> T5Config:
-    """The encoder's shape from a text_encoder/config.json of T5EncoderModel or UMT5EncoderModel.
+def t5_config_from_json(document: dict[str, Any]) -> T5Config:
+    """The encoder's shape from a text_encoder/config.json of a T5 or UMT5, with a decoder or without.
 
     Such a file describes a decoder and a training too; what the encoder does not use is passed over
     without a word, so other models' files are told by `model_type` (or `architectures`).
@@ -61,30 +70,27 @@ def t5_config_from_json(document: Mapping[str, Any]) -> T5Config:
     Raises:
       ValueError: another model's file, or one without a size; the message names it.
     """
-    classes = {"T5EncoderModel": "t5", "UMT5EncoderModel": "umt5"}
-    named = [classes[name] for name in document.get("architectures") or () if name in classes]
-    model_type = document.get("model_type", *named[:1])
-    if model_type not in classes.values():
+    architectures = document.get("architectures")
+    names = architectures if isinstance(architectures, list) else []
+    named = [kind for name, kind in MODEL_TYPES.items() if name in names]
+    model_type = document.get("model_type") or next(iter(named), None)
+    if model_type not in MODEL_TYPES.values():
         raise ValueError(
-            f"this config.json is of model_type {model_type!r}, architectures "
-            f"{document.get('architectures')}; a T5 encoder's has 't5' or 'umt5', and lies in the "
-            "folder text_encoder of a Wan or CogVideoX checkpoint"
+            f"this config.json is of model_type {model_type!r}, architectures {architectures}; a T5 encoder's "
+            "has 't5' or 'umt5', and lies in the folder text_encoder of a Wan or CogVideoX checkpoint"
         )
-    fields = dataclasses.fields(T5Config)
-    missing = [
-        field.name
-        for field in fields
-        if field.default is dataclasses.MISSING
-        and field.name != "model_type"
-        and field.name not in document
-    ]
-    if missing:
-        raise ValueError(f"this config.json of a T5 encoder lacks {missing}; take a complete one")
-    known = {field.name: document[field.name] for field in fields if field.name in document}
+    known = configs.fields_from_json(T5Config, document | {"model_type": model_type})
     # T5's own default is the ungated "relu", so a file without the entry means that and is refused.
     if model_type == "t5":
         known.setdefault("feed_forward_proj", "relu")
-    return T5Config(**known | {"model_type": model_type})
+    config = T5Config(**known)
+    # transformers derives these from feed_forward_proj, and takes the file's where it has them.
+    for name, value in {"dense_act_fn": "gelu_new", "is_gated_act": True}.items():
+        if document.get(name, value) != value:
+            raise ValueError(
+                f"T5Config {name}={document[name]!r} contradicts feed_forward_proj='gated-gelu', which is {value!r}"
+            )
+    return config
 
 
 def t5_config_to_json(config: T5Config) -> dict[str, Any]:

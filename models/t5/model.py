@@ -10,8 +10,8 @@ from flax import nnx
 
 from models import nn
 
-from .config import T5Config, t5_config_from_json, t5_config_to_json
-from .weights import ALIASES, KEYS
+from .config import MODEL_TYPES, T5Config, t5_config_from_json, t5_config_to_json
+from .weights import ALIASES, IGNORED, KEYS
 
 
 class T5Encoder(nnx.Module):
@@ -25,9 +25,10 @@ class T5Encoder(nnx.Module):
     section 2.1, Shazeer (arXiv 2002.05202) for the gate. No dropout: the encoder is never trained here.
     """
 
-    CLASS_NAMES = ("T5EncoderModel", "UMT5EncoderModel")
+    CLASS_NAMES = tuple(MODEL_TYPES)
     KEYS = KEYS
     ALIASES = ALIASES
+    IGNORED = IGNORED
     config_class = T5Config
     read_config = staticmethod(t5_config_from_json)
     write_config = staticmethod(t5_config_to_json)

@@ -35,8 +35,8 @@ def encode_wan_prompts(
 
     def encode(prompts):
         ids, mask = tokenizer([clean_prompt(prompt) for prompt in prompts], max_length)
-        ids, mask = jnp.asarray(ids), jnp.asarray(mask)
         states = _encode(encoder, ids, mask)
+        mask = jnp.asarray(mask)
         return jnp.where(mask[..., None] > 0, states, jnp.zeros((), states.dtype)), mask
 
     _check(prompts, negative_prompts)
@@ -70,7 +70,7 @@ def encode_cogvideox_prompts(
 
     def encode(prompts):
         ids, _ = tokenizer(prompts, max_length)
-        return _encode(encoder, jnp.asarray(ids), None)
+        return _encode(encoder, ids, None)
 
     _check(prompts, negative_prompts)
     return TextEmbeddings(
@@ -79,8 +79,24 @@ def encode_cogvideox_prompts(
     )
 
 
+def _encode(encoder: T5Encoder, ids: np.ndarray, mask: np.ndarray | None) -> jax.Array:
+    """States [B, L, D], one row after the other, so that memory does not grow with B; equal rows once."""
+    vocabulary = encoder.config.vocab_size
+    if ids.max() >= vocabulary:
+        raise ValueError(
+            f"the tokenizer gives id {ids.max()}, but the text encoder's vocabulary is {vocabulary}; take both from "
+            "one checkpoint"
+        )
+    rows: dict[bytes, jax.Array] = {}
+    for i, row in enumerate(ids):
+        if row.tobytes() not in rows:
+            own = None if mask is None else jnp.asarray(mask[i : i + 1])
+            rows[row.tobytes()] = _states(encoder, jnp.asarray(row[None]), own)
+    return jnp.concatenate([rows[row.tobytes()] for row in ids])
+
+
 @jax.jit
-def _encode(encoder: T5Encoder, ids: jax.Array, mask: jax.Array | None) -> jax.Array:
+def _states(encoder: T5Encoder, ids: jax.Array, mask: jax.Array | None) -> jax.Array:
     return encoder(ids, mask)
 
 

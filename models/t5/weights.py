@@ -14,3 +14,6 @@ KEYS = KeyTable(
 
 # The encoder's embedding is the shared one. Files hold it under either name, or twice.
 ALIASES = {"encoder.embed_tokens.weight": "shared.weight"}
+
+# A whole T5's decoder, as transformers' encoder classes pass over it.
+IGNORED = ("decoder.*", "lm_head.*")

@@ -26,7 +26,7 @@ from ..stack import layer_patterns, run_blocks
 from .blocks import Block, modulation_parts, modulation_table
 from .conditioning import ConditionEmbedder
 from .config import WanConfig
-from .weights import IGNORED, KEYS
+from .weights import IGNORED, IMAGE_BRANCH, KEYS, ORIGINAL
 
 ROPE_THETA = 10_000.0
 _TEXT_TOKENS = 512  # diffusers takes the last 512 tokens for text wherever there is an image
@@ -43,6 +43,8 @@ class WanTransformer(nnx.Module):
     CLASS_NAME = "WanTransformer3DModel"
     KEYS = KEYS
     IGNORED = IGNORED
+    ORIGINAL = ORIGINAL
+    IMAGE_BRANCH = IMAGE_BRANCH
     config_class = WanConfig
 
     def __init__(self, config: WanConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):

@@ -62,6 +62,7 @@ class WanVAEConfig:
 
     def __post_init__(self):
         configs.require(self, attn_scales=((),), dropout=(0.0,))
+        configs.require_positive(self, "latents_std")
         levels = len(self.dim_mult)
         if len(self.temperal_downsample) != levels - 1:
             raise ValueError(

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from .. import _checks, _dispatch
+from .._values import whole
 from . import mosaic_gpu, reference, xla
 
 IMPLEMENTATIONS = {
@@ -58,9 +59,7 @@ def block_mass(
             f"lse is {lse.dtype} {lse.shape}; it must be float32 [B, H, Lq] = "
             f"{(q.shape[0], q.shape[2], q.shape[1])}"
         )
-    for name, block in (("block_q", block_q), ("block_kv", block_kv)):
-        if block < 1:
-            raise ValueError(f"{name}={block} must be a positive integer")
+    block_q, block_kv = whole("block_q", block_q, 1), whole("block_kv", block_kv, 1)
     for name, lengths, length, block in (
         ("q_lengths", q_lengths, q.shape[1], block_q),
         ("kv_lengths", kv_lengths, k.shape[1], block_kv),

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pallas_kernels._values import share
 from sparsevdit_jax.token_order import TokenOrder
 
 
@@ -52,8 +53,7 @@ def video_blocks_per_row(order: TokenOrder, density: float, least: int = 1) -> i
     density is therefore within ``1 / (2 Nv)`` of `density`, but for the raggedness of border blocks
     and for targets beyond those limits.
     """
-    if not 0 < density <= 1:
-        raise ValueError(f"density={density} must lie in (0, 1]: kept token pairs / all pairs")
+    density = share("density", density, remedy="kept token pairs / all pairs")
     video, tokens, count = (
         order.grid.num_video_tokens,
         order.grid.num_tokens,

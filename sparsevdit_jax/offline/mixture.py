@@ -81,6 +81,8 @@ def _solve(objective, weight, budget, what):
     least = np.where(usable, weight, np.inf).min(1).sum()
     objective = np.where(usable, objective, np.inf)
     weight = np.where(usable, weight, weight[usable].max() + 1)  # finite, and never the lightest
+    if not budget >= -np.inf:
+        raise ValueError(f"{what}_budget={budget} must be a number; no sum is within nan")
     slack = 1e-9 * max(abs(budget), abs(least))
     if least > budget + slack:
         raise ValueError(

@@ -5,6 +5,7 @@ candidate's index, -1 for full attention. Ties go to the lowest index.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +52,15 @@ class SparseVditRule:
 
     def __post_init__(self):
         object.__setattr__(self, "costs", tuple(float(c) for c in self.costs))
-        if self.lam < 0:
-            raise ValueError(f"lam={self.lam} must not be negative: it is the price of cost")
+        if not 0 <= self.lam < math.inf:
+            raise ValueError(
+                f"lam={self.lam} must not be negative, and finite: it is the price of cost"
+            )
+        if math.isnan(self.epsilon) or not np.isfinite(self.costs).all():
+            raise ValueError(
+                f"epsilon={self.epsilon} must be a number and costs={self.costs} finite ones; "
+                "nothing compares with nan"
+            )
 
     def loss(self, error, power):
         """L_i of each candidate and head.

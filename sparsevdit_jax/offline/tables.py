@@ -12,7 +12,7 @@ from sparsevdit_jax.patterns.adaspa import AdaSpa
 from sparsevdit_jax.patterns.dense import Dense
 from sparsevdit_jax.patterns.per_head import PerHead
 from sparsevdit_jax.patterns.table import Table
-from sparsevdit_jax.schedule import StepSchedule
+from sparsevdit_jax.schedule import Phase, StepSchedule
 
 
 def step_table(
@@ -37,7 +37,7 @@ def step_table(
             f"choice has shape {choice.shape}; it must be [steps, layers, heads] with "
             f"{schedule.num_steps} steps, as the schedule"
         )
-    choice[: schedule.dense_steps] = -1
+    choice[[phase is Phase.DENSE for phase in schedule.phases()]] = -1
     used = np.unique(choice)
     library = tuple(Dense() if i < 0 else candidates[i] for i in used)
     index = np.searchsorted(used, choice)

@@ -8,6 +8,7 @@ import numpy as np
 
 from pallas_kernels import BlockMask
 from pallas_kernels._pytree import pytree
+from pallas_kernels._values import flag, share, whole
 from sparsevdit_jax.launch import attend_dense, attention_mass
 from sparsevdit_jax.parallel import per_head
 from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern, with_lengths
@@ -43,6 +44,9 @@ class AdaSpa(BlockSparsePattern):
     search: one more pass over all of q and k (a whole exact attention where XLA or the kernel
     cannot leave the product with v out).
 
+    A dense step leaves the state as it is: before the first search it does not count as one, and
+    after it (`StepSchedule.dense_last_steps`) the blocks stay those chosen last.
+
     Every video row of a head keeps the same number of blocks. Text blocks are kept always, as rows
     and as columns. Use `StepSchedule.adaspa`.
 
@@ -73,14 +77,15 @@ class AdaSpa(BlockSparsePattern):
     lse_cache: bool = True
 
     def __post_init__(self):
-        if not 0 < self.density <= 1:
-            raise ValueError(
-                f"density={self.density} must lie in (0, 1]: kept blocks / all blocks of a row"
-            )
-        if self.block < 1:
-            raise ValueError(f"block={self.block} must be a positive number of tokens")
-        if not 0 <= self.recall_threshold <= 1:
-            raise ValueError(f"recall_threshold={self.recall_threshold} must lie in [0, 1]")
+        checked = dict(
+            density=share("density", self.density, remedy="kept blocks / all blocks of a row"),
+            block=whole("block", self.block, 1, remedy="it counts tokens"),
+            recall_threshold=share("recall_threshold", self.recall_threshold, zero=True),
+        )
+        for name in ("head_adaptive", "text_in_budget", "lse_cache"):
+            checked[name] = flag(name, getattr(self, name))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def token_order(self, grid) -> TokenOrder:
         """Raster order with text last."""

@@ -7,6 +7,7 @@ kept.
 
 import dataclasses
 
+from pallas_kernels._values import share, whole
 from sparsevdit_jax.masks.blocks import band, video_blocks_per_row, with_text
 from sparsevdit_jax.pattern import StaticPattern
 from sparsevdit_jax.token_order import TokenOrder
@@ -74,9 +75,7 @@ def _keep_band(order, density):
 
 
 def _check_band(pattern):
-    if not 0 < pattern.density <= 1:
-        raise ValueError(
-            f"density={pattern.density} must lie in (0, 1]: kept token pairs / all pairs"
-        )
-    if pattern.block < 1:
-        raise ValueError(f"block={pattern.block} must be a positive number of tokens")
+    density = share("density", pattern.density, remedy="kept token pairs / all pairs")
+    object.__setattr__(pattern, "density", density)
+    block = whole("block", pattern.block, 1, remedy="it counts tokens")
+    object.__setattr__(pattern, "block", block)

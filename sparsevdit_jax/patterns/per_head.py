@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
+from pallas_kernels._values import listed, wholes
 from sparsevdit_jax.launch import attend_dense
 from sparsevdit_jax.pattern import (
     AttentionPattern,
@@ -39,11 +40,13 @@ class PerHead(AttentionPattern):
     groups: tuple[tuple[AttentionPattern, tuple[int, ...]], ...]
 
     def __post_init__(self):
-        groups = tuple((p, tuple(int(h) for h in heads)) for p, heads in self.groups)
+        for group in listed("groups", self.groups):
+            if not (isinstance(group, tuple | list) and len(group) == 2) or not isinstance(
+                group[0], AttentionPattern
+            ):
+                raise ValueError(f"groups hold {group!r}; each must be (AttentionPattern, heads)")
+        groups = tuple((p, wholes("groups name heads", heads)) for p, heads in self.groups)
         object.__setattr__(self, "groups", groups)
-        for pattern, _ in groups:
-            if not isinstance(pattern, AttentionPattern):
-                raise ValueError(f"groups hold {pattern!r}; each must be (AttentionPattern, heads)")
         heads = sorted(h for _, hs in groups for h in hs)
         if not heads or heads != list(range(len(heads))) or not all(hs for _, hs in groups):
             raise ValueError(

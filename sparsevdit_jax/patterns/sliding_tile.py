@@ -6,16 +6,22 @@ and the even-window rule is a choice.
 """
 
 import dataclasses
+import functools
 import math
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 
+from pallas_kernels._values import listed, wholes
 from sparsevdit_jax.masks.blocks import axis_window, with_text
 from sparsevdit_jax.pattern import StaticPattern
 from sparsevdit_jax.token_order import TokenOrder, check_tile
 
 _EVEN_RULES = ("paper", "exact")
+_WINDOW_REMEDY = (
+    "give frames, rows and columns in tiles; SlidingTile.from_tokens takes the paper's tokens"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +47,39 @@ class SlidingTile(StaticPattern):
 
     def __post_init__(self):
         object.__setattr__(self, "tile", check_tile(self.tile))
-        window = tuple(self.window)
-        if window and np.ndim(window[0]):
+        window = listed("window", self.window, f"must be a sequence; {_WINDOW_REMEDY}")
+        if window and isinstance(window[0], Iterable):
             window = tuple(_check_window(w) for w in window)
         else:
             window = _check_window(window)
         object.__setattr__(self, "window", window)
         if self.even_window not in _EVEN_RULES:
             raise ValueError(f"even_window={self.even_window!r} must be one of {_EVEN_RULES}")
+
+    @classmethod
+    def from_tokens(cls, tile, window, even_window: str = "paper") -> "SlidingTile":
+        """The pattern of windows given in tokens, as papers give them.
+
+        Args:
+          tile: frames, rows, columns of a tile.
+          window: of the window, in tokens: multiples of the tile's, one window or one for each head.
+          even_window: as in `SlidingTile`.
+
+        Raises:
+          ValueError: a window that is no multiple of the tile, or as in `SlidingTile`.
+        """
+        tokens = cls(tile, window, even_window)  # refuses what is no window
+        for each in tokens.windows:
+            if not _are_multiples(each, tokens.tile):
+                raise ValueError(
+                    f"window={each} tokens must be a multiple of tile={tokens.tile} along each "
+                    "axis; round it, or give SlidingTile a window in tiles"
+                )
+        in_tiles = tuple(
+            tuple(w // t for w, t in zip(each, tokens.tile, strict=True)) for each in tokens.windows
+        )
+        for_all = tokens.windows == (tokens.window,)
+        return cls(tokens.tile, in_tiles[0] if for_all else in_tiles, even_window)
 
     @property
     def windows(self) -> tuple[tuple[int, int, int], ...]:
@@ -68,7 +99,7 @@ class SlidingTile(StaticPattern):
                 "give one window, or one for each head"
             )
         order = self.token_order(grid)
-        self._warn_even(order.tiles)
+        _warn(self, order.tiles)
         keeps = {w: with_text(self._keep_tiles(order.tiles, w), order) for w in set(windows)}
         return np.stack([keeps[w] for w in windows])
 
@@ -78,25 +109,44 @@ class SlidingTile(StaticPattern):
         keep = keep & x[None, None, :, None, None, :]
         return keep.reshape(math.prod(tiles), math.prod(tiles))
 
-    def _warn_even(self, tiles):
-        partial = {
-            w for window in self.windows for w, n in zip(window, tiles, strict=True) if w < n
-        }
-        even = sorted(w for w in partial if w % 2 == 0)
-        if even and self.even_window == "paper":
-            warnings.warn(
-                f"SlidingTile windows of {even} tiles are even and smaller than the canvas of "
-                f"{tiles} tiles: even_window='paper' keeps one more, as the authors' code does; "
-                "choose even_window='exact' to keep exactly that many, or an odd window",
-                stacklevel=2,
-            )
+
+@functools.cache
+def _warn(pattern: SlidingTile, tiles: tuple[int, int, int]) -> None:
+    """Says what a pattern does on a canvas that one may not expect; once for each pair of them."""
+    axes = [tuple(zip(window, tiles, strict=True)) for window in pattern.windows]
+    even = sorted({w for axis in axes for w, n in axis if w < n and w % 2 == 0})
+    if even and pattern.even_window == "paper":
+        warnings.warn(
+            f"SlidingTile windows of {even} tiles are even and smaller than the canvas of "
+            f"{tiles} tiles: even_window='paper' keeps one more, as the authors' code does; "
+            "choose even_window='exact' to keep exactly that many, or an odd window",
+            stacklevel=3,
+        )
+    # Papers give windows in tokens: multiples of the tile, which as tiles reach over most canvases.
+    large = [
+        window
+        for window, axis in zip(pattern.windows, axes, strict=True)
+        if any(w > n for w, n in axis)
+        and (
+            all(w >= n for w, n in axis)
+            or (math.prod(pattern.tile) > 1 and _are_multiples(window, pattern.tile))
+        )
+    ]
+    if large:
+        window = large[0]
+        kept = tuple(min(w, n) for w, n in zip(window, tiles, strict=True))
+        warnings.warn(
+            f"SlidingTile window {window} counts tiles, not tokens, and the canvas has {tiles} "
+            f"tiles of {pattern.tile} tokens: attention is "
+            f"{'full' if kept == tiles else 'full along an axis'}. Give a window in tokens to "
+            f"SlidingTile.from_tokens; if tiles are meant, window={kept} says the same",
+            stacklevel=3,
+        )
+
+
+def _are_multiples(window, tile):
+    return all(w % t == 0 for w, t in zip(window, tile, strict=True))
 
 
 def _check_window(window):
-    window = tuple(window)
-    if len(window) != 3 or any(not isinstance(w, int | np.integer) or w < 1 for w in window):
-        raise ValueError(
-            f"window={window} must be three positive whole numbers of tiles: frames, rows, columns "
-            "(the paper's windows are in tokens; divide them by the tile)"
-        )
-    return tuple(int(w) for w in window)
+    return wholes("window", window, 1, count=3, remedy=_WINDOW_REMEDY)

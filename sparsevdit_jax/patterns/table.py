@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
+from pallas_kernels._values import listed, wholes
 from sparsevdit_jax.parallel import deal_steps
 from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern
 from sparsevdit_jax.schedule import Phase, StepContext
@@ -25,8 +26,8 @@ class Table(BlockSparsePattern):
 
     Masks are data here: another step neither recompiles nor moves the library, which lies on the
     device once. `Dense` entries are full rows of the launch and `Skip` entries are empty ones.
-    Steps outside the table use its nearest row (a traced step cannot be refused); `SparseAttention`
-    refuses a table whose length is not its schedule's.
+    A step outside the table is refused, but a traced one cannot be and uses the nearest row;
+    `SparseAttention` refuses a table whose length is not its schedule's.
 
     Attributes:
       library: block-sparse patterns without state, each one mask for any head; their blocks have
@@ -38,8 +39,9 @@ class Table(BlockSparsePattern):
     choice: tuple[tuple[int, ...], ...]
 
     def __post_init__(self):
-        object.__setattr__(self, "library", tuple(self.library))
-        choice = tuple(tuple(int(c) for c in row) for row in self.choice)
+        object.__setattr__(self, "library", listed("library", self.library))
+        rows = listed("choice", self.choice)
+        choice = tuple(wholes("choice", row, remedy="index the library") for row in rows)
         object.__setattr__(self, "choice", choice)
         for pattern in self.library:
             if not isinstance(pattern, BlockSparsePattern):
@@ -51,7 +53,7 @@ class Table(BlockSparsePattern):
             raise ValueError(
                 f"choice has rows of {sorted(sizes)} heads; give every step one entry for each head"
             )
-        bad = sorted({c for row in choice for c in row if not 0 <= c < len(self.library)})
+        bad = sorted({c for row in choice for c in row if c >= len(self.library)})
         if bad:
             raise ValueError(
                 f"choice holds {bad}, but the library has {len(self.library)} patterns, "
@@ -88,7 +90,12 @@ class Table(BlockSparsePattern):
             )
             row = jnp.take(choice, step, axis=0, mode="clip")
         else:
-            row = choice[np.clip(step, 0, self.num_steps - 1)]
+            if step >= self.num_steps:
+                raise ValueError(
+                    f"step={step} lies outside this table's 0..{self.num_steps - 1}; use the table "
+                    "that was made for this number of steps"
+                )
+            row = choice[step]
         which, block = order_of[row], orders[0].block
         lengths = shared_lengths(orders, which, ctx.text_lengths)
         mask = BlockMask(

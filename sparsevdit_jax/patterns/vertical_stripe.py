@@ -7,6 +7,8 @@ import dataclasses
 
 import numpy as np
 
+from pallas_kernels._values import share, whole, wholes
+from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.masks.blocks import video_blocks_per_row, with_text
 from sparsevdit_jax.pattern import StaticPattern
 from sparsevdit_jax.token_order import TokenOrder
@@ -29,19 +31,23 @@ class VerticalStripe(StaticPattern):
     columns: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        if self.columns is not None:
-            object.__setattr__(self, "columns", tuple(sorted({int(c) for c in self.columns})))
-        if not 0 < self.density <= 1:
-            raise ValueError(
-                f"density={self.density} must lie in (0, 1]: kept token pairs / all pairs"
-            )
-        if self.block < 1:
-            raise ValueError(f"block={self.block} must be a positive number of tokens")
-        if self.columns is not None and (not self.columns or self.columns[0] < 0):
-            raise ValueError(
-                f"columns={self.columns} must name at least one video key block, from 0; Skip "
-                "keeps none"
-            )
+        density = share("density", self.density, remedy="kept token pairs / all pairs")
+        object.__setattr__(self, "density", density)
+        block = whole("block", self.block, 1, remedy="it counts tokens")
+        object.__setattr__(self, "block", block)
+        if self.columns is None:
+            return
+        columns = wholes("columns", self.columns, remedy="number video key blocks from 0")
+        if not columns:
+            raise ValueError("columns=() must name at least one video key block; Skip keeps none")
+        object.__setattr__(self, "columns", tuple(sorted(set(columns))))
+
+    @staticmethod
+    def least_density(grid: VideoGrid, block: int = 64) -> float:
+        """The smallest density on `grid`: text and the first frame alone, 1 for a clip of one frame."""
+        order = TokenOrder(grid, block)
+        first = _first_frame_blocks(order) / order.num_video_blocks
+        return min(1.0, 1 - (1 - first) * (grid.num_video_tokens / grid.num_tokens) ** 2)
 
     def token_order(self, grid):
         """Raster order."""
@@ -65,12 +71,17 @@ class VerticalStripe(StaticPattern):
                 )
             return np.asarray(self.columns)
         total = video_blocks_per_row(order, self.density)
-        first = -(-grid.height * grid.width // self.block)
+        first = _first_frame_blocks(order)
         if total < first:
             raise ValueError(
                 f"density={self.density} keeps {total} key blocks, but the first frame of {grid} "
                 f"has {first}; "
-                f"raise the density above {first / count:.3f}, or name the columns"
+                f"raise the density above {self.least_density(grid, self.block):.3f} "
+                "(VerticalStripe.least_density), or name the columns"
             )
         spread = (np.arange(total - first) + 0.5) * (count - first) / max(total - first, 1)
         return np.concatenate([np.arange(first), first + spread.astype(int)])
+
+
+def _first_frame_blocks(order):
+    return -(-order.grid.height * order.grid.width // order.block)

@@ -46,7 +46,39 @@ def test_flags_reach_the_command():
     assert seen == [Config(3)]
 
 
-@pytest.mark.parametrize("kind", [ValueError, OSError, FileNotFoundError, NotImplementedError])
+@dataclasses.dataclass(frozen=True)
+class Many:
+    """Flags of which some take several values."""
+
+    name: tuple[str, ...] = ("x",)
+    in_order: tuple[int, ...] = ()
+    size: tuple[int, int] = (1, 1)
+    seed: int = 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config"),
+    [
+        ("", Many()),
+        ("--name a b --seed 2", Many(("a", "b"), seed=2)),
+        ("--name a --seed 2 --name b c", Many(("a", "b", "c"), seed=2)),
+        (
+            "--in-order 3 --name=a --in_order -4 --size 2 3 --name b",
+            Many(("a", "b"), (3, -4), (2, 3)),
+        ),
+        ("--seed 1 --seed 2", Many(seed=2)),
+    ],
+)
+def test_a_flag_of_several_values_may_stand_several_times(arguments, config):
+    seen = []
+    command.run(seen.append, Many, arguments=arguments.split())
+    assert seen == [config]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ValueError, OSError, FileNotFoundError, NotImplementedError, ImportError, FloatingPointError],
+)
 def test_a_refusal_is_one_line(kind):
     def main(config):
         raise kind(f"no room for {config.size}")
@@ -91,6 +123,11 @@ def test_an_interrupt_is_one_line():
         ("search.__main__", "--method mixture", "a mixture needs its budget: pass --density"),
         ("report.__main__", "--folder TMP/none", "for --folder; give one that holds results/"),
         ("generate", "--model TMP/none --prompt x", "no folder TMP/none"),
+        (
+            "generate",
+            "--model TMP/none --prompt x --seed 1 --seed 1",
+            "seed=(1, 1) names one twice",
+        ),
         ("parity", "--only x", "only=['x'] names no model; choose from"),
         ("full_size.__main__", "--only x", "only=['x'] are no cases; choose from"),
     ],

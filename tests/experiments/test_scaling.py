@@ -9,45 +9,54 @@ from experiments.scaling import __main__ as scaling
 from experiments.scaling.prediction import Layout, Work, exchanged_bytes, predict
 
 MODELS = {case.name: case for case in CASES if case.name in AXES}
-WAN, WAN_STA = (Work.of(MODELS["wan2.1-t2v-14b"], method) for method in ("dense", "sta"))
-HUNYUAN = Work.of(MODELS["hunyuanvideo"], "dense")
 
 
-def test_rows_are_spread_before_tokens():
-    assert [str(Layout.of(WAN, n)) for n in (1, 2, 16)] == [
+@pytest.fixture(scope="module")
+def wan():
+    return Work.of(MODELS["wan2.1-t2v-14b"], "dense")
+
+
+@pytest.fixture(scope="module")
+def hunyuan():
+    return Work.of(MODELS["hunyuanvideo"], "dense")
+
+
+def test_rows_are_spread_before_tokens(wan, hunyuan):
+    assert [str(Layout.of(wan, n)) for n in (1, 2, 16)] == [
         "cfg 1 x seq 1",
         "cfg 2 x seq 1",
         "cfg 2 x seq 8",
     ]
-    assert str(Layout.of(HUNYUAN, 8)) == "cfg 1 x seq 8"  # its guidance is an input
+    assert str(Layout.of(hunyuan, 8)) == "cfg 1 x seq 8"  # its guidance is an input
 
 
-def test_exchanged_bytes_are_four_times_a_device_s_share_in_every_layer():
+def test_exchanged_bytes_are_four_times_a_device_s_share_in_every_layer(wan, hunyuan):
     # 75,600 tokens x 40 heads x 128 numbers of 2 bytes, 40 layers, one of two rows on each device.
-    assert exchanged_bytes(WAN, Layout(2, 4)) == 4 * 40 * (75_600 // 4) * 40 * 128 * 2
-    assert exchanged_bytes(WAN, Layout(2, 1)) == 0
+    assert exchanged_bytes(wan, Layout(2, 4)) == 4 * 40 * (75_600 // 4) * 40 * 128 * 2
+    assert exchanged_bytes(wan, Layout(2, 1)) == 0
     # 16 devices: 40 heads become 48.
-    assert exchanged_bytes(WAN, Layout(1, 16)) == 4 * 40 * 2 * (75_600 // 16) * 48 * 128 * 2
+    assert exchanged_bytes(wan, Layout(1, 16)) == 4 * 40 * 2 * (75_600 // 16) * 48 * 128 * 2
     # 24 heads on 64 devices: 63 hops of k and v in 60 layers.
-    assert exchanged_bytes(HUNYUAN, Layout(1, 64)) == 60 * 2 * 63 * 1861 * 24 * 128 * 2
+    assert exchanged_bytes(hunyuan, Layout(1, 64)) == 60 * 2 * 63 * 1861 * 24 * 128 * 2
 
 
-def test_one_device_computes_and_exchanges_nothing():
-    found = predict(WAN, Layout(1, 1))
+def test_one_device_computes_and_exchanges_nothing(wan):
+    sta = Work.of(MODELS["wan2.1-t2v-14b"], "sta")
+    found = predict(wan, Layout(1, 1))
     assert found.exchange_s == 0
     # 4 x 75,600^2 x 5,120 x 40 layers x 2 rows at 576 TFLOP/s
     assert found.attention_s == pytest.approx(16.26, abs=0.01)
-    assert predict(WAN_STA, Layout(1, 1)).attention_s < found.attention_s / 2
+    assert predict(sta, Layout(1, 1)).attention_s < found.attention_s / 2
 
 
-def test_two_devices_for_two_rows_take_half():
-    one, two = (predict(WAN, Layout(cfg, 1)).step_s for cfg in (1, 2))
+def test_two_devices_for_two_rows_take_half(wan):
+    one, two = (predict(wan, Layout(cfg, 1)).step_s for cfg in (1, 2))
     assert two == one / 2
 
 
-def test_an_added_head_is_waited_for():
-    dense = predict(HUNYUAN, Layout(1, 16)).attention_s
-    assert dense == pytest.approx(predict(HUNYUAN, Layout(1, 1)).attention_s / 12)
+def test_an_added_head_is_waited_for(hunyuan):
+    dense = predict(hunyuan, Layout(1, 16)).attention_s
+    assert dense == pytest.approx(predict(hunyuan, Layout(1, 1)).attention_s / 12)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from models.keys import KeyTable, checkpoint_slots
+from tests import tolerances
 
 FOLDER = Path(__file__).parents[1] / "golden" / "parity"
 
@@ -101,9 +102,52 @@ class Recorder:
             yield self
 
 
-def assert_close(got, want, atol: float, what: str) -> None:
-    """|got - want| <= atol everywhere, in one shape."""
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape, f"{what}: shape {got.shape}, diffusers has {want.shape}"
-    error = np.abs(got.astype(np.float64) - want.astype(np.float64)).max()
-    assert error <= atol, f"{what}: differs from diffusers by {error:.2e}, allowed is {atol:.0e}"
+def assert_close(got, want, roundings: float, what: str, more: float = 0.0) -> None:
+    """`got` is diffusers' `want` up to `roundings` in a row, counted as `tolerances.rounding` says."""
+    tolerances.assert_rounding_apart(got, want, roundings, f"{what} beside diffusers'", more=more)
+
+
+def of_angle(*angles) -> float:
+    """What a sine may be off by, and what is made of it by layers that scale it by less than 1 (an embedded timestep).
+
+    torch's and our frequencies differ in their last bits, of which one is eps of an angle: of the largest, each.
+    """
+    return 2 * max(float(np.max(a)) for a in angles) * float(np.finfo(np.float32).eps)
+
+
+# Roundings in a row of the models' parts, counted as tolerances.rounding says.
+
+
+def attention(width: int, head_dim: int, keys: int, logit: float = 1.0) -> float:
+    """Norm and modulation 7, norms of q and k 4, RoPE 3, scale and softmax 4, gate and sum 2; the sums beside them.
+
+    Those are q, logits of size `logit`, the softmax, the mean of values, and the output.
+    """
+    return 20 + width / 2 + logit**2 * head_dim / 2 + keys / 3 + keys / 2 + width / 2
+
+
+def feed_forward(width: int, hidden: int) -> float:
+    """Norm and modulation 7, GELU 5, gate and sum 2; two products."""
+    return 14 + width / 2 + hidden / 2
+
+
+def layers(number: float, config, keys: int, hidden: int, cross: int = 0) -> float:
+    """`number` layers of a transformer with attention to `keys` tokens and, where given, to `cross` others."""
+    width, head_dim = config.num_heads * config.head_dim, config.head_dim
+    crossing = attention(width, head_dim, cross) if cross else 0.0
+    return number * (attention(width, head_dim, keys) + crossing + feed_forward(width, hidden))
+
+
+def autoencoder(channels, resnets: int, latent: int, attention: int = 0) -> float:
+    """One half of a VAE: convolutions at both ends, levels of `resnets` each and one beside, between them resampling.
+
+    Args:
+      channels: of the levels.
+      resnets: of a level; each twice norm 5, SiLU 3 and a convolution of 27 taps, and a sum.
+      latent: channels of the latents.
+      attention: tokens that attend to each other in the middle, if they do.
+    """
+    levels = sum(resnets * (17 + 27 * c) + 9 * c / 2 for c in channels)
+    middle = 2 * (17 + 27 * channels[-1])
+    mixing = 20 + 1.5 * channels[-1] + attention if attention else 0
+    return 27 * latent / 2 + middle + mixing + levels + 8 + 27 * max(channels) / 2

@@ -7,9 +7,14 @@ from flax import nnx
 
 
 def random_model(cls, config, *, dtype=jnp.float32, seed=0):
-    """A `cls(config)` whose matrices are normal over sqrt(fan in), scales about 1 and biases small."""
+    """A `cls(config)` with the weights of `random_module`."""
+    return random_module(cls, config, dtype=dtype, seed=seed)
+
+
+def random_module(cls, *args, seed=0, **kwargs):
+    """A `cls(*args, rngs=, **kwargs)` whose matrices are normal over sqrt(fan in), scales about 1 and biases small."""
     rng = np.random.default_rng(seed)
-    model = nnx.eval_shape(lambda: cls(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: cls(*args, rngs=nnx.Rngs(0), **kwargs))
     for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         shape = leaf.shape
         value = rng.standard_normal(shape, np.float32)

@@ -1,5 +1,6 @@
 """Prompts to ids beside transformers' T5Tokenizer (tests/golden/tokenizer)."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -130,7 +131,8 @@ def test_special_tokens_map_stands_in(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"padding_side": "left"}, "pads on the left"),
+        ({"padding_side": "left"}, "has padding_side 'left'"),
+        ({"truncation_side": "left"}, "has truncation_side 'left'"),
         ({"pad_token": "[PAD]"}, r"pad_token '\[PAD\]', which"),
         ({"eos_token": "<end>"}, "eos_token '<end>', which"),
     ],
@@ -172,18 +174,94 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
         load_tokenizer(GOLDEN)
 
 
-def test_prompts_are_cleaned_as_in_wan(monkeypatch):
-    assert clean_prompt("  A &amp;amp; B\n\t&lt;c&gt;  ") == "A & B <c>"
-    assert clean_prompt("a\u00a0b\u3000c") == "a b c"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert clean_prompt("â€™ x") == "â€™ x"
-    # With ftfy, whichever version: its answer is cleaned.
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "ftfy", FakeFtfy)
-    assert clean_prompt("â€™  x") == "'  x".replace("  ", " ")
+CLEANED = {  # as diffusers' WanPipeline cleans them: ftfy.fix_text, html.unescape twice, white space
+    "  A &amp;amp; B\n\t&lt;c&gt;  ": "A & B <c>",
+    "a\u00a0b\u3000c": "a b c",
+    "a “quoted” dog’s ‘life’": "a \"quoted\" dog's 'life'",
+    "donâ€™t": "don't",
+    "色调艳丽，过曝": "色调艳丽,过曝",
+    "ﬁre &eacute;&#146;s": "fire é's",
+    "a\x0bb\x1cc": "abc",
+    "caf\u0065\u0301": "caf\u00e9",
+    "an emoji 🐱 and an em—dash": "an emoji 🐱 and an em—dash",
+}
 
 
-class FakeFtfy:
-    @staticmethod
-    def fix_text(text):
-        return text.replace("â€™", "'")
+@pytest.mark.parametrize("prompt", CLEANED)
+def test_prompts_are_cleaned_as_in_wan(prompt):
+    assert clean_prompt(prompt) == CLEANED[prompt]
+
+
+def test_without_ftfy_only_what_it_leaves_alone_is_cleaned(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == "ftfy" else find(n))
+    plain = "  A 'cat' &amp;amp; \"B\"\n\t&lt;c&gt; ~{}  "
+    assert clean_prompt(plain) == "A 'cat' & \"B\" <c> ~{}"
+    changed = [prompt for prompt in CLEANED if not prompt.startswith("  A")]
+    for prompt in [*changed, "&amp;amp;amp;lt;", "&EACUTE;", "&#8220;a"]:
+        with pytest.raises(ImportError, match=r"ftfy is not installed.*sparsevdit-jax\[text\]"):
+            clean_prompt(prompt)
+
+
+def point(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+def dangle(path):
+    path.unlink()
+    path.symlink_to("../../blobs/0123")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "says"),
+    [
+        (point, ValueError, "is a Git LFS pointer"),
+        (dangle, FileNotFoundError, "is a link that points nowhere"),
+        (lambda path: path.write_text(""), ValueError, "is empty"),
+        (lambda path: path.write_text("{}"), ValueError, r"is not a (tokenizer|sentencepiece)"),
+        (lambda path: path.write_text("not"), ValueError, r"is not a (tokenizer|sentencepiece)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["tokenizer.json", "spiece.model"])
+def test_damaged_files_are_named(tmp_path, name, spoil, error, says):
+    folder(tmp_path)
+    if name == "tokenizer.json":
+        train_tokenizer(tmp_path / "tokenizer", SENTENCES)
+    spoil(tmp_path / "tokenizer" / name)
+    with pytest.raises(error, match=rf"{name} {says}"):
+        load_tokenizer(tmp_path / "tokenizer")
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    train_tokenizer(tmp_path, SENTENCES)
+    want = load_tokenizer(tmp_path)(["a cat"], max_length=8)
+    for path in tmp_path.iterdir():
+        path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    np.testing.assert_array_equal(load_tokenizer(tmp_path)(["a cat"], max_length=8), want)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize(
+    ("entry", "value", "rule"),
+    [
+        ("pad_token", 0, "a token: a text"),
+        ("pad_token", {"text": "<pad>"}, "a token: a text"),
+        ("eos_token", ["</s>"], "a token: a text"),
+        ("unk_token", {"content": 1}, "a token: a text"),
+        ("extra_ids", "100", "a whole number from 0 up"),
+        ("extra_ids", True, "a whole number"),
+        ("extra_ids", -1, "a whole number"),
+        ("padding_side", 1, "a text in quotes"),
+        ("tokenizer_class", ["T5Tokenizer"], "a text in quotes"),
+    ],
+)
+def test_entries_have_their_types(tmp_path, name, entry, value, rule):
+    path = folder(tmp_path) / name
+    path.write_text(json.dumps({entry: value}))
+    with pytest.raises(ValueError, match=rf"{name} has {entry}=.*; it must be {rule}"):
+        load_tokenizer(path.parent)
+
+
+def test_null_is_as_if_absent(tmp_path):
+    path = folder(tmp_path, extra_ids=None, padding_side=None, pad_token=None)
+    assert load_tokenizer(path).pad_id == 0

@@ -9,12 +9,16 @@ from flax import nnx
 from models.config import config_from_json
 from models.sampling import guide
 from models.wan import WanConfig, WanTransformer
+from tests import tolerances
 from tests.models import parity
 from tests.models.schedulers import recorded
 
+pytestmark = pytest.mark.optimised
+
+
 NAMES = ["euler_shift3", "unipc_wan480"]
 STEPS, GUIDANCE = 6, 3.0
-MODEL_ERROR = 2e-4  # allowed in one call of the model, from the timestep
+MODEL_ERROR = parity.of_angle(1000)  # in one call of the model: that of its embedded timestep
 GUIDED_ERROR = (
     GUIDANCE + (GUIDANCE - 1)
 ) * MODEL_ERROR  # of u + g (c - u), both calls at their worst
@@ -46,7 +50,7 @@ def sample(model, x, text, error, tables, *, scheduler):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_latent_of_a_guided_run_is_diffusers(name, model):
     # Allowed at each step: what an error of GUIDED_ERROR in every model output becomes by then, measured by adding
-    # it (6e-5 after the first step, 3e-3 to 4e-3 after the last; random signs give less). Reached: 1.6e-5.
+    # it (7e-5 after the first step, 4e-3 to 5e-3 after the last; random signs give less).
     run, scheduler = recorded.arrays(f"wan_e2e/{name}"), recorded.load(name)
     assert recorded.DOCUMENTS[f"wan_e2e/{name}"]["guidance_scale"] == GUIDANCE
     tables = scheduler.set_timesteps(STEPS)
@@ -57,8 +61,8 @@ def test_every_latent_of_a_guided_run_is_diffusers(name, model):
     assert np.isfinite(got).all()
     for i in range(STEPS):
         allowed = float(np.abs(wrong[i] - got[i]).max())
-        assert allowed < 5e-3, "the solver amplifies more than it did; the run tells nothing"
-        parity.assert_close(got[i], run["x"][i], allowed, f"{name}, latent after step {i}")
+        assert allowed < 1e-2, "the solver amplifies more than it did; the run tells nothing"
+        tolerances.assert_within(got[i], run["x"][i], allowed, f"{name}, latent after step {i}")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -125,7 +125,7 @@ def test_picture():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"block_q": 0}, "block_q=0 must be a positive integer"),
+        ({"block_q": 0}, "block_q=0 must be a whole number of at least 1"),
         ({"keep": np.ones((2, 2))}, r"keep is float64 \(2, 2\); it must be bool"),
         ({"keep": np.ones(2, bool)}, r"keep is bool \(2,\)"),
         ({"capacity": 0}, "capacity=0 must be at least 1"),

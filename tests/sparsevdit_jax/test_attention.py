@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -38,6 +39,22 @@ def test_json_keeps_every_field_and_a_file_that_lacks_a_later_one_means_its_defa
     assert older.patterns == (AdaSpa(0.25, 8, lse_cache=True),)
 
 
+def test_files_without_dense_last_steps_are_read_and_written_as_before():
+    assert "dense_last_steps" not in json.loads(ATTENTION.to_json())["schedule"]
+    later = dataclasses.replace(ATTENTION, schedule=StepSchedule(3, 1, (1,), dense_last_steps=1))
+    text = later.to_json()
+    assert json.loads(text)["schedule"]["dense_last_steps"] == 1
+    assert SparseAttention.from_json(text) == later
+
+
+def test_dense_steps_and_layers_replace_what_was_chosen():
+    attention = ATTENTION.with_dense(1, 1, (0,))
+    assert attention.patterns == (Dense(), *ATTENTION.patterns[1:])
+    assert attention.schedule == StepSchedule(3, 1, (1,), dense_last_steps=1)
+    assert (attention.grid, attention.num_heads) == (GRID, 2)
+    assert ATTENTION.with_dense() is ATTENTION
+
+
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
@@ -69,6 +86,11 @@ def changed(path, value):
         (changed(["format"], "other"), "format is not 'sparsevdit-jax/attention'"),
         (changed(["version"], 2), "format version 2, this library reads 1"),
         (changed(["colour"], 1), r"unknown fields \['colour'\]"),
+        (changed(["layers"], [0, True]), r"layers=\(0, True\) must be whole numbers"),
+        (changed(["layers"], 3), "layers=3 must be whole numbers"),
+        (changed(["patterns"], 3), "patterns=3 must be a sequence"),
+        (changed(["schedule"], 3), "StepSchedule must be an object with its fields, not 3"),
+        (changed(["num_heads"], 2.5), "num_heads=2.5 must be a whole number of at least 1"),
         (changed(["layers"], [0, 9]), r"layers name patterns \[9\], but the file holds 3"),
         (changed(["patterns", 0, "pattern"], "adaspa.Ada"), "unknown pattern 'adaspa.Ada'"),
         (changed(["patterns", 0, "pattern"], "os.System"), "unknown pattern 'os.System'"),

@@ -49,6 +49,85 @@ def test_windows_as_large_as_the_canvas_are_full():
     assert table.library[table.choice[3][0]] == Dense()
 
 
+PAPER = VideoGrid(18, 48, 80)  # 3 x 6 x 10 tiles, what the released file for Wan is made for
+
+
+def released(steps=4, full=2, heads=2):
+    """Steps of full windows, then windows that are full along some axis, or none."""
+    partial = [[3, 1, 10], [1, 6, 10], [3, 3, 3], [3, 6, 1]]
+    return json.dumps(
+        {
+            f"{s}_0_{h}": [3, 6, 10] if s < full else partial[(s + h) % 4]
+            for s in range(steps)
+            for h in range(heads)
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("grid", "tiles", "windows"),
+    [
+        (VideoGrid(21, 45, 80), (4, 6, 10), [(4, 3, 3), (4, 6, 1), (4, 1, 10)]),  # longer than the file's
+        (VideoGrid(21, 30, 52), (4, 4, 7), [(4, 3, 3), (4, 4, 1), (4, 1, 7)]),  # longer and smaller
+        (VideoGrid(18, 90, 160), (3, 12, 20), [(3, 3, 3), (3, 12, 1), (3, 1, 20)]),  # larger
+        (VideoGrid(1, 16, 16, text_len=5), (1, 2, 2), [(1, 2, 2), (1, 2, 1), (1, 1, 2)]),  # an image
+        (PAPER, (3, 6, 10), [(3, 3, 3), (3, 6, 1), (3, 1, 10)]),
+    ],
+)  # fmt: skip
+def test_a_file_s_warm_up_and_full_axes_stay_full_on_any_canvas(grid, tiles, windows):
+    said = []
+    attention = from_strategy(released(), grid, say=said.append)
+    assert attention.schedule == StepSchedule(4, 2)
+    assert attention.grid == grid
+    table = attention.patterns[0]
+    found = [table.library[table.choice[step][head]] for step, head in ((2, 0), (2, 1), (3, 1))]
+    expected = [SlidingTile((6, 8, 8), w) if w != tiles else Dense() for w in windows]
+    assert found == expected
+    attention.init(grid, batch=1, num_heads=2, head_dim=8)  # without a warning of any window
+    if grid == PAPER:
+        assert not said
+    else:
+        (line,) = said
+        assert f"made for [3, 6, 10] tiles and this canvas has {list(tiles)}: 2 first" in line
+        assert f"[3, 6, 1] is {list(windows[1])}" in line
+
+
+def test_full_steps_at_the_end_are_dense_too():
+    given = json.loads(released()) | {"3_0_0": [3, 6, 10], "3_0_1": [3, 6, 10]}
+    for grid in (PAPER, VideoGrid(21, 45, 80)):
+        attention = from_strategy(json.dumps(given), grid)
+        assert attention.schedule == StepSchedule(4, 2, dense_last_steps=1)
+    assert json.loads(to_strategy(from_strategy(json.dumps(given), PAPER))) == given
+    full = json.dumps({"0_0_0": [3, 6, 10], "1_0_0": [3, 6, 10]})
+    assert from_strategy(full, PAPER).schedule == StepSchedule(2, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        released(full=0),  # no warm-up
+        json.dumps({"0_0_0": [3, 3, 3], "1_0_0": [3, 3, 3]}),  # full, or a part? nothing says
+        json.dumps({"0_0_0": [3, 6, 10], "0_0_1": [3, 1, 10]}),  # the first step is mixed
+        json.dumps({"0_0_0": [3, 3, 3], "1_0_0": [1, 6, 10]}),  # two windows, neither the largest
+    ],
+)
+def test_a_file_that_does_not_tell_its_canvas_is_refused_on_another(text):
+    grid = VideoGrid(21, 45, 80)
+    with pytest.raises(
+        ValueError, match=r"nothing tells what canvas .* this canvas has \[4, 6, 10\]"
+    ):
+        from_strategy(text, grid)
+    known = from_strategy(text, grid, made_for=PAPER)
+    assert known.schedule.dense_steps == 0
+    own = from_strategy(text, PAPER, made_for=PAPER)
+    assert own.schedule.dense_steps == 0
+
+
+def test_a_file_whose_windows_cover_the_canvas_is_dense():
+    small = VideoGrid(6, 8, 8)
+    assert from_strategy(released(full=0), small).schedule == StepSchedule(4, 4)
+
+
 def test_per_head_and_plain_patterns_are_written():
     patterns = (
         SlidingTile((6, 8, 8), ((1, 1, 1), (3, 1, 1))),
@@ -94,6 +173,11 @@ def test_a_golden_search_result_is_read_as_it_was_meant():
         ('{"0_0": [1, 1, 1]}', "entry '0_0'"),
         ('{"0_0_0": [1, 1]}', r"\[1, 1\] must be"),
         ('{"0_0_0": [1, 1, 1], "1_0_1": [1, 1, 1]}', "lacks 2 entries, such as '0_0_1'"),
+        ('{"0_0_0": [1, 1, 1], "999999999_0_0": [1, 1, 1]}', "lacks 999999998 entries"),
+        ('{"0_0_0": [1, 1, true]}', r"\[1, 1, True\] must be"),
+        ('{"0_0_0": [1, 1, 1.0]}', "must be"),
+        ('{"0_0_00": [1, 1, 1]}', "entry '0_0_00'"),
+        ('{"0_0_0": [1, 1, 1], "0_0_0": [1, 1, 3]}', "entry '0_0_0' stands there twice"),
     ],
 )
 def test_other_files_are_refused(text, message):

@@ -29,10 +29,10 @@ def test_integers_of_numpy_are_accepted_and_hash_alike():
 @pytest.mark.parametrize(
     ("args", "match"),
     [
-        ((0, 2, 2), "VideoGrid frames=0 must be an integer of at least 1"),
-        ((1, 2.5, 2), "VideoGrid height=2.5 must be an integer"),
+        ((0, 2, 2), "VideoGrid frames=0 must be a whole number of at least 1"),
+        ((1, 2.5, 2), "VideoGrid height=2.5 must be a whole number"),
         ((1, 2, -1), "VideoGrid width=-1 must be"),
-        ((1, 2, 2, -1), "VideoGrid text_len=-1 must be an integer of at least 0"),
+        ((1, 2, 2, -1), "VideoGrid text_len=-1 must be a whole number of at least 0"),
     ],
 )
 def test_bad_sizes(args, match):

@@ -1,12 +1,14 @@
 """The papers' settings."""
 
+import itertools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, VideoGrid
+from sparsevdit_jax import Phase, StepContext, TokenOrder, VideoGrid, metrics
 from sparsevdit_jax.patterns import PerHead, SlidingTile
 from sparsevdit_jax.presets import (
     METHODS,
@@ -112,3 +114,53 @@ def test_the_reference_canvas_gives_the_paper_s_window():
 def test_unknown_methods_are_refused():
     with pytest.raises(ValueError, match="method='stt' must be one of"):
         attention_for("stt", VideoGrid(4, 4, 4), num_layers=1, num_heads=1)
+
+
+CANVASES = ((1, 1), (1, 7), (2, 3), (5, 4), (9, 13), (16, 16), (30, 52))
+TEXTS = {"wan": {}, "hunyuanvideo": {"text_len": 256}, "cogvideox": {"text_len": 226, "text_first": True}}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_mask_for_every_clip(method, text):
+    for frames, canvas in itertools.product((1, 2, 3, 4, 7, 21), CANVASES):
+        grid = VideoGrid(frames, *canvas, **TEXTS[text])
+        attention = attention_for(method, grid, num_layers=1, num_heads=4, num_steps=3)
+        # Built here: a pattern that does not fit is refused.
+        jax.eval_shape(lambda a=attention, g=grid: a.init(g, batch=1, num_heads=4, head_dim=8))
+        if method == "adaspa":
+            low, base, high = attention.patterns[0].video_counts(grid)
+            assert 1 <= low <= base <= high <= TokenOrder(grid, 64).num_video_blocks
+            continue
+        density = metrics.density(attention.patterns[0], grid, num_heads=4)
+        assert ((density > 0) & (density <= 1)).all(), grid
+
+
+def test_stripes_of_a_short_clip_hold_its_first_frame_and_of_a_longer_one_the_declared_density():
+    for frames, stripes in ((1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.3), (21, 0.3)):
+        pattern = attention_for("sparse-vdit", VideoGrid(frames, 16, 16), num_layers=1, num_heads=3)
+        found = [p.density for p, _ in pattern.patterns[0].groups]
+        assert found == pytest.approx([0.3, 0.3, stripes])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_query_of_one_frame_attends_to_something(method):
+    grid = VideoGrid(1, 3, 5, 4, text_first=True)
+    attention = attention_for(method, grid, num_layers=1, num_heads=3, num_steps=3)
+    (pattern,), (state,) = (
+        attention.patterns,
+        attention.init(grid, batch=1, num_heads=3, head_dim=4),
+    )
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, grid.num_tokens, 3, 4))
+    for phase in dict.fromkeys(attention.schedule.phases()[-2:]):
+        run = jax.jit(lambda q, k, s, ctx: pattern.attend(q, k, jnp.ones_like(q), s, ctx))
+        out, state = run(q, k, state, StepContext(grid, phase))
+        np.testing.assert_allclose(out, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kwargs", [dict(num_layers=0), dict(num_heads=0), dict(num_steps=0)])
+@pytest.mark.parametrize("method", [*METHODS, "dense"])
+def test_a_model_has_layers_heads_and_steps(method, kwargs):
+    (name,) = kwargs
+    with pytest.raises(ValueError, match=f"{name}=0 must be a whole number of at least 1"):
+        attention_for(method, VideoGrid(4, 4, 4), **dict(num_layers=1, num_heads=1) | kwargs)

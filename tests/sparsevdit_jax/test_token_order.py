@@ -102,9 +102,9 @@ def test_lengths_follow_the_text():
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
-        ({"block": 0}, "block=0 must be a positive number"),
+        ({"block": 0}, "block=0 must be a whole number of at least 1"),
         ({"block": 8, "tile": (2, 2, 3)}, r"block=8 must be the volume of tile \(2, 2, 3\), 12"),
-        ({"block": 4, "tile": (2, 2)}, r"tile=\(2, 2\) must be three positive sizes"),
+        ({"block": 4, "tile": (2, 2)}, r"tile=\(2, 2\) must be 3 whole numbers of at least 1"),
         ({"block": 4, "axes": (0, 1, 1)}, r"axes=\(0, 1, 1\) must be a permutation"),
         ({"block": 4, "tile": (1, 2, 2), "axes": (1, 2, 0)}, "applies to packed orders"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 from models import save_text_encoder, save_transformer, save_vae
 from models.cogvideox import CogVideoXConfig, CogVideoXTransformer
 from models.cogvideox_vae import CogVideoXVAE, CogVideoXVAEConfig
+from models.config import config_to_json
 from models.hunyuan_video import HunyuanVideoConfig, HunyuanVideoTransformer
 from models.hunyuan_video_vae import HunyuanVideoVAE, HunyuanVideoVAEConfig
 from models.schedulers import (
@@ -28,8 +29,8 @@ SENTENCES = ("a cat rides a skateboard", "two dogs watch the rain", "the camera 
 TEXT_DIM = 24
 
 
-def wan(folder: Path, *, image: bool = False) -> Path:
-    """Wan 2.1 text to video, or image to video."""
+def wan(folder: Path, *, image: bool = False, weights: bool = True) -> Path:
+    """Wan 2.1 text to video, or image to video; without weights it has all that refusals look at before them."""
     config = WanConfig(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -41,14 +42,20 @@ def wan(folder: Path, *, image: bool = False) -> Path:
         image_dim=20 if image else None,
         added_kv_proj_dim=32 if image else None,
     )
-    save_transformer(random_model(WanTransformer, config, seed=1), folder / "transformer")
     vae = WanVAEConfig(base_dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1)
-    save_vae(random_model(WanVAE, vae, seed=2), folder / "vae")
+    if weights:
+        save_transformer(random_model(WanTransformer, config, seed=1), folder / "transformer")
+        save_vae(random_model(WanVAE, vae, seed=2), folder / "vae")
+    else:
+        write_json(
+            folder / "transformer" / "config.json", config_to_json(config, "WanTransformer3DModel")
+        )
+        write_json(folder / "vae" / "config.json", config_to_json(vae, "AutoencoderKLWan"))
     flow = UniPCMultistepConfig(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
     save_scheduler(UniPCMultistepScheduler(flow), folder / "scheduler")
-    text_parts(folder, "umt5")
+    text_parts(folder, "umt5", weights=weights)
     name = "WanImageToVideoPipeline" if image else "WanPipeline"
     index(folder, name, "WanTransformer3DModel", "AutoencoderKLWan", "UMT5EncoderModel")
     return folder
@@ -115,7 +122,7 @@ def cogvideox(folder: Path, *, version: str = "1.0", image: bool = False) -> Pat
     return folder
 
 
-def text_parts(folder: Path, model_type: str) -> None:
+def text_parts(folder: Path, model_type: str, *, weights: bool = True) -> None:
     """tokenizer/ and text_encoder/."""
     train_tokenizer(folder / "tokenizer", SENTENCES, vocab_size=300)
     config = T5Config(
@@ -127,7 +134,10 @@ def text_parts(folder: Path, model_type: str) -> None:
         num_layers=1,
         num_heads=2,
     )
-    save_text_encoder(random_model(T5Encoder, config, seed=3), folder / "text_encoder")
+    if weights:
+        save_text_encoder(random_model(T5Encoder, config, seed=3), folder / "text_encoder")
+    else:
+        write_json(folder / "text_encoder" / "config.json", T5Encoder.write_config(config))
 
 
 def index(folder: Path, pipeline: str, transformer: str, vae: str, encoder: str) -> None:
@@ -140,6 +150,10 @@ def index(folder: Path, pipeline: str, transformer: str, vae: str, encoder: str)
         "tokenizer": ["transformers", "T5TokenizerFast"],
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
     }
-    (folder / "model_index.json").write_text(
-        json.dumps(document, indent=2) + "\n", encoding="utf-8"
-    )
+    write_json(folder / "model_index.json", document)
+
+
+def write_json(path: Path, document: dict) -> None:
+    """Makes the folder, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The tiny CogVideoX models of tests/golden/parity, with inputs as keyword arguments."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,18 @@ def inputs(arrays):
         parts = given.pop("image_rotary_emb.0"), given.pop("image_rotary_emb.1")
         given["image_rotary_emb"] = parts
     return given
+
+
+def roundings(model, given, layers=None):
+    """In a row through `layers` blocks (else all and what follows), from the patches; see tests/tolerances.py."""
+    config = model.config
+    text = given["encoder_hidden_states"].shape[1]
+    tokens = text + math.prod(model.grid(given["hidden_states"].shape).shape)
+    # A patch, or the text's channels; two frames a patch where there is patch_size_t.
+    patch = max(config.text_embed_dim, config.in_channels * 4 * (config.patch_size_t or 1)) / 2
+    number = config.num_layers if layers is None else layers
+    after = 7 + config.dim / 2 if layers is None else 0
+    return patch + parity.layers(number, config, tokens, 4 * config.dim) + after
 
 
 @jax.jit(static_argnames=("attention", "remat"), compiler_options=QUICKLY)

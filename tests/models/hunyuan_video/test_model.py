@@ -12,6 +12,7 @@ from models.hunyuan_video.weights import KEYS
 from models.rope import rope_table
 from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.patterns import Dense, SlidingTile
+from tests import tolerances
 from tests.models import parity
 
 CASES = [("hunyuan", "a"), ("hunyuan", "b"), ("hunyuan_noguid", "a"), ("hunyuan_variant", "a")]
@@ -44,6 +45,19 @@ def run(model, inputs):
     return model(**inputs)
 
 
+def roundings(model, inputs, layers=None):
+    """In a row through `layers` blocks (else all and what follows), from text or patches; see tests/tolerances.py."""
+    config, text = model.config, inputs["encoder_hidden_states"].shape[1]
+    width = config.num_heads * config.head_dim
+    hidden = int(config.mlp_ratio * width)
+    tokens = text + model.grid(inputs["hidden_states"].shape).num_video_tokens
+    number = model.num_attention_layers if layers is None else layers
+    # Text is projected and refined first, by what is also told its mean and the time.
+    before = 10 + 2 * width + parity.layers(config.num_refiner_layers, config, text, hidden)
+    after = 7 + width / 2 if layers is None else 0
+    return before + parity.layers(number, config, tokens, hidden) + after
+
+
 @jax.jit
 def run_replaced(model, inputs, replace, cotangent):
     """(gradient of sum(out * cotangent), out, outputs of inner modules) with `replace` put in."""
@@ -61,7 +75,12 @@ def run_replaced(model, inputs, replace, cotangent):
 @pytest.mark.parametrize(("model", "case"), CASES, indirect=["model"])
 def test_parity_from_the_timestep(model, case, request):
     recorded = parity.arrays(request.node.callspec.params["model"], case)
-    parity.assert_close(run(model, parity.inputs(recorded)), recorded["out"], 2e-4, "output")
+    inputs = parity.inputs(recorded)
+    n, more = (
+        roundings(model, inputs),
+        parity.of_angle(inputs["timestep"], inputs.get("guidance", 0)),
+    )
+    parity.assert_close(run(model, inputs), recorded["out"], n, "output", more)
 
 
 @pytest.mark.parametrize(("model", "case"), CASES, indirect=["model"])
@@ -97,9 +116,15 @@ def test_parity_of_every_module_and_the_gradient(model, case, request):
             want = recorded[f"tap/{name}"]
             if name.endswith("blocks.0.out1") or name.endswith("blocks.1.out1"):
                 value, want = np.asarray(value)[real], want[real]
-            parity.assert_close(value, want, 1e-5, name)
-    parity.assert_close(out, recorded["out"], 1e-5, "output")
-    parity.assert_close(gradient, recorded["grad_hidden_states"], 3e-5, "gradient")
+            block = None
+            if "embedder" in name or "rope" in name:
+                block = 0
+            elif name.startswith("transformer_blocks"):
+                block = int(name.split(".")[1]) + 1
+            parity.assert_close(value, want, roundings(model, inputs, block), name)
+    n = roundings(model, inputs)
+    parity.assert_close(out, recorded["out"], n, "output")
+    parity.assert_close(gradient, recorded["grad_hidden_states"], 3 * n, "gradient")
 
 
 def test_bfloat16_errs_no_more_than_twice_diffusers():
@@ -110,8 +135,7 @@ def test_bfloat16_errs_no_more_than_twice_diffusers():
     out = run(model, parity.inputs(recorded))
     assert out.dtype == jnp.bfloat16
     error = np.asarray(out, np.float32) - recorded["out"]
-    assert np.abs(error).max() < 2 * 0.0552
-    assert np.sqrt(np.mean(error**2)) < 1.5 * 0.0104
+    tolerances.assert_of_another(error, 0.0552, 0.0104, "output", times=1.5)
 
 
 def test_bfloat16_weights_in_a_float32_model(model):
@@ -119,7 +143,8 @@ def test_bfloat16_weights_in_a_float32_model(model):
     recorded = parity.arrays("hunyuan", "b")
     out = run(stored, parity.inputs(recorded))
     assert out.dtype == jnp.float32
-    assert np.abs(np.asarray(out) - recorded["out"]).max() < 0.0552
+    # Rounded weights alone err less than bfloat16 in all of diffusers, see above.
+    tolerances.assert_within(out, recorded["out"], 0.0552, "output")
 
 
 def test_a_call_leaves_the_module_as_it_was(model):
@@ -159,7 +184,8 @@ def test_rematerialised_gradient_is_the_same(model):
     names = [equation.primitive.name for equation in forward.jaxpr.eqns]
     assert sum(name in ("remat2", "checkpoint") for name in names) == model.num_attention_layers
     want = recorded["grad_hidden_states"]
-    parity.assert_close(gradient(model, inputs), want, 3e-5, "gradient with remat")
+    n = 3 * roundings(model, inputs)
+    parity.assert_close(gradient(model, inputs), want, n, "gradient with remat")
 
 
 # Patterns. 5 x 5 x 3 tokens: no tile of 2 divides them.
@@ -214,7 +240,7 @@ def test_sliding_tile_is_its_window_in_every_layer(model, inputs):
     assert model.grid(SHAPE, 7) == GRID
     sparse, states = run_patterns(model, inputs, *[SlidingTile(TILE, WINDOW)] * 2)
     want, _ = run_patterns(model, inputs, *[WindowOfTokens()] * 2)
-    np.testing.assert_allclose(sparse, want, atol=1e-5)
+    tolerances.assert_rounding_apart(sparse, want, roundings(model, inputs), "windows")
     assert states == ((),) * 2
     assert np.abs(np.asarray(sparse - run(model, inputs))).max() > 0.05
 
@@ -222,10 +248,11 @@ def test_sliding_tile_is_its_window_in_every_layer(model, inputs):
 @small
 def test_a_window_over_everything_and_the_dense_phase_are_dense(model, inputs):
     dense = run(model, inputs)
-    everything, _ = run_patterns(model, inputs, *[SlidingTile(TILE, (9, 9, 9))] * 2)
-    np.testing.assert_allclose(everything, dense, atol=1e-5)
+    everything, _ = run_patterns(model, inputs, *[SlidingTile(TILE, (3, 5, 2))] * 2)
+    n = roundings(model, inputs)
+    tolerances.assert_rounding_apart(everything, dense, n, "full windows")
     exact, _ = run_patterns(model, inputs, *[SlidingTile(TILE, WINDOW)] * 2, phase=Phase.DENSE)
-    np.testing.assert_allclose(exact, dense, atol=1e-5)
+    tolerances.assert_rounding_apart(exact, dense, n, "dense phase")
 
 
 @dataclasses.dataclass(frozen=True)

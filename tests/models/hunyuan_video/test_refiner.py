@@ -56,8 +56,7 @@ def test_feed_forward_width_does_not_follow_mlp_ratio(refiner):
 
 
 def test_has_diffusers_numbers_under_any_mask():
-    # Masks that begin with padding, have holes, or keep one token. With diffusers' time embedding put
-    # in we are 5e-7 away; an eps of 1e-5 for 1e-6 costs 1.3e-5.
+    # Masks that begin with padding, have holes, or keep one token. An eps of 1e-5 for 1e-6 costs 1.3e-5.
     config = config_from_json(HunyuanVideoConfig, parity.config("hunyuan_variant"))
     model = HunyuanVideoTransformer(config, rngs=nnx.Rngs(0))
     parity.load(model, KEYS, "hunyuan_variant")
@@ -71,4 +70,5 @@ def test_has_diffusers_numbers_under_any_mask():
             return model.context_embedder(text, jnp.zeros(3), mask)
 
     out = refine(model, text, mask, {embedded: recorded[f"tap/{embedded}"]})
-    parity.assert_close(out, recorded["tap/context_embedder"], 3e-6, "context_embedder")
+    n = 10 + config.text_embed_dim / 2 + 16 + parity.layers(2, config, text.shape[1], 32)
+    parity.assert_close(out, recorded["tap/context_embedder"], n, "context_embedder")

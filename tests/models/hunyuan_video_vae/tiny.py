@@ -1,4 +1,4 @@
-"""The tiny model of the parity files."""
+"""The tiny model of the parity files, and the roundings in a row of its halves."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,11 @@ from models.hunyuan_video_vae import HunyuanVideoVAE, HunyuanVideoVAEConfig
 from tests.models import parity
 
 CONFIG = config_from_json(HunyuanVideoVAEConfig, parity.config("vae_hunyuan"))
+# Roundings in a row: 18 tokens attend to each other in the middle.
+ENCODE, DECODE = (
+    parity.autoencoder(CONFIG.block_out_channels, n, CONFIG.latent_channels, attention=18)
+    for n in (CONFIG.layers_per_block, CONFIG.layers_per_block + 1)
+)
 
 
 def load(dtype=jnp.float32) -> HunyuanVideoVAE:

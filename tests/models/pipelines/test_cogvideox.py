@@ -14,9 +14,12 @@ import pytest
 from models.pipelines import Clip, CogVideoX
 from models.schedulers import CogVideoXDPMScheduler
 from models.t5 import encode_cogvideox_prompts
+from tests import tolerances
 from tests.models import parity
+from tests.models.cogvideox_vae.tiny import ENCODE
 from tests.models.pipelines import recorded
-from tests.models.t5.encoders import encoder
+from tests.models.schedulers.recorded import STEP
+from tests.models.t5.encoders import encoder, roundings
 from tests.models.t5.test_prompts import letters
 
 IMAGES = ["cogvideox_i2v", "cogvideox_15_i2v"]
@@ -43,7 +46,6 @@ def with_noise(run, noises):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_diffusers(name, runs):
-    # Reached: 7e-6 in the last latents (of 3e-3 to 5e-3), 0.56 of 255 in the frames (0.5 is rounding).
     run = runs[name]
     assert type(run.family) is CogVideoX
     assert run.family.scheduler.draws_noise == ("noises" in run.arrays)
@@ -64,14 +66,16 @@ def test_noise_is_drawn_with_the_denoiser_s_key(runs):
         return denoiser.run(None, run.conditions(), denoiser.start(noise, 2))
 
     want = latents(with_noise(run, np.stack(drawn)))
-    np.testing.assert_allclose(latents(run, key=key), want, atol=1e-6)
+    n = len(run.arrays["x"]) * STEP
+    tolerances.assert_rounding_apart(latents(run, key=key), want, n, "the same draws")
     assert np.abs(want - latents(run)).max() > 0.1  # another key
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_image_is_the_first_of_the_latents(name, runs):
-    run = runs[name]  # reached: 2e-6
-    parity.assert_close(run.image, run.arrays["image_latents"], 1e-5, "latents of the image")
+    run = runs[name]
+    n = 2 + max(ENCODE.values())
+    parity.assert_close(run.image, run.arrays["image_latents"], n, "latents of the image")
     assert not np.asarray(run.image)[:, 1:].any()
     image = jnp.asarray(run.arrays["image_latents"])
     conditions = run.family.conditions(run.text(), run.clip, 3.0, image)
@@ -100,7 +104,8 @@ def test_prompts_become_diffusers_embeddings():
             letters, encoder("t5v11"), ["  Cat &amp; dog "], negative_prompts=["b"], max_length=16
         )
         for name in ("prompt_embeds", "negative_prompt_embeds"):
-            parity.assert_close(getattr(text, name), file[f"t5v11/{name}"], 1e-5, name)
+            n = roundings("t5v11", 16)
+            parity.assert_close(getattr(text, name), file[f"t5v11/{name}"], n, name)
 
 
 def test_padding_is_made_and_dropped(runs):
@@ -117,7 +122,7 @@ def test_padding_is_made_and_dropped(runs):
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
-        (Clip(13, 32, 32), r"frames=13: CogVideoX makes 1 \+ 8 k frames; ask for 9 or 17"),
+        (Clip(12, 32, 32), r"frames=12: CogVideoX makes 1 \+ 4 k frames; ask for 9 or 13"),
         (Clip(9, 32, 40), "width=40 must be a multiple of 16 .* ask for 32 or 48"),
     ],
 )
@@ -132,14 +137,20 @@ def test_a_missing_negative_prompt_is_refused(runs):
         run.family.conditions(run.text(negative_prompt_embeds=None), run.clip, 3.0)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 40), (1, 9, 48)])
-def test_embeddings_of_another_encoder_are_refused(shape, runs):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 8, 40), "have 8 tokens, but this CogVideoX takes 9, .* --max-length 9"),
+        ((1, 10, 40), "have 10 tokens, but this CogVideoX takes 9"),
+        ((1, 9, 48), "prompt_embeds are 48 wide, but this transformer takes 40"),
+    ],
+)
+def test_embeddings_of_another_encoder_are_refused(shape, message, runs):
     run = runs["cogvideox_ddim"]
     text = dataclasses.replace(
         run.text(), prompt_embeds=jnp.zeros(shape), negative_prompt_embeds=jnp.zeros(shape)
     )
-    got = f"{shape[1]} tokens of width {shape[2]}, but this transformer takes 9 tokens of width 40"
-    with pytest.raises(ValueError, match=got):
+    with pytest.raises(ValueError, match=message):
         run.family.conditions(text, run.clip, 3.0)
 
 

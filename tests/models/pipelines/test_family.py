@@ -67,12 +67,19 @@ def test_impossible_clips_are_refused_with_their_neighbours(wan, clip, message):
         wan.check_clip(clip)
 
 
-def test_cogvideox_takes_odd_latent_counts(wan):
-    with pytest.raises(
-        ValueError, match=r"frames=13: CogVideoX makes 1 \+ 8 k frames; ask for 9 or 17"
-    ):
-        cogvideox("cogvideox-5b").check_clip(Clip(13, 480, 720))
-    wan.check_clip(Clip(13, 480, 720))
+@pytest.mark.parametrize("frames", [1, 5, 13, 49, 81, 85, 161])
+def test_cogvideox_takes_what_diffusers_takes(frames):
+    # The rule of diffusers: (num_frames - 1) // 4 + 1 latents, in 1.5 up to the next even number.
+    latents = {1: 1, 5: 2, 13: 4, 49: 13, 81: 21, 85: 22, 161: 41}[frames]
+    for version, made in (("cogvideox-5b", latents), ("cogvideox1.5-5b", latents + latents % 2)):
+        family, clip = cogvideox(version), Clip(frames, 480, 720)
+        family.check_clip(clip)
+        assert family.latent_shape(clip)[1] == made
+        assert family.padding(clip) == made - latents
+        x = jnp.arange(float(made))[None, :, None, None, None] * jnp.ones((1, made, 1, 1, 1))
+        np.testing.assert_array_equal(
+            family.to_vae(x, clip)[0, 0, :, 0, 0], np.arange(made - latents, made)
+        )
 
 
 def test_a_shift_changes_the_scheduler_only(wan):
@@ -82,6 +89,19 @@ def test_a_shift_changes_the_scheduler_only(wan):
     assert other.transformer is wan.transformer
     with pytest.raises(ValueError, match=r"has no flow shift; leave shift=3\.0 out"):
         cogvideox("cogvideox-5b").with_shift(3.0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_guidance_of_one_or_less_is_off(wan, scale):
+    assert not wan.guided(scale)
+    assert not cogvideox("cogvideox-5b").guided(scale)
+    assert wan.guided(1.001)
+
+
+@pytest.mark.parametrize("scale", [-1.0, -0.001, float("nan"), float("inf")])
+def test_guidance_that_is_no_scale_is_refused(wan, scale):
+    with pytest.raises(ValueError, match=r"guidance=\S+ must be a finite number from 0 on"):
+        wan.guided(scale)
 
 
 def test_guidance_mixes_the_rows(wan):

@@ -19,7 +19,6 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_diffusers(name, runs):
-    # Reached: 4.9e-5 in the last latents (of 3.8e-4), 0.56 of 255 in the frames (0.5 is rounding).
     assert type(runs[name].family) is HunyuanVideo
     recorded.assert_run_is_diffusers(runs[name])
 
@@ -65,7 +64,7 @@ def test_impossible_clips_are_refused_with_possible_ones(clip, message, runs):
 @pytest.mark.parametrize("name", ["prompt_attention_mask", "pooled_projections"])
 def test_embeddings_that_lack_something_are_refused(name, runs):
     run = runs["hunyuan"]
-    with pytest.raises(ValueError, match=f"lack {name}$"):
+    with pytest.raises(ValueError, match=f"lack {name}; make them with this"):
         run.family.conditions(run.text(**{name: None}), run.clip, 6.0)
     run = runs["hunyuan_noguid"]
     with pytest.raises(ValueError, match=rf"lack {name} and negative_{name}; .* guidance to 1"):
@@ -75,14 +74,37 @@ def test_embeddings_that_lack_something_are_refused(name, runs):
 def test_embeddings_of_another_encoder_are_refused(runs):
     run = runs["hunyuan"]
     text = dataclasses.replace(run.text(), prompt_embeds=jnp.zeros((1, 11, 48)))
-    message = "11 tokens of width 48, but this transformer takes any number of tokens of width 40"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(
+        ValueError, match="prompt_embeds are 48 wide, but this transformer takes 40"
+    ):
         run.family.conditions(text, run.clip, 6.0)
+    text = dataclasses.replace(run.text(), pooled_projections=jnp.zeros((1, 3)))
+    with pytest.raises(ValueError, match="pooled_projections are 3 wide"):
+        run.family.conditions(text, run.clip, 6.0)
+
+
+def test_distilled_guidance_takes_any_scale_and_never_a_negative_prompt(runs):
+    distilled, plain = runs["hunyuan"], runs["hunyuan_noguid"]
+    for scale in (0.0, 0.5, 1.0, 6.0):
+        assert not distilled.family.guided(scale)
+        conditions = distilled.family.conditions(distilled.text(), distilled.clip, scale)
+        np.testing.assert_array_equal(conditions.inputs["guidance"], [1000 * scale])
+    assert plain.family.guided(1.5)
+    assert not plain.family.guided(1.0)
+
+
+def test_pictures_are_kept_whole_where_that_is_asked_for(runs):
+    family = runs["hunyuan"].family
+    tile = family.untiled()
+    assert (tile.height, tile.width, tile.frames) == (None, None, family.tiling().frames)
+    large = Clip(61, 512, 768)
+    assert family.probe(large, tile)[-2:] == (64, 96)
+    assert family.probe(large, None)[-2:] == (32, 32)
 
 
 def test_prompts_and_images_are_refused(runs):
     run = runs["hunyuan"]
     with pytest.raises(ValueError, match="run in torch only; make an embeddings file"):
-        run.family.encode_prompts("a cat", None, dtype=jnp.float32)
+        run.family.encode_prompts(["a cat"], None, dtype=jnp.float32)
     with pytest.raises(ValueError, match="a text-to-video HunyuanVideo; leave the image out"):
         run.family.image_latents(run.vae, np.zeros((32, 48, 3), np.uint8), run.clip)

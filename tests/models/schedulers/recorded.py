@@ -10,6 +10,9 @@ import numpy as np
 from models.schedulers import scheduler_from_json
 from tests.models import parity
 
+# Roundings in a row of one step: the prediction from the output 3, a sum of up to four products of latents 8.
+STEP = 11
+
 DOCUMENTS = json.loads((parity.FOLDER / "schedulers.json").read_text())["schedulers"]
 
 
@@ -60,20 +63,16 @@ def noise(name: str) -> jax.Array:
 
 
 def assert_trajectory_is_recorded(name: str) -> None:
-    """With the recorded model outputs: step by step from recorded latents, and scanned under jit from the first.
-
-    Allowed: 2 units in the last place (ulp) of the largest latent for one step of a handful of float32
-    operations, and one more for each further step of the scan (measured: 1 and 2.5).
-    """
+    """With the recorded model outputs: step by step from recorded latents, and scanned under jit from the first."""
     run, scheduler = arrays(name), load(name)
     outputs, want = jnp.asarray(run["traj/model_outputs"]), run["traj/x"]
-    n, ulp = len(want), float(np.spacing(np.abs(want).max()))
+    n = len(want)
     steps = tables(name, n)
 
     x, state = jnp.asarray(run["traj/x0"]), scheduler.init(run["traj/x0"])
     for i in range(n):
         x, state = scheduler.step(outputs[i], i, x, state, steps, noise(name)[i])
-        parity.assert_close(x, want[i], 2 * ulp, f"{name}, step {i} from the recorded latent")
+        parity.assert_close(x, want[i], STEP, f"{name}, step {i} from the recorded latent")
         x = jnp.asarray(want[i])
 
     @jax.jit
@@ -88,4 +87,4 @@ def assert_trajectory_is_recorded(name: str) -> None:
 
     got = sample(jnp.asarray(run["traj/x0"]), outputs, noise(name))
     for i in range(n):
-        parity.assert_close(got[i], want[i], (2 + i) * ulp, f"{name}, scanned to step {i}")
+        parity.assert_close(got[i], want[i], (1 + i) * STEP, f"{name}, scanned to step {i}")

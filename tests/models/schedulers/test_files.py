@@ -56,5 +56,10 @@ def test_what_cannot_be_loaded_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"scheduler_config\.json: .*is not implemented; it must"):
         load_scheduler(tmp_path)
     path.write_text("not JSON")
-    with pytest.raises(ValueError, match=r"scheduler_config\.json: "):
+    with pytest.raises(ValueError, match=r"scheduler_config\.json is not JSON"):
         load_scheduler(tmp_path)
+    for value in (None, "3.0", [3.0], True, float("nan")):
+        document = {"_class_name": "UniPCMultistepScheduler", "flow_shift": value}
+        path.write_text(json.dumps(document))
+        with pytest.raises(ValueError, match=r"scheduler_config\.json: .* flow_shift=.* must be a"):
+            load_scheduler(tmp_path)

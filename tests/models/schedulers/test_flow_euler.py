@@ -27,7 +27,7 @@ def test_noise_at_training_levels_equals_diffusers():
     i = [int(np.flatnonzero(tables.timesteps == t)[0]) for t in run["timestep"]]
     sample, noise = jnp.asarray(run["sample"]), jnp.asarray(run["noise"])
     got = scheduler.scale_noise(sample, noise, jnp.array(i), tables)
-    parity.assert_close(got, run["out"], 2 * np.spacing(np.float32(4)), "scale_noise")
+    parity.assert_close(got, run["out"], 3, "scale_noise")
 
 
 def test_the_last_sigma_is_shifted_twice_unless_sigmas_are_given():

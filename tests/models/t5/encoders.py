@@ -46,6 +46,14 @@ def recorded(name: str) -> tuple[jax.Array, jax.Array, np.ndarray]:
         )
 
 
+def roundings(name: str, tokens: int) -> float:
+    """In a row through the encoder; q k^T is not scaled by the width, so logits are as large as 4.5; see parity."""
+    c = parity.config(name)
+    inner = c["num_heads"] * c["d_kv"]
+    attention = parity.attention(inner, c["d_kv"], tokens, logit=4.5)
+    return 5 + c["num_layers"] * (attention + parity.feed_forward(c["d_model"], c["d_ff"]))
+
+
 @jax.jit
 def run(model, ids, mask=None):
     return model(ids, mask)

@@ -20,6 +20,19 @@ def letters(prompts, max_length):
     return ids, (ids > 0).astype(np.int32)
 
 
+@pytest.mark.parametrize("encode", [encode_wan_prompts, encode_cogvideox_prompts])
+def test_ids_beyond_the_vocabulary_are_refused(encode):
+    def tokenizer(prompts, max_length):
+        ids, mask = letters(prompts, max_length)
+        ids[0, 0] = 64
+        return ids, mask
+
+    model = encoder("umt5")
+    assert model.config.vocab_size == 64
+    with pytest.raises(ValueError, match="gives id 64, but the text encoder's vocabulary is 64"):
+        encode(tokenizer, model, PROMPTS, max_length=16)
+
+
 def test_wan_hides_padding_and_zeroes_it():
     model = encoder("umt5")
     got = encode_wan_prompts(letters, model, PROMPTS, max_length=16)

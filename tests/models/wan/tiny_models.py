@@ -43,6 +43,17 @@ def load(name, dtype=jnp.float32):
     return model
 
 
+def roundings(model, inputs, layers=None):
+    """In a row through `layers` blocks (else all and what follows), from the patches; see tests/tolerances.py."""
+    config, image = model.config, inputs.get("encoder_hidden_states_image")
+    text = inputs["encoder_hidden_states"].shape[1] + (0 if image is None else image.shape[1])
+    tokens = math.prod(inputs["hidden_states"].shape[2:]) // math.prod(config.patch_size)
+    patch = config.in_channels * math.prod(config.patch_size) / 2
+    number = config.num_layers if layers is None else layers
+    after = 7 + config.num_heads * config.head_dim / 2 if layers is None else 0
+    return patch + parity.layers(number, config, tokens, config.ffn_dim, cross=text) + after
+
+
 @jax.jit(static_argnames=("attention", "remat"))
 def run(model, inputs, *, attention=None, states=(), ctx=None, remat=False):
     return model(**inputs, attention=attention, states=states, ctx=ctx, remat=remat)

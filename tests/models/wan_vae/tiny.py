@@ -39,12 +39,22 @@ RESIDUAL = WanVAEConfig(
 )
 
 
+def roundings(config: WanVAEConfig, decoder: bool) -> float:
+    """In a row through one half: num_res_blocks, and one more in the decoder."""
+    dim = (decoder and config.decoder_base_dim) or config.base_dim
+    channels, resnets = [dim * m for m in config.dim_mult], config.num_res_blocks + decoder
+    return parity.autoencoder(channels, resnets, config.z_dim, attention=30)
+
+
 @functools.cache
 def reference(dtype=jnp.float32) -> WanVAE:
     """The model of vae_wan.safetensors."""
     tensors = load_file(parity.FOLDER / "vae_wan.safetensors")
-    config = config_from_json(WanVAEConfig, parity.config("vae_wan"))
-    return filled(config, lambda i, name, shape: tensors.pop(name), dtype)
+    return filled(REFERENCE, lambda i, name, shape: tensors.pop(name), dtype)
+
+
+REFERENCE = config_from_json(WanVAEConfig, parity.config("vae_wan"))
+DECODE, ENCODE = (roundings(REFERENCE, decoder) for decoder in (True, False))
 
 
 @functools.cache

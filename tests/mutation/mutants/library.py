@@ -65,8 +65,8 @@ MUTANTS = [
     *of(
         "sparsevdit_jax/fastvideo.py",
         (
-            "if w in full else SlidingTile(tile, w)",
-            "if w in full else SlidingTile(TILE, w)",
+            "else SlidingTile(tile, here[w])",
+            "else SlidingTile(TILE, here[w])",
             "the caller's tile is not used",
         ),
     ),
@@ -187,7 +187,11 @@ MUTANTS = [
     ),
     *of(
         "sparsevdit_jax/offline/tables.py",
-        ("    choice[: schedule.dense_steps] = -1\n", "", "dense steps are read from the choice"),
+        (
+            "    choice[[phase is Phase.DENSE for phase in schedule.phases()]] = -1\n",
+            "",
+            "dense steps are read from the choice",
+        ),
     ),
     *of(
         "sparsevdit_jax/offline/measurements.py",

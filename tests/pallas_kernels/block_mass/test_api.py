@@ -15,7 +15,7 @@ GOOD = {"q": Q, "k": Q, "lse": LSE, "block_q": 4, "block_kv": 4}
         ({"implementation": "triton"}, "choose one of reference, xla, mosaic_gpu"),
         ({"lse": LSE.swapaxes(1, 2)}, r"lse is float32 \(1, 8, 2\); .* \[B, H, Lq\] = \(1, 2, 8\)"),
         ({"lse": LSE.astype(jnp.bfloat16)}, "lse is bfloat16"),
-        ({"block_q": 0}, "block_q=0 must be a positive integer"),
+        ({"block_q": 0}, "block_q=0 must be a whole number of at least 1"),
         ({"q_lengths": np.array([[[4]]], np.int32)}, r"q_lengths .*\(any, any, 2\)"),
         ({"kv_lengths": np.array([[[4, 5]]], np.int32)}, r"kv_lengths spans 4\.\.5"),
         (

@@ -40,7 +40,7 @@ def test_searched_strategies_and_their_sparsity_are_fastvideos(skip):
 
 def test_a_step_table_has_each_head_s_choice_and_comes_back_from_json():
     choice = np.random.default_rng(0).integers(-1, 4, (5, 2, 3))
-    schedule = StepSchedule(5, 1)
+    schedule = StepSchedule(5, 1, dense_last_steps=1)
     attention = step_table(choice, STATIC, schedule, grid=GRID)
     attention.init(GRID, batch=1, num_heads=3, head_dim=8)
     assert SparseAttention.from_json(attention.to_json()) == attention
@@ -49,7 +49,17 @@ def test_a_step_table_has_each_head_s_choice_and_comes_back_from_json():
     for step, layer in np.ndindex(5, 2):
         table = attention.patterns[layer]
         kept = metrics.density(table, GRID, num_heads=3, step=step)
-        np.testing.assert_allclose(kept, 1 if step == 0 else expected[step, layer], rtol=1e-6)
+        np.testing.assert_allclose(kept, 1 if step in (0, 4) else expected[step, layer], rtol=1e-6)
+
+
+def test_a_strategy_says_full_where_the_schedule_is_dense():
+    schedule = StepSchedule(3, 1, dense_last_steps=1)
+    attention = SparseAttention((STATIC[3],), schedule, GRID, 1)
+    assert [json.loads(to_strategy(attention))[f"{s}_0_0"] for s in range(3)] == [
+        [2, 2, 2],
+        [1, 1, 1],
+        [2, 2, 2],
+    ]
 
 
 def test_a_fixed_table_groups_heads_and_takes_any_pattern():

@@ -11,10 +11,22 @@ FOLDER = Path(__file__).with_name("on_eight_devices")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("check_*.py")))
-def test_on_eight_devices(name):
+def test_on_eight_devices(name, request):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    chosen = ["-m", request.config.getoption("-m")]
+    if request.config.getoption("--optimised"):
+        chosen.append("--optimised")
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", FOLDER / f"{name}.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *chosen,
+            FOLDER / f"{name}.py",
+        ],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

@@ -57,5 +57,5 @@ def test_every_row_costs_the_same():
 def test_bad_fields(cls):
     with pytest.raises(ValueError, match=r"density=0 must lie in \(0, 1\]"):
         cls(0)
-    with pytest.raises(ValueError, match="block=0 must be a positive number"):
+    with pytest.raises(ValueError, match="block=0 must be a whole number of at least 1"):
         cls(0.5, 0)

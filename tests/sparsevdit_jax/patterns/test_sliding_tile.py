@@ -1,3 +1,4 @@
+import math
 import pathlib
 import time
 import tracemalloc
@@ -10,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsevdit_jax import VideoGrid, metrics, pattern, sparse_attention, token_order
-from sparsevdit_jax.patterns import Dense, SlidingTile
+from sparsevdit_jax import TokenOrder, VideoGrid, metrics, pattern, sparse_attention, token_order
+from sparsevdit_jax.patterns import Dense, PerHead, SlidingTile
 from tests.conformance.pattern_suite import PatternSuite
 from tests.sparsevdit_jax import oracles
+
+pytestmark = pytest.mark.optimised
+
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 HUNYUAN = VideoGrid(30, 48, 80)
@@ -51,7 +55,7 @@ class TestWindowPerHead(PatternSuite):
 
 
 @pytest.mark.parametrize("name", ["sta_a_odd", "sta_c_even", "sta_e_text"])
-@pytest.mark.filterwarnings("ignore:SlidingTile windows")
+@pytest.mark.filterwarnings("ignore:SlidingTile window")
 def test_golden_attention(name):
     data = np.load(GOLDEN / f"{name}.npz")
     room, length = int(data["text_max_len"]), int(data["text_len"])
@@ -128,6 +132,7 @@ def test_mask_is_not_symmetric_and_columns_are_ragged():
     assert not line[2, 0]
 
 
+@pytest.mark.filterwarnings("ignore:SlidingTile window")
 @settings(max_examples=25, deadline=None)
 @given(
     shape=st.tuples(*[st.integers(1, 7)] * 3),
@@ -154,7 +159,8 @@ def test_odd_windows_keep_the_same_tiles_in_every_row(shape, tile, window):
 )
 def test_any_canvas_with_a_full_window_is_dense(grid, tile):
     qkv = jax.random.normal(jax.random.key(0), (3, 1, grid.num_tokens, 1, 4))
-    out = sparse_attention(*qkv, grid=grid, pattern=SlidingTile(tile, (50, 50, 50)))
+    full = SlidingTile(tile, TokenOrder(grid, math.prod(tile), tile).tiles)
+    out = sparse_attention(*qkv, grid=grid, pattern=full)
     dense = sparse_attention(*qkv, grid=grid, pattern=Dense())
     np.testing.assert_allclose(out, dense, rtol=1e-5, atol=1e-5)
 
@@ -191,17 +197,80 @@ def test_even_partial_window_warns_once_naming_both_rules():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SlidingTile((1, 1, 1), (1, 1, 4), "exact").block_mask(grid, 1)
-        SlidingTile((1, 1, 1), (2, 2, 24)).block_mask(grid, 1)
+        SlidingTile((1, 1, 1), (1, 1, 23)).block_mask(grid, 1)
+
+
+PAPER = VideoGrid(18, 48, 80)  # 3 x 6 x 10 tiles of the paper's
+
+
+@pytest.mark.parametrize(
+    ("window", "grid", "says"),
+    [
+        ((18, 24, 24), PAPER, r"\(18, 24, 24\) counts tiles, not tokens.*: attention is full\. .*window=\(3, 6, 10\)"),
+        (((1, 1, 1), (18, 24, 24)), VideoGrid(18, 48, 80, 5), r"\(18, 24, 24\) counts tiles"),
+        ((18, 8, 8), PAPER, r"attention is full along an axis\. .*window=\(3, 6, 8\)"),
+        ((3, 6, 11), PAPER, r"attention is full\. .*SlidingTile\.from_tokens"),
+    ],
+)  # fmt: skip
+def test_a_window_larger_than_the_canvas_warns_once(window, grid, says):
+    sta = SlidingTile((6, 8, 8), window, "exact")
+
+    def build():
+        for each in (sta, PerHead(((sta, (0, 1)),)), sta):
+            each.init(grid, batch=1, num_heads=2, head_dim=8)
+            pattern._static_mask.cache_clear()  # what is built again does not warn again
+
+    with pytest.warns(UserWarning, match=says) as caught:
+        build()
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("window", "grid"),
+    [
+        ((3, 6, 10), PAPER),  # the canvas itself
+        ((3, 3, 3), VideoGrid(1, 48, 80)),  # a window in tiles, on a short clip
+        ((5, 3, 3), PAPER),
+        ((3, 3, 10), PAPER),
+    ],
+)
+def test_a_usual_window_does_not_warn(window, grid):
+    SlidingTile((6, 8, 8), window).block_mask(grid, 1)
+
+
+def test_windows_in_tokens_are_the_paper_s():
+    sta = SlidingTile.from_tokens((6, 8, 8), (18, 24, 24))
+    assert sta == SlidingTile((6, 8, 8), (3, 3, 3))
+    heads = SlidingTile.from_tokens([6, 8, 8], [[30, 40, 40], (6, 8, 8)], "exact")
+    assert heads == SlidingTile((6, 8, 8), ((5, 5, 5), (1, 1, 1)), "exact")
+    assert SlidingTile.from_tokens((1, 1, 1), (3, 3, 3)).window == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("window", "match"),
+    [
+        ((18, 24, 25), r"window=\(18, 24, 25\) tokens must be a multiple of tile=\(6, 8, 8\)"),
+        (((18, 24, 24), (3, 24, 24)), r"window=\(3, 24, 24\) tokens must be a multiple"),
+        ((18, 24), "must be 3 whole numbers"),
+        ((0, 24, 24), "must be 3 whole numbers of at least 1"),
+    ],
+)
+def test_windows_in_tokens_that_are_no_tiles_are_refused(window, match):
+    with pytest.raises(ValueError, match=match):
+        SlidingTile.from_tokens((6, 8, 8), window)
 
 
 @pytest.mark.parametrize(
     ("args", "match"),
     [
-        (((0, 2, 2), (1, 1, 1)), r"tile=\(0, 2, 2\) must be three positive sizes"),
-        (((2, 2), (1, 1, 1)), r"tile=\(2, 2\) must be three positive sizes"),
-        (((2, 2, 2), (1, 0, 1)), r"window=\(1, 0, 1\) must be three positive whole numbers"),
-        (((2, 2, 2), (1, 1.5, 1)), "must be three positive whole numbers of tiles"),
-        (((2, 2, 2), ()), r"window=\(\) must be three"),
+        (((0, 2, 2), (1, 1, 1)), r"tile=\(0, 2, 2\) must be 3 whole numbers"),
+        (((2, 2), (1, 1, 1)), r"tile=\(2, 2\) must be 3 whole numbers"),
+        (
+            ((2, 2, 2), (1, 0, 1)),
+            r"window=\(1, 0, 1\) must be 3 whole numbers of at least 1; .* in tiles",
+        ),
+        (((2, 2, 2), (1, 1.5, 1)), "must be 3 whole numbers"),
+        (((2, 2, 2), ()), r"window=\(\) must be 3"),
         (((2, 2, 2), (1, 1, 1), "left"), "even_window='left' must be one of"),
     ],
 )

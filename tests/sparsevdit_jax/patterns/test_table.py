@@ -119,10 +119,10 @@ def test_dense_entries_among_skipped_ones_are_full_rows_of_larger_blocks():
 
 
 @pytest.mark.parametrize(("step", "row"), [(5, 4), (1000, 4), (-1, 0)])
-def test_steps_outside_the_table_use_its_nearest_row(step, row):
+def test_a_step_outside_the_table_is_refused_and_a_traced_one_uses_its_nearest_row(step, row):
     table, struct = Table(LIBRARY, CHOICE), inputs()
-    nearest = metrics.density(table, GRID, num_heads=4, step=row)
-    np.testing.assert_array_equal(metrics.density(table, GRID, num_heads=4, step=step), nearest)
+    with pytest.raises(ValueError, match=f"step={step} (lies outside this table|must be a whole)"):
+        metrics.density(table, GRID, num_heads=4, step=step)
     counts = jax.jit(lambda ctx: table.plan(*struct[:2], (), ctx)[0].mask.kv_counts)
     np.testing.assert_array_equal(
         counts(ctx_at(jnp.asarray(step, np.int32))), counts(ctx_at(jnp.asarray(row, np.int32)))

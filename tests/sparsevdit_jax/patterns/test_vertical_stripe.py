@@ -50,7 +50,7 @@ def test_first_frame_and_spread_of_the_rest():
 def test_bad_fields_and_grids():
     with pytest.raises(ValueError, match=r"density=1.5 must lie in \(0, 1\]"):
         VerticalStripe(1.5)
-    with pytest.raises(ValueError, match="block=-1 must be a positive number"):
+    with pytest.raises(ValueError, match="block=-1 must be a whole number of at least 1"):
         VerticalStripe(block=-1)
     with pytest.raises(ValueError, match=r"columns=\(\) must name at least one"):
         VerticalStripe(columns=())

@@ -29,7 +29,7 @@ TABLE = Table(
 )
 BANDS = Diagonal(0.3, block=16), MultiDiagonal(0.3, block=16)
 MODES = PerHead.of((ADASPA, BANDS[0], BANDS[1], ADASPA, BANDS[1]))
-WINDOWS = SlidingTile(TILE, ((3, 1, 1), (1, 1, 1), (3, 3, 3), (1, 3, 3), (3, 1, 3)))
+WINDOWS = SlidingTile(TILE, ((3, 1, 1), (1, 1, 1), (3, 2, 2), (1, 2, 2), (3, 1, 2)))
 SEQ, BOTH = {"seq": 8}, {"cfg": 2, "seq": 4}
 
 # heads, axes: 5 heads on 4 devices are padded, on 8 they are fewer than devices.

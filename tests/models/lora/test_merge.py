@@ -12,10 +12,14 @@ from safetensors.numpy import load_file, save_file
 from models.config import config_from_json
 from models.keys import checkpoint_slots
 from models.lora import merge_lora
+from models.lora.files import LoraFile
 from models.pretrained import TRANSFORMERS
+from tests import tolerances
 
-from . import parity
-from .toy import ToyConfig, ToyTransformer
+from .. import parity
+from ..cogvideox.tiny_models import roundings as cogvideox_roundings
+from ..toy import ToyConfig, ToyTransformer
+from ..wan.tiny_models import roundings as wan_roundings
 
 UP = "blocks.0.net.0.proj"  # [12, 6] in the checkpoint
 
@@ -84,20 +88,68 @@ def test_a_merged_weight_is_the_sum(model, tmp_path, names, alpha, metadata, fac
         np.testing.assert_array_equal(after[name], array, err_msg=name)
 
 
-def test_convolutions_and_biases_are_merged_too(model, tmp_path):
+@pytest.mark.parametrize("flat", [False, True])  # kohya's conv layers, or an extraction's matrices
+def test_convolutions_and_biases_are_merged_too(model, tmp_path, flat):
     rng = np.random.default_rng(1)
     down = rng.normal(size=(3, 6, 1, 2, 2)).astype(np.float32)
     up = rng.normal(size=(4, 3, 1, 1, 1)).astype(np.float32)
     bias = rng.normal(size=4).astype(np.float32)
-    names = [f"blocks.1.patch.{end}" for end in ("lora_A.weight", "lora_B.weight", "lora_B.bias")]
+    a, b = ("lora_down", "lora_up") if flat else ("lora_A", "lora_B")
+    names = [f"blocks.1.patch.{end}" for end in (f"{a}.weight", f"{b}.weight", f"{b}.bias")]
     before = weights(model)
-    merge_lora(model, write(tmp_path, dict(zip(names, (down, up, bias), strict=True))))
+    stored = (down.reshape(3, -1), up.reshape(4, 3), bias) if flat else (down, up, bias)
+    merge_lora(model, write(tmp_path, dict(zip(names, stored, strict=True))))
     after = weights(model)
     want = before["blocks.1.patch.weight"] + np.einsum("or...,rithw->oithw", up[..., 0, 0, 0], down)
     np.testing.assert_allclose(after["blocks.1.patch.weight"], want, atol=1e-6)
     np.testing.assert_allclose(
         after["blocks.1.patch.bias"], before["blocks.1.patch.bias"] + bias, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "factor"),
+    [
+        ({"lora_A": (2, 6), "lora_B": (12, 2)}, 1.0),  # without ".weight"
+        (
+            {"lora_down.weight": (2, 6, 1, 1), "lora_up.weight": (12, 2, 1, 1)},
+            1.0,
+        ),  # as 1 x 1 convolutions
+        ({"lora.down.weight": (2, 6), "lora.up.weight": (12, 2), "alpha": np.int64(4)}, 2.0),
+        ({"lora_linear_layer.down.weight": (2, 6), "lora_linear_layer.up.weight": (12, 2)}, 1.0),
+    ],
+)
+@pytest.mark.parametrize("stem", [UP, "_orig_mod.blocks._orig_mod.0.net.0.proj", f"module.{UP}"])
+def test_what_else_tools_write(model, tmp_path, stem, tensors, factor):
+    arrays = [*factors(), np.array([4])]
+    stored = {
+        f"{stem}.{name}": array.reshape(shape if isinstance(shape, tuple) else ())
+        for (name, shape), array in zip(tensors.items(), arrays, strict=False)
+    }
+    want = weights(model)[f"{UP}.weight"] + factor * (arrays[1] @ arrays[0])
+    assert merge_lora(model, write(tmp_path, stored)) == [UP]
+    np.testing.assert_allclose(weights(model)[f"{UP}.weight"], want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["style"], "style"),
+        (["a", "pytorch_lora_weights"], "pytorch_lora_weights"),
+        (["adapter_model", "pytorch_lora_weights"], "adapter_model"),
+        (["a", "b"], None),
+    ],
+)
+def test_a_folder_stands_for_the_lora_in_it(tmp_path, names, chosen):
+    for name in names:
+        save_file({name: np.ones(1, np.float32)}, tmp_path / f"{name}.safetensors")
+    if chosen is None:
+        with pytest.raises(
+            ValueError, match=r"a folder with 2 \.safetensors files, not one called"
+        ):
+            LoraFile.open(tmp_path)
+    else:
+        assert list(LoraFile.open(tmp_path).shapes) == [chosen]
 
 
 def test_bfloat16_weights_are_rounded_once(tmp_path):
@@ -116,13 +168,16 @@ def test_bfloat16_weights_are_rounded_once(tmp_path):
         ({f"{UP}.lora_A.weight": factors()[0]}, "its up projection is missing"),
         (
             {"x.lora_A.weight": factors()[0], "x.lora_B.weight": factors()[1]},
-            "x: the model has no such module",
+            "2 of its 4 tensors are for modules that it does not have, such as x.lora_A.weight",
         ),
         (
             {f"{UP}.lora_A.weight": factors()[1], f"{UP}.lora_B.weight": factors()[0]},
             r"\(2, 6\) x \(12, 2\) does not give the weight's \(12, 6\)",
         ),
-        ({f"{UP}.lora_magnitude_vector": np.ones(3, np.float32)}, "1 tensors that are no LoRA"),
+        (
+            {f"{UP}.lora_magnitude_vector": np.ones(3, np.float32)},
+            "is DoRA .*, which is not merged",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_changes(model, tmp_path, tensors, message):
@@ -181,7 +236,10 @@ def test_an_adapter_of_diffusers_gives_its_output(name):
     assert len(changed) == sum(".lora_A." in key for key in load_file(path))
     out = run(model)
     assert np.abs(out - case["out"][:1]).max() > 1  # the adapter does something
-    parity.assert_close(out, recorded["out"], 1e-5, "output with the adapter")
+    n = (wan_roundings if name == "wan" else cogvideox_roundings)(model, given)
+    parity.assert_close(out, recorded["out"], n, "output with the adapter")
     merge_lora(model, path, scale=-1.0)
     for key, array in weights(model).items():
-        np.testing.assert_allclose(array, before[key], atol=2e-6, err_msg=key)
+        # What is added and taken away again is up to twenty times a weight's size; both are rounded.
+        allowed = 20 * tolerances.rounding(2) * float(np.abs(before[key]).max())
+        tolerances.assert_within(array, before[key], allowed, key)

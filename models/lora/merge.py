@@ -1,0 +1,100 @@
+"""What users call: LoRA files checked against a model, and merged into it."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sparsevdit_jax.parallel import put
+
+from ..keys import checkpoint_slots
+from .files import LoraFile
+from .names import Names
+from .plan import Delta, check_values, deltas_of
+
+_log = logging.getLogger(__name__)
+
+Files = Sequence[tuple[str | Path, float]]
+
+
+def check_loras(model: Any, files: Files) -> list[str]:
+    """Makes sure that `merge_loras(model, files)` will work. Changes nothing and compiles nothing.
+
+    First the headers of all files are compared with the model (names, shapes, ranks, settings), then all values are
+    read: none may be NaN or infinite.
+
+    Args:
+      model: a transformer of ours; it may be without weights (`nnx.eval_shape`).
+      files: (path, scale) of each LoRA; see `merge_loras`.
+
+    Returns:
+      A line for each thing that a user should know, such as how many tensors of a file are passed over because they
+      belong to a text encoder, or to an image branch that the model does not have.
+
+    Raises:
+      As `merge_loras`.
+    """
+    return _planned(model, files)[1]
+
+
+def merge_loras(
+    model: Any, files: Files, *, say: Callable[[str], None] = _log.warning
+) -> list[str]:
+    """Adds LoRAs to the weights of `model`, in place: W += scale (alpha / r) B A, or scale times a difference.
+
+    The sum over all files is float32 and is rounded once to the weight's dtype. alpha comes from the file (tensors
+    `MODULE.alpha` or diffusers' metadata) or from PEFT's adapter_config.json beside it; without, it is r.
+    Rank-stabilised LoRAs divide by sqrt(r).
+
+    Args:
+      model: a transformer of ours.
+      files: (path, scale) of each LoRA: a .safetensors file, or a folder that PEFT or diffusers saved. models/README.md
+        lists the layouts. A scale of -1 takes a merged LoRA out again, up to rounding.
+      say: called with each line that `check_loras` would return; by default they are logged.
+
+    Returns:
+      Names of the checkpoint's modules that changed.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a file that is not a LoRA of this model; nothing has changed then, by none of the files.
+    """
+    deltas, notes = _planned(model, files)
+    for note in notes:
+        say(note)
+    slots = checkpoint_slots(model, type(model).KEYS)
+    for name, parts in deltas.items():
+        slot = slots[name]
+        delta = sum((part.array(slot.shape) for part in parts[1:]), parts[0].array(slot.shape))
+        _add(slot.parameter, slot.from_checkpoint(delta))
+    return sorted({name.removesuffix(".weight").removesuffix(".bias") for name in deltas})
+
+
+def merge_lora(model: Any, path: str | Path, *, scale: float = 1.0) -> list[str]:
+    """`merge_loras` of one file."""
+    return merge_loras(model, [(path, scale)])
+
+
+def _planned(model, files: Files) -> tuple[dict[str, list[Delta]], list[str]]:
+    """What every tensor of the checkpoint gets, and what to tell the user."""
+    names = Names(model)
+    deltas: dict[str, list[Delta]] = {}
+    notes = []
+    opened = [(LoraFile.open(path), scale) for path, scale in files]
+    for file, scale in opened:
+        found, said = deltas_of(file, scale, names)
+        notes += said
+        for delta in found:
+            deltas.setdefault(delta.target, []).append(delta)
+    for file, _ in opened:
+        check_values(file, [d for parts in deltas.values() for d in parts if d.file is file])
+    return deltas, list(dict.fromkeys(notes))
+
+
+def _add(parameter, delta: np.ndarray) -> None:
+    old = parameter[...]
+    new = jnp.asarray(old, jnp.float32) + put(np.ascontiguousarray(delta), old.sharding)
+    parameter.set_value(new.astype(old.dtype))

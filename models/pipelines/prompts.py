@@ -1,0 +1,36 @@
+"""What can be known of prompts before a text encoder is loaded."""
+
+from collections.abc import Sequence
+
+from models.pretrained import TEXT_ENCODERS, read_config
+from models.tokenizer import clean_prompt, load_tokenizer
+
+from .family import Family
+from .wan import Wan
+
+
+def check_prompts(family: Family, prompts: Sequence[str]) -> None:
+    """Makes sure that a folder's tokenizer and text encoder can take these prompts; reads no weights.
+
+    Raises:
+      ImportError: `tokenizers` is not installed, or `ftfy` is not and a prompt for Wan needs it.
+      OSError, ValueError: no tokenizer or text encoder, damaged ones, or ones that do not belong together or to the
+        transformer.
+    """
+    folder = family.folder
+    name, config = read_config(folder, "text_encoder", TEXT_ENCODERS)
+    _, width = family.text_shape
+    if config.d_model != width:
+        raise ValueError(
+            f"{folder / 'text_encoder'} is a {name} of width {config.d_model}, but the transformer takes {width}; take "
+            "both from one checkpoint"
+        )
+    vocabulary = load_tokenizer(folder / "tokenizer").vocabulary
+    if vocabulary > config.vocab_size:
+        raise ValueError(
+            f"{folder / 'tokenizer'} has ids up to {vocabulary - 1}, but the vocabulary of "
+            f"{folder / 'text_encoder'} is {config.vocab_size}; take both from one checkpoint"
+        )
+    if isinstance(family, Wan):
+        for prompt in prompts:
+            clean_prompt(prompt)
