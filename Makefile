@@ -21,7 +21,7 @@ setup:
 setup-demo:
 	@PYTHON="$(PYTHON)" bash .ci/setup.sh demo
 
-demo: setup-demo ## the same clip with dense and sparse attention: out/demo/ (SEED=7 DIGIT=5 ARGS="--steps 20")
+demo: setup-demo ## the same clip with dense and sparse attention: out/demo/ (SEED=7 DIGIT=5 ARGS=--all)
 	$(PY) -m experiments.demo $(if $(SEED),--seed "$(SEED)") $(if $(DIGIT),--digit "$(DIGIT)") $(ARGS)
 
 report: setup-demo ## everything measured on one page, from the committed records: out/report/
@@ -47,9 +47,10 @@ bench: setup ## time sparse against dense attention on this CPU (ARGS="--help")
 	$(PY) -m experiments.bench_cpu $(ARGS)
 
 # A GPU machine has its own jax for its own CUDA, so nothing is set up where python3 has one.
-gpu-check: ## check, then time, the GPU kernels of this machine (ARGS="--part forward --case S1"; anywhere: ARGS=--dry-run)
-	@python="$(or $(PYTHON),python3)"; "$$python" -c 'import jax, flax' 2>/dev/null || python=$(PY); \
-	"$$python" -c 'import jax, flax' || { echo "gpu-check: give a Python that has jax and flax: make gpu-check PYTHON=..." >&2; exit 1; }; \
+gpu-check: ## check, then time, the GPU kernels of this machine (ARGS="--minutes 8"; anywhere: ARGS="--dry-run --minutes 2")
+	@has='import sys; from importlib.util import find_spec as f; sys.exit(not (f("jax") and f("flax")))'; \
+	python="$(or $(PYTHON),python3)"; "$$python" -c "$$has" 2>/dev/null || python=$(PY); \
+	"$$python" -c "$$has" || { echo "gpu-check: give a Python that has jax and flax: make gpu-check PYTHON=..." >&2; exit 1; }; \
 	"$$python" -m experiments.gpu_check $(ARGS)
 
 train: setup ## train the demo's model, for hours; resumes (ARGS="--help")

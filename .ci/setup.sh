@@ -17,8 +17,8 @@ fail() { printf 'set-up: %s\n' "$@" >&2; exit 1; }
 say() { printf 'set-up: %s\n' "$*"; }
 
 case $wanted in
-  demo) extras=demo ;;
-  test) extras=demo,test,lint ;;
+  demo) extras=demo compile=--no-compile ;; # Python compiles what is imported, a fraction of it
+  test) extras=demo,test,lint compile=--compile ;;
   *) fail "'$wanted' is not a set-up; give demo or test" ;;
 esac
 
@@ -118,7 +118,7 @@ fi
 pins=$(constraints "$minor")
 say "installing [$extras] with $pins, about a minute"
 rm -f "$VENV/.stamp-test"
-pip() { "$VENV/bin/python" -I -m pip --disable-pip-version-check install -qq --no-input -c "$pins" "$@"; }
+pip() { "$VENV/bin/python" -I -m pip --disable-pip-version-check install -qq --no-input "$compile" -c "$pins" "$@"; }
 
 # The CUDA plugin and ptxas, with which tests compile kernels for a GPU that is not there. In a folder of their own: where
 # jax sees the plugin but no driver, every program prints a traceback. jax for Python 3.11 is too old for the kernels.

@@ -30,6 +30,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
+CODE = ("experiments", "models", "pallas_kernels", "sparsevdit_jax")
 FIELDS = ("name", "time", "git_sha", "dirty", "environment", "config", "measured")
 UNITS = frozenset(
     "ns us ms s min h bytes kib mib gib kb mb gb flops mflops gflops tflops db percent "
@@ -48,7 +49,7 @@ class Run:
     Attributes:
       name: of the experiment and its file, lower-case letters, digits and underscores.
       config: the experiment's settings, as JSON.
-      git_sha: the commit that was run, or "unknown" outside a repository.
+      git_sha: the commit that was run, or "unknown" outside a repository and an export of one.
       dirty: whether the tree differed from that commit.
       environment: see `environment`.
       folder: where `<name>.jsonl` lies.
@@ -79,24 +80,13 @@ class Run:
         """
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ValueError(f"{name=} must be lower-case letters, digits and underscores")
-        sha, changes = git_state()
-        if sha == "unknown" and not allow_dirty:
-            raise ValueError(
-                f"there is no git commit at {ROOT.name}/, so a record could not name the code that made "
-                "it: run in a clone (carry .git along), or pass --allow-dirty to have it marked"
-            )
-        if changes and not allow_dirty:
-            raise ValueError(
-                f"the tree differs from commit {sha[:12]} ({changes[0].strip()!r} and "
-                f"{len(changes) - 1} more); a record must name the code that made it: commit "
-                "first, or pass --allow-dirty to have it marked"
-            )
+        sha, dirty = code(allow_dirty=allow_dirty)
         settings = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config)
         run = cls(
             name=name,
             config=_json_value(settings, "config"),
             git_sha=sha,
-            dirty=bool(changes),
+            dirty=dirty,
             environment=environment(),
             folder=Path(folder),
         )
@@ -154,11 +144,39 @@ def environment() -> dict[str, Any]:
     }
 
 
+def code(*, allow_dirty: bool = False) -> tuple[str, bool]:
+    """The commit of this code, and whether the code differs from it.
+
+    Raises:
+      ValueError: it differs or has no commit, and `allow_dirty` is not set.
+    """
+    sha, changes = git_state()
+    if sha == "unknown" and not allow_dirty:
+        raise ValueError(
+            f"there is no git commit at {ROOT.name}/, so a record could not name the code that made it: run in a "
+            "clone or in what git archive HEAD wrote, or pass --allow-dirty to have it marked"
+        )
+    if changes and not allow_dirty:
+        raise ValueError(
+            f"the tree differs from commit {sha[:12]} ({changes[0].strip()!r} and {len(changes) - 1} more); a record "
+            "must name the code that made it: commit first, or pass --allow-dirty to have it marked"
+        )
+    return sha, bool(changes)
+
+
 def git_state(root: Path = ROOT) -> tuple[str, list[str]]:
     """The commit of the tree at `root` and the lines of `git status` about it, results left out.
 
-    Without a repository or a commit: "unknown" and one line that says so, so it counts as dirty.
+    Where `git archive` wrote the tree, the commit stands in a file, and a Python file that is newer than that file was
+    changed since. Without a repository or a commit: "unknown" and one line that says so, so it counts as dirty.
     """
+    stamp = root / "experiments" / "COMMIT"
+    if not (root / ".git").exists() and stamp.exists():
+        sha, made = stamp.read_text(encoding="utf-8").strip(), stamp.stat().st_mtime
+        if re.fullmatch("[0-9a-f]{40}", sha):
+            source = [path for part in CODE for path in sorted((root / part).rglob("*.py"))]
+            newer = [path.relative_to(root) for path in source if path.stat().st_mtime > made]
+            return sha, [f" M {path.as_posix()}" for path in newer]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]

@@ -27,7 +27,7 @@ from .config import config_from_json, config_to_json
 from .files import checkpoint_folder, contents, is_file, read_json
 from .hunyuan_video import HunyuanVideoTransformer
 from .hunyuan_video_vae import HunyuanVideoVAE
-from .keys import Slot, checkpoint_slots
+from .keys import Slot, check_fit, checkpoint_slots
 from .nn import planned, without_weights
 from .t5 import T5Encoder
 from .tensors import TensorFiles, variants, write_shards
@@ -223,7 +223,7 @@ def _open(
         raise ValueError(f"{dtype=} must be bfloat16, float16 or float32")
     model = make(cls, config, compute)
     slots = checkpoint_slots(model, cls.KEYS)
-    _compare(folder, slots, files)
+    check_fit(folder, slots, files.shapes)
     return model, slots, files
 
 
@@ -247,26 +247,6 @@ def _class_name(document, path: Path, part: str, registry) -> str:
             "in folders as diffusers and transformers save them (the original authors' are not read)"
         )
     return found[0]
-
-
-def _compare(folder, slots: Mapping[str, Slot], files: TensorFiles) -> None:
-    present = files.shapes.keys()
-    problems = [f"missing: {name}" for name in sorted(slots.keys() - present)]
-    problems += [f"unexpected: {name}" for name in sorted(present - slots.keys())]
-    problems += [
-        f"{name}: the file has {files.shapes[name]}, the model needs {slots[name].shape}"
-        for name in sorted(slots.keys() & present)
-        if files.shapes[name] != slots[name].shape
-    ]
-    if problems:
-        if not slots.keys() & present and present:
-            problems.insert(
-                0,
-                "no name fits: this is the original authors' layout or another model; take diffusers'",
-            )
-        shown = "\n  ".join(problems[:200])
-        more = f"\n  and {len(problems) - 200} more" if len(problems) > 200 else ""
-        raise ValueError(f"the weights in {folder} do not fit its config.json:\n  {shown}{more}")
 
 
 def _save(model, folder, part: str, max_shard_bytes):

@@ -1,6 +1,7 @@
-"""Part `check`: every kernel against `reference`, and at full size against float64."""
+"""Parts `machine` and `check`: every kernel against `reference`, and at full size against float64."""
 
 import functools
+import itertools
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -11,18 +12,29 @@ import numpy as np
 from experiments.gpu_check import small
 from experiments.gpu_check.oracle import Rows, check_close, key_gradients
 from experiments.gpu_check.programs import NAMES, attend, twice
-from experiments.gpu_check.session import OPERATIONS, Session
+from experiments.gpu_check.session import Session
 from experiments.gpu_check.shapes import CASES, Case
 from pallas_kernels import BlockMask, block_mass, dense_attention
 from sparsevdit_jax import VideoGrid
 
 FULL_SIZE = ("S1", "S6", "V4", "D1_2048_64")
 IN_DRY_RUNS = ("128x128", "dense_ragged", "mass_odd", small.ORDER)
-INTERPRETED = "interpreted"  # where there is no GPU: a small problem in JAX's interpreter
-SMALL = (*small.PROBLEMS, small.ORDER, INTERPRETED)
+SMALL = (*small.PROBLEMS, small.ORDER)
 
 Work = tuple[str, tuple[str, Callable[[], str]]]
 """Name of a problem, for --case; what is checked; the check."""
+
+
+def machine(session: Session) -> None:
+    """What is here, and whether it computes at all."""
+
+    def computes() -> str:
+        x = jax.random.normal(jax.random.key(session.seed), (512, 512), session.config.timed_dtype)
+        got = jax.jit(lambda x: jnp.dot(x, x, preferred_element_type=jnp.float32))(x)
+        wide = np.asarray(x, np.float64)
+        return f"product {check_close('out', got, wide @ wide, session.config.timed_dtype):.1e}"
+
+    session.attempt(f"{jax.device_count()} x {jax.devices()[0].device_kind} computes", computes)
 
 
 def check(session: Session) -> None:
@@ -32,26 +44,24 @@ def check(session: Session) -> None:
 
 
 def _small(session: Session) -> Iterator[Work]:
-    dry, dtypes = session.config.dry_run, ("bfloat16", "float16") if session.on_gpu else ("float32",)  # fmt: skip
-    for case, problem in small.PROBLEMS.items():
-        if dry and case not in IN_DRY_RUNS:
-            continue
-        for name in session.implementations(problem.operation):
-            for dtype in dtypes:
-                for dim in (64,) if dry else (64, 128):
-                    task = functools.partial(problem.check, name, dtype, dim, *_draws(session, case))  # fmt: skip
-                    yield case, (f"{case}: {name}, {dtype}, D {dim}, {problem}", task)
-    key, _ = _draws(session, small.ORDER)
+    dry = session.config.dry_run
+    dtypes = session.config.dtype or (("bfloat16", "float16") if session.on_gpu else ("float32",))
+    # Every problem in the precision that matters most comes before any in another.
+    for dtype, dim in itertools.product(dtypes, session.config.head_dim[-1 if dry else 0 :]):
+        for case, problem in small.PROBLEMS.items():
+            if dry and case not in IN_DRY_RUNS and case not in session.config.case:
+                continue
+            for name in session.implementations(problem.operation):
+                task = functools.partial(problem.check, name, dtype, dim, *draws(session, case))
+                yield case, (f"{case}: {name}, {dtype}, D {dim}, {problem}", task)
+    key, _ = draws(session, small.ORDER)
     grid, tile = VideoGrid(5, 6, 7, text_len=9), (2, 4, 4)
     task = functools.partial(small.orders, grid, tile, 3, dtypes[0], key)
     yield small.ORDER, (f"token orders of {grid}, tiles of {tile}", task)
-    if dry and "mosaic_gpu" in OPERATIONS["block_sparse_attention"]:
-        task = functools.partial(_interpreted, *_draws(session, INTERPRETED))
-        yield INTERPRETED, ("mosaic_gpu, interpreted", task)
 
 
 def _full_size(session: Session) -> Iterator[Work]:
-    dtype = session.config.dtype if session.on_gpu else "float32"
+    dtype = session.config.timed_dtype if session.on_gpu else "float32"
     checks = {
         "block_sparse_attention": _sparse,
         "dense_attention": _dense,
@@ -61,28 +71,21 @@ def _full_size(session: Session) -> Iterator[Work]:
         case = CASES[name].small() if session.config.dry_run else CASES[name]
         for operation, run in checks.items():
             for chosen in session.implementations(operation):
-                task = functools.partial(run, case, chosen, dtype, *_draws(session, name))
+                task = functools.partial(run, case, chosen, dtype, *draws(session, name))
                 yield name, (f"{operation} {chosen}, {name}, float64 on a sample of rows", task)
         if case.grid:
-            key, _ = _draws(session, name)
+            key, _ = draws(session, name)
             task = functools.partial(
                 small.orders, VideoGrid(*case.grid), case.tile, case.heads, dtype, key
             )
             yield name, (f"token orders of {name}", task)
 
 
-def _draws(session: Session, name: str):
+def draws(session: Session, name: str):
     """A key and a generator of a problem: the same whichever other problems are checked."""
     number = zlib.crc32(name.encode())
     key = jax.random.fold_in(jax.random.key(session.seed), number)
     return key, np.random.default_rng([session.seed, number])
-
-
-def _interpreted(key, rng) -> str:
-    from pallas_kernels import _interpret
-
-    problem = small.Sparse(64, 64, rows=2, columns=2, ragged=True, heads=1)
-    return _interpret.run(problem.check, "mosaic_gpu", "bfloat16", 64, key, rng).results
 
 
 def _sample(case: Case, rng, count=8):

@@ -17,7 +17,7 @@ from sparsevdit_jax.patterns import AdaSpa
 from sparsevdit_jax.token_order import TokenOrder
 from sparsevdit_jax.token_permutation import TokenPermutation
 
-BESIDE_DENSE = ("S1", "S3", "V4")  # the other problems' dense times follow from these
+BESIDE_DENSE = ("S1", "S3", "S6", "V4")  # the other problems' dense times follow from these
 LISTS_BY_HEAD = ("S1",)
 FORWARD_TARGETS = {"S1": 640.0, "S2": 660.0, "V4": 420.0}  # TFLOPS of selected blocks, H200
 BACKWARD_TARGETS = {"S1": 450.0}
@@ -28,7 +28,7 @@ def ceilings(session: Session) -> None:
     """What this card can do: a copy, and a square matrix product on random data."""
     size = 256 if session.config.dry_run else 8192
     case = Case(name="ceiling", heads=1, head_dim=size, length=size)
-    x, y = case.inputs(jax.random.key(1), 2, session.config.dtype)
+    x, y = case.inputs(jax.random.key(1), 2, session.config.timed_dtype)
     x, y = x[0, :, 0], y[0, :, 0]
     large = jnp.tile(x, (16, 1))
     timers = {
@@ -45,7 +45,7 @@ def forward(session: Session) -> None:
     for case in session.cases(SPARSE, SPARSE):
         mask = case.mask()
         density = float(mask.density())
-        q, k, v = case.inputs(jax.random.key(0), 3, session.config.dtype)
+        q, k, v = case.inputs(jax.random.key(0), 3, session.config.timed_dtype)
         timers = _sparse(session, mask, q, k, v)
         ours = list(timers)
         if case.name in LISTS_BY_HEAD:  # what lists cost: the same ones, but none shared by heads
@@ -96,7 +96,7 @@ def backward(session: Session) -> None:
             continue
         mask = case.mask()
         density = float(mask.density())
-        q, k, v, d_out = case.inputs(jax.random.key(0), 4, session.config.dtype)
+        q, k, v, d_out = case.inputs(jax.random.key(0), 4, session.config.timed_dtype)
         timers = {
             name: _vjp(functools.partial(block_sparse_attention, mask=mask, implementation=name), q, k, v, d_out)
             for name in session.implementations("block_sparse_attention")
@@ -105,7 +105,7 @@ def backward(session: Session) -> None:
         flops = dict.fromkeys(ours, round(2.5 * case.flops(density)))
         dense: dict[str, Timer] = {}
         if case.name in BESIDE_DENSE:
-            if session.config.baselines and session.on_gpu:
+            if "cudnn" in session.implementations("dense_attention"):
                 attend = functools.partial(dense_attention, implementation="cudnn")
                 dense["dense cudnn"] = _vjp(attend, q, k, v, d_out)
             dense |= _torch(session, case, None, backward=True)
@@ -123,7 +123,7 @@ def backward(session: Session) -> None:
 
 
 def _dense_backward(session: Session, case: Case) -> None:
-    q, k, v, d_out = case.inputs(jax.random.key(0), 4, session.config.dtype)
+    q, k, v, d_out = case.inputs(jax.random.key(0), 4, session.config.timed_dtype)
     timers = {
         f"dense {name}": _vjp(
             functools.partial(dense_attention, implementation=name), q, k, v, d_out
@@ -138,7 +138,7 @@ def _dense_backward(session: Session, case: Case) -> None:
 def mass(session: Session) -> None:
     """AdaSpa's search pass, block_mass, beside the rate of its matrix product."""
     for case in session.cases(("S1", "S6", "V1"), SPARSE):
-        q, k = case.inputs(jax.random.key(0), 2, session.config.dtype)
+        q, k = case.inputs(jax.random.key(0), 2, session.config.timed_dtype)
         lse = jnp.full((case.batch, case.heads, case.slots), np.log(case.slots), jnp.float32)
         block = 128 if case.slots >= 1024 else 16
         names = session.implementations("block_mass")
@@ -166,7 +166,7 @@ def reorder(session: Session) -> None:
     """Raster order to tiles and back, for q, k, v and the output; a permutation for each head."""
     for case in session.cases(("S1", "S6"), SPARSE):
         order = case.order
-        x, y = case.inputs(jax.random.key(0), 2, session.config.dtype)
+        x, y = case.inputs(jax.random.key(0), 2, session.config.timed_dtype)
         raster = x[:, : case.tokens]
         grid, block = VideoGrid(*case.grid), 128
         orders = [TokenOrder(grid, block), TokenOrder(grid, block, axes=(1, 2, 0))]
@@ -174,7 +174,7 @@ def reorder(session: Session) -> None:
         timers = {
             "apply": timer(jax.jit(order.apply), raster),
             "undo": timer(jax.jit(order.undo), y),
-            "reorder": _reorder(case, session.config.dtype),
+            "reorder": _reorder(case, session.config.timed_dtype),
             "permutation, apply": timer(jax.jit(lambda p, x: p.apply(x)), permutation, raster),
             "copy": timer(jax.jit(lambda x: x + jnp.ones((), x.dtype)), raster),
         }
@@ -187,7 +187,7 @@ def reorder(session: Session) -> None:
 def dense(session: Session) -> None:
     """Dense attention on FlashAttention's problems: ours beside cuDNN and torch."""
     for case in session.cases(DENSE, DENSE):
-        q, k, v = case.inputs(jax.random.key(0), 3, session.config.dtype)
+        q, k, v = case.inputs(jax.random.key(0), 3, session.config.timed_dtype)
         timers = _dense(session, q, k, v) | _torch(session, case, None, backward=False)
         ms = session.race(case, 1.0, timers, dict.fromkeys(timers, case.flops(1.0)))
         ours = [name for name in ms if name.startswith("dense ") and name != "dense cudnn"]
@@ -200,7 +200,7 @@ def dense(session: Session) -> None:
 def layer(session: Session) -> None:
     """Whole layers, raster order to raster order: STA, AdaSpa searching and not; and their parts."""
     for case in session.cases(("S1", "S6"), SPARSE):
-        grid, dtype = VideoGrid(*case.grid), session.config.dtype
+        grid, dtype = VideoGrid(*case.grid), session.config.timed_dtype
         q, k, v = (x[:, : case.tokens] for x in case.inputs(jax.random.key(0), 3, dtype))
         mask = case.mask()
         sta = jax.jit(functools.partial(sparse_attention, grid=grid, pattern=case.pattern))
@@ -222,6 +222,16 @@ def layer(session: Session) -> None:
         session.race(case, float(mask.density()), timers, {})
 
 
+def launch(session: Session) -> None:
+    """One launch of the forward kernel of each problem, for a profiler."""
+    for case in session.cases(("S1", "V4"), SPARSE):
+        q, k, v = case.inputs(jax.random.key(0), 3, session.config.timed_dtype)
+        for name in session.implementations("block_sparse_attention"):
+            run = functools.partial(block_sparse_attention, implementation=name)
+            jax.block_until_ready(jax.jit(run)(q, k, v, case.mask()))
+            print(f"  {case.name}: {name} launched once", flush=True)
+
+
 def _sparse(session: Session, mask: BlockMask, q, k, v) -> dict[str, Timer]:
     def attend(name):
         run = functools.partial(block_sparse_attention, implementation=name)
@@ -241,27 +251,24 @@ def _lists_by_head(mask: BlockMask, heads: int) -> BlockMask:
 
 
 def _dense(session: Session, q, k, v) -> dict[str, Timer]:
-    attend = {
-        n: functools.partial(dense_attention, implementation=n) for n in _dense_names(session)
-    }
-    return {f"dense {name}": timer(jax.jit(run), q, k, v) for name, run in attend.items()}
+    def attend(name):
+        return timer(jax.jit(functools.partial(dense_attention, implementation=name)), q, k, v)
+
+    return {f"dense {name}": attend(name) for name in _dense_names(session)}
 
 
 def _dense_names(session: Session) -> list[str]:
-    names = session.implementations("dense_attention")
-    if session.config.baselines and session.on_gpu:
-        names = ["cudnn", *(name for name in names if name != "cudnn")]
-    return names
+    return sorted(session.implementations("dense_attention"), key=lambda name: name != "cudnn")
 
 
 def _torch(session: Session, case: Case, mask: BlockMask | None, *, backward: bool):
     """Torch's candidates: dense ones, or with a mask those that take the same blocks."""
-    if not (session.config.baselines and session.on_gpu):
+    if not (session.config.torch and session.on_gpu):
         return {}
     make = (
         torch_baselines.dense if mask is None else functools.partial(torch_baselines.sparse, mask)
     )
-    return make(case, session.config.dtype, backward=backward)
+    return make(case, session.config.timed_dtype, backward=backward)
 
 
 def _vjp(attend, q, k, v, d_out) -> Timer:
@@ -289,4 +296,4 @@ def _reorder(case: Case, dtype: str = "bfloat16") -> Timer:
     return timer(jax.jit(move), y, *raster)
 
 
-PARTS = {part.__name__: part for part in (ceilings, forward, backward, mass, reorder, dense, layer)}
+PARTS = {f.__name__: f for f in (ceilings, forward, backward, mass, reorder, dense, layer, launch)}

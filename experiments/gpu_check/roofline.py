@@ -1,10 +1,14 @@
-"""Draws density against time, with the floor at the card's peak, from the records of `gpu_check`.
+"""Takes the records of `gpu_check` into the results, and draws density against time, with the floor at peak.
 
+python -m experiments.gpu_check.roofline --take FOLDER         # into the results, the picture and the READMEs
 python -m experiments.gpu_check.roofline                       # every device with records
 python -m experiments.gpu_check.roofline --folder out/h200 --picture out/roofline.png
 """
 
 import argparse
+import collections
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,59 @@ TARGETS = {
     "unit": "{measured[unit]}",
     "reached": "{measured[reached]}",
 }
+
+
+def take(folder: Path, results: Path) -> Path:
+    """Adds the records of a run to those of its device; what is there already is not added again.
+
+    Args:
+      folder: of gpu_check.jsonl, which may end in half a line where a run was cut off; stays as it is.
+      results: with a folder for each device.
+
+    Returns:
+      The device's folder.
+
+    Raises:
+      FileNotFoundError: no records are there.
+      ValueError: a line is no record, or comes from a dry run, from uncommitted code, or from no NVIDIA GPU or several.
+    """
+    name = "gpu_check.jsonl"
+    source = folder / name
+    if not source.exists():
+        raise FileNotFoundError(
+            f"there is no {source}; --take wants the folder that gpu-check wrote its records to"
+        )
+    lines, _, _ = source.read_bytes().rpartition(b"\n")
+    with tempfile.TemporaryDirectory() as whole:
+        Path(whole, name).write_bytes(lines)
+        rows = record.read("gpu_check", folder=Path(whole))
+    if not rows:
+        raise ValueError(f"{source} is empty: the run has recorded nothing")
+    if any(row["config"].get("dry_run") for row in rows):
+        raise ValueError(
+            f"{source} holds records of a dry run, whose times say nothing; take those of a GPU"
+        )
+    if any(row["dirty"] for row in rows):
+        raise ValueError(
+            f"{source} holds records of uncommitted code; run a clone or what git archive HEAD wrote, without "
+            "--allow-dirty"
+        )
+    devices = sorted({row["environment"]["device"] for row in rows})
+    if len(devices) > 1 or not devices[0].startswith("NVIDIA "):
+        raise ValueError(
+            f"{source} must hold records of one NVIDIA GPU, not of {', '.join(devices)}"
+        )
+    target = results / devices[0].split()[1].lower()
+    target.mkdir(parents=True, exist_ok=True)
+    old = (target / name).read_bytes() if (target / name).exists() else b""
+    if old and not old.endswith(b"\n"):
+        raise ValueError(f"{target / name} does not end with a whole line; restore the file first")
+    known = set(old.splitlines())
+    new = [line for line in lines.splitlines() if line.strip() and line not in known]
+    with (target / name).open("ab") as file:
+        file.write(b"".join(line + b"\n" for line in new))
+    print(f"{len(new)} of {len(rows)} records are new in {target.name}/{name}")
+    return target
 
 
 def attention_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -111,15 +168,32 @@ def readme_block(results: Path = record.RESULTS) -> str:
 def _of_device(folder: Path) -> str:
     rows = record.read("gpu_check", folder=folder)
     device, picture = rows[-1]["environment"]["device"], folder / "roofline.png"
-    if not picture.exists():
-        raise ValueError(f"there is no {picture}; run python -m experiments.gpu_check.roofline")
+    blocks = []
+    if attention_rows(rows):
+        if not picture.exists():
+            raise ValueError(f"there is no {picture}; run python -m experiments.gpu_check.roofline")
+        shown = picture.relative_to(record.ROOT) if picture.is_relative_to(record.ROOT) else picture
+        blocks.append(
+            f"![{device}: time of attention against density, with the floor]({shown.as_posix()})"
+        )
     last = {row["measured"]["verdict"]: row for row in rows if "verdict" in row["measured"]}
-    shown = picture.relative_to(record.ROOT) if picture.is_relative_to(record.ROOT) else picture
+    blocks.append(
+        record.markdown_table(last.values(), TARGETS) if last else "No target was measured."
+    )
     made = ", ".join(sorted({f"commit {row['git_sha'][:10]}, {row['time'][:10]}" for row in rows}))
-    table = record.markdown_table(last.values(), TARGETS) if last else "No target was measured."
-    return (
-        f"![{device}: time of attention against density, with the floor]({shown.as_posix()})\n\n{table}\n\n"
-        f"{device}; TFLOPS of selected blocks; {made}."
+    blocks.append(f"{device}; TFLOPS of selected blocks; {_checks(rows)}; {made}.")
+    return "\n\n".join(blocks)
+
+
+def _checks(rows: list[dict[str, Any]]) -> str:
+    """How the newest run of each check ended, in words."""
+    last = {x["check"]: x["outcome"] for x in (row["measured"] for row in rows) if "check" in x}
+    if not last:
+        return "no values were checked"
+    counts = collections.Counter(last.values())
+    wrong = [name for name, outcome in last.items() if outcome in ("WRONG", "FAILED")]
+    return f"{counts['right']} of {len(last)} checks of values right" + "".join(
+        f"; **{x}: {last[x]}**" for x in wrong
     )
 
 
@@ -130,13 +204,29 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--picture", type=Path, help="DIR/roofline.png beside the records by default"
     )
+    parser.add_argument(
+        "--take", type=Path, metavar="FOLDER", dest="take_from", help="of a run: into the results"
+    )
     flags: Mapping[str, Path | None] = vars(parser.parse_args(arguments))
-    given = flags["folder"]
-    folders = [given] if given else [x.parent for x in record.RESULTS.glob("*/gpu_check.jsonl")]
-    for folder in folders:
-        rows = record.read("gpu_check", folder=folder)
-        draw(rows, flags["picture"] or folder / "roofline.png")
-        print(table(rows))
+    try:
+        _main(**flags)
+    except (OSError, ValueError) as problem:
+        sys.exit(f"error: {problem}")
+
+
+def _main(take_from: Path | None, folder: Path | None, picture: Path | None) -> None:
+    if take_from:
+        folder = take(take_from, record.RESULTS)
+    folders = [folder] if folder else [x.parent for x in record.RESULTS.glob("*/gpu_check.jsonl")]
+    for device in folders:
+        rows = record.read("gpu_check", folder=device)
+        if attention_rows(rows) or not take_from:
+            draw(rows, picture or device / "roofline.png")
+            print(table(rows))
+    if take_from:
+        from experiments import readme_tables  # which imports this file
+
+        readme_tables.main(readme_tables.Config())
 
 
 if __name__ == "__main__":

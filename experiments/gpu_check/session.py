@@ -1,23 +1,21 @@
-"""One run of `gpu_check`: its flags, its clock, what it prints and what it records."""
+"""One run of parts of `gpu_check`: its clock, what it prints and what it records."""
 
-import argparse
 import dataclasses
 import functools
 import importlib.metadata
 import os
 import subprocess
-import tempfile
+import sys
 import time
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+from experiments.gpu_check.flags import FAILED, GO_ON, NO_GPU, WRONG, Config, folder
 from experiments.gpu_check.shapes import PEAK_TFLOPS, Case
-from experiments.record import RESULTS, Run
+from experiments.record import Run
 from experiments.timing import Timer, Timing, race, watched_clocks
 from pallas_kernels.block_mass.api import IMPLEMENTATIONS as BLOCK_MASS
 from pallas_kernels.block_sparse_attention.api import IMPLEMENTATIONS as BLOCK_SPARSE
@@ -25,70 +23,7 @@ from pallas_kernels.dense_attention.api import IMPLEMENTATIONS as DENSE
 
 OPERATIONS = {"block_sparse_attention": BLOCK_SPARSE, "dense_attention": DENSE, "block_mass": BLOCK_MASS}  # fmt: skip
 Item = TypeVar("Item")
-PARTS = ("check", "ceilings", "forward", "backward", "mass", "reorder", "dense", "layer")
-Part = typing.Literal[
-    "check", "ceilings", "forward", "backward", "mass", "reorder", "dense", "layer"
-]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Flags.
-
-    Attributes:
-      part: what to do, in this order; all parts by default.
-      case: only these problems (S1, V4, D1_8192_128, ...; in `check` also its small ones, 64x64,
-        dense_ragged, mass_odd, order, ...); all of a part by default.
-      implementation: only these; by default those that a GPU has, in a dry run xla.
-      dtype: of q, k and v in timings.
-      rounds: all candidates are timed in turns, so many times.
-      window_ms: calls of a candidate fill so much time between two synchronisations.
-      budget_s: after so long a part starts nothing new, and prints the flags that go on.
-      baselines: also time cuDNN, and torch's attention where torch is installed.
-      seed: of the checks' inputs; fresh by default, and printed.
-      dry_run: small problems on any machine, to see that everything works; records go to a
-        temporary folder.
-      record: keep what is measured; --no-record only prints.
-      allow_dirty: record results of uncommitted code, marked as such.
-    """
-
-    part: tuple[Part, ...] = PARTS
-    case: tuple[str, ...] = ()
-    implementation: tuple[str, ...] = ()
-    dtype: typing.Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    rounds: int = 7
-    window_ms: float = 60.0
-    budget_s: float = 420.0
-    baselines: bool = True
-    seed: int | None = None
-    dry_run: bool = False
-    record: bool = True
-    allow_dirty: bool = False
-
-
-def parse(arguments: list[str] | None = None) -> Config:
-    """Config from flags; argparse, because a GPU machine need not have tyro."""
-    parser = argparse.ArgumentParser(prog="gpu_check", description="Check, then time, the kernels.")
-    hints = typing.get_type_hints(Config)
-    for field in dataclasses.fields(Config):
-        flag, hint = "--" + field.name.replace("_", "-"), hints[field.name]
-        if hint is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
-            continue
-        several = typing.get_origin(hint) is tuple
-        kind = typing.get_args(hint)[0] if several or typing.get_args(hint) else hint
-        choices = typing.get_args(kind) or (
-            typing.get_args(hint) if isinstance(kind, str) else None
-        )
-        parser.add_argument(
-            flag,
-            nargs="+" if several else None,
-            type=str if choices else kind,
-            choices=choices,
-            default=field.default,
-        )
-    values = vars(parser.parse_args(arguments))
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+BASELINES = ("torch", "flash_attn", "FlexAttention", "dense cudnn")  # how others' candidates begin
 
 
 class Session:
@@ -99,28 +34,24 @@ class Session:
         self.seed = config.seed if config.seed is not None else int.from_bytes(os.urandom(4))
         self.on_gpu = jax.default_backend() == "gpu"
         if not self.on_gpu and not config.dry_run:
-            raise SystemExit(
-                "gpu-check needs an NVIDIA GPU, and jax sees none; "
-                'make gpu-check ARGS=--dry-run does small problems on any machine'
-            )  # fmt: skip
+            print(
+                "gpu-check needs an NVIDIA GPU, and jax sees none; make gpu-check ARGS=--dry-run does small problems "
+                "on any machine",
+                file=sys.stderr,
+            )
+            sys.exit(NO_GPU)
         self.run = None
         if config.record:
             settings = dataclasses.asdict(config) | {"seed": self.seed, "machine": machine()}
             dirty = config.allow_dirty or config.dry_run
-            self.run = Run.start("gpu_check", settings, allow_dirty=dirty, folder=self.folder())
+            self.run = Run.start(
+                "gpu_check", settings, allow_dirty=dirty, folder=folder(config.dry_run)
+            )
         self.failures: list[str] = []
+        self.exit_code = 0
         self.begin("")
         print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, seed {self.seed}")
         print(", ".join(f"{name} {value}" for name, value in machine().items()))
-
-    def folder(self) -> Path:
-        """Where records go: $OUT, else the results of this kind of device."""
-        if self.config.dry_run:
-            return Path(tempfile.mkdtemp(prefix="gpu_check_"))
-        if os.environ.get("OUT"):
-            return Path(os.environ["OUT"])
-        kind = jax.devices()[0].device_kind.lower().split()
-        return RESULTS / (kind[1] if kind[0] == "nvidia" else kind[0])
 
     def begin(self, part: str) -> None:
         """Starts the clock of a part."""
@@ -139,7 +70,7 @@ class Session:
             if time.monotonic() - self.started > self.config.budget_s:
                 left = " ".join(dict.fromkeys(name for name, _ in wanted[i:]))
                 again = "" if self.part != "check" else f" --seed {self.seed}"
-                print(f"out of time; go on with --part {self.part} --case {left}{again}")
+                print(f"{GO_ON}--part {self.part} --case {left}{again}")
                 return
             yield item
 
@@ -183,9 +114,13 @@ class Session:
             what = {"part": self.part, "case": case.name, "candidate": name, "tokens": case.tokens}
             if isinstance(timing, Exception):
                 reason = f"{type(timing).__name__}: {timing}".splitlines()[0][:300]
-                print(f"  {case.name:12s} {name:24s} not here: {reason}", flush=True)
+                there = name.startswith(BASELINES) or isinstance(timing, NotImplementedError)
+                outcome = "not here" if there else "FAILED"
+                print(f"  {case.name:12s} {name:24s} {outcome}: {reason}", flush=True)
                 if self.run:
-                    self.run.log(**what, refused=reason)
+                    self.run.log(**what, refused=reason, outcome=outcome)
+                if not there:
+                    self._fails(f"{case.name}, {name}: {reason}", FAILED)
                 continue
             share = 1.0 if name in dense else density
             self._row(what, case, share, timing, flops.get(name, 0), clocks | extra)
@@ -194,7 +129,7 @@ class Session:
     def _row(self, what, case: Case, density: float, timing: Timing, flops: int, extra) -> None:
         row = what | {
             "shape": f"B{case.batch} H{case.heads} L{case.slots} D{case.head_dim}",
-            "dtype": self.config.dtype,
+            "dtype": self.config.timed_dtype,
             "density": density,
             **dataclasses.asdict(timing),
             **extra,
@@ -234,18 +169,28 @@ class Session:
         except NotImplementedError as reason:
             result, outcome = str(reason), "refused"
         except Exception as error:  # every other check still runs
-            result, outcome = f"{type(error).__name__}: {error}"[:500], "WRONG"
-            self.failures.append(f"{what}: {result}")
+            wrong = isinstance(error, ArithmeticError)
+            result, outcome = (
+                f"{type(error).__name__}: {error}"[:500],
+                "WRONG" if wrong else "FAILED",
+            )
+            self._fails(f"{what}: {result}", WRONG if wrong else FAILED)
         print(f"  {outcome:7s} {what}: {result}", flush=True)
         if self.run:
             self.run.log(part=self.part, check=what, outcome=outcome, result=result)
+
+    def _fails(self, what: str, code: int) -> None:
+        self.failures.append(what)
+        self.exit_code = max(self.exit_code, code)
 
 
 @functools.cache
 def machine() -> dict[str, str]:
     """Versions that a record's environment does not hold, and what nvidia-smi says of the card."""
     found = {"numpy": np.__version__}
-    for package in ("torch", "triton", "jax-triton", "nvidia-cudnn-cu13", "flash-attn"):
+    for package in (
+        "jax-cuda13-plugin", "nvidia-cuda-nvcc", "nvidia-cudnn-cu13", "torch", "triton", "jax-triton", "flash-attn",
+    ):  # fmt: skip
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -100,7 +100,8 @@ class Case:
         """The same kind of problem at a size for any machine; keeps ragged borders ragged."""
         if not self.grid:
             top_k = self.top_k and 3
-            small = {"batch": min(self.batch, 2), "heads": 2, "length": 8 * self.block}
+            length = (8 if top_k else 2) * self.block
+            small = {"batch": min(self.batch, 2), "heads": 2, "length": length}
             return dataclasses.replace(self, **small, top_k=top_k)
         tile, ragged = (2, 4, 4), [n % t > 0 for n, t in zip(self.grid, self.tile, strict=True)]
         grid = tuple(3 * t - r for t, r in zip(tile, ragged, strict=True))

@@ -67,7 +67,7 @@ def test_a_dirty_tree_is_refused_unless_allowed(tmp_path, monkeypatch):
 
 def test_without_a_commit_it_says_what_to_carry(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "git_state", lambda: ("unknown", ["no git commit here"]))
-    with pytest.raises(ValueError, match=r"no git commit.*carry .git along.*--allow-dirty"):
+    with pytest.raises(ValueError, match=r"no git commit.*git archive HEAD.*--allow-dirty"):
         Run.start("speed", {}, folder=tmp_path)
     assert Run.start("speed", {}, allow_dirty=True, folder=tmp_path).dirty
 
@@ -95,6 +95,37 @@ def test_git_state_sees_changes_but_not_new_results(tmp_path):
     (tmp_path / "code.py").write_text("a = 2\n")
     assert git_state(tmp_path) == (sha, [" M code.py"])
     assert dict(os.environ) == outside
+
+
+def test_an_archive_knows_its_commit_and_what_was_changed_since(tmp_path):
+    """The commit of a tree without .git, in whatever repository that tree may lie."""
+    root, written = tmp_path / "archive", 1e9
+
+    def put(path, text):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+        os.utime(root / path, (written, written))
+
+    put("experiments/COMMIT", "$Format:%H$\n")
+    assert git_state(root)[1], "no archive, no commit"
+    put("experiments/COMMIT", "c" * 40 + "\n")
+    put("models/wan/model.py", "a = 1\n")
+    put("experiments/results/h200/gpu_check.jsonl", "{}\n")
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    assert git_state(root) == ("c" * 40, [])
+    (root / "experiments/results/h200/gpu_check.jsonl").write_text("{}\n{}\n")
+    (root / "notes.py").write_text("")
+    assert git_state(root) == ("c" * 40, [])
+    (root / "models/wan/model.py").write_text("a = 2\n")
+    assert git_state(root) == ("c" * 40, [" M models/wan/model.py"])
+
+
+def test_git_archive_writes_the_commit():
+    attribute = ["git", "-C", str(record.ROOT), "check-attr", "export-subst", "experiments/COMMIT"]
+    said = subprocess.run(attribute, check=True, capture_output=True, text=True).stdout
+    assert said.strip().endswith("export-subst: set")
+    stamp = (record.ROOT / "experiments/COMMIT").read_text().strip()
+    assert stamp == "$Format:%H$" or len(stamp) == 40
 
 
 @pytest.mark.parametrize("key", ["latency_ms", "peak_memory_mib", "density", "rate_tokens_per_s"])

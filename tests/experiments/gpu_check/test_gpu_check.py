@@ -1,7 +1,6 @@
 """`make gpu-check` on a machine without a GPU: the dry run works, anything else says why not."""
 
 import importlib.machinery
-import json
 import sys
 import types
 
@@ -11,7 +10,17 @@ import pytest
 
 from experiments import record
 from experiments.gpu_check import __main__ as gpu_check
-from experiments.gpu_check import checks, parts, programs, roofline, session, small, torch_baselines
+from experiments.gpu_check import (
+    checks,
+    flags,
+    parts,
+    programs,
+    roofline,
+    session,
+    small,
+    torch_baselines,
+    tune,
+)
 from experiments.gpu_check.shapes import CASES
 from pallas_kernels import BlockMask
 from pallas_kernels.block_sparse_attention import api
@@ -23,15 +32,19 @@ DRY = ["--dry-run", "--rounds", "1", "--window-ms", "1", "--seed", "5"]
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     """Where this test's records go."""
-    monkeypatch.setattr(session.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
-    return tmp_path
+    monkeypatch.setenv("OUT", str(tmp_path))
+    flags.folder.cache_clear()
+    yield tmp_path
+    flags.folder.cache_clear()
 
 
 def test_every_part_runs_and_records(folder, capsys):
-    gpu_check.main([*DRY, "--case", "S1", "D1_512_64", *checks.IN_DRY_RUNS, checks.INTERPRETED])
+    cases = ["S1", "D1_512_64", *checks.IN_DRY_RUNS, "V4_own_out", "sta"]
+    gpu_check.main([*DRY, "--part", *flags.PARTS, "--case", *cases])
     printed = capsys.readouterr().out
     rows = [row["measured"] for row in record.read("gpu_check", folder=folder)]
-    assert {row["part"] for row in rows} == set(session.PARTS)
+    assert {row["part"] for row in rows} == set(flags.PARTS) - {"launch"}
+    assert "S1: xla launched once" in printed
     timings = [row for row in rows if "latency_ms" in row]
     assert all(row["latency_ms"] > 0 and row["fastest_ms"] <= row["slowest_ms"] for row in timings)
     forward = {r["candidate"]: r for r in timings if r["part"] == "forward"}
@@ -41,13 +54,21 @@ def test_every_part_runs_and_records(folder, capsys):
     assert sparse["dense_equivalent_tflops"] == pytest.approx(
         sparse["rate_tflops"] / sparse["density"]
     )
-    (backward,) = [row for row in timings if row.get("direction") and row["candidate"] == "xla"]
-    assert backward["selected_flops"] == 2.5 * sparse["selected_flops"]
+    backward = [row for row in timings if row["part"] == "backward" and row["case"] == "S1"]
+    assert [row["candidate"] for row in backward] == ["xla"]
+    assert backward[0]["selected_flops"] == 2.5 * sparse["selected_flops"]
     assert {"STA layer", "AdaSpa layer, search", "AdaSpa search and selection"} <= {
         row["candidate"] for row in timings if row["part"] == "layer"
     }
+    tuned = {row["candidate"]: row for row in timings if row["part"] == "tune"}
+    assert set(tuned) == {"in use", "V4_own_out"}
+    assert tuned["in use"]["table"] == {
+        "block_sparse_attention,128,64,64,bfloat16": {"stages": 2, "own_out": True}
+    }
+    (step,) = [row for row in timings if row["part"] == "denoise"]
+    assert (step["candidate"], step["case"]) == ("denoising step, sta", "hunyuanvideo")
     outcomes = [row["outcome"] for row in rows if "check" in row]
-    assert len(outcomes) >= 8  # four small problems, S1 with three operations and its order
+    assert len(outcomes) >= 10  # the machine, four small problems, S1 with its order, a candidate
     assert set(outcomes) == {"right"}
     dense_backward = [r for r in timings if r["case"] == "D1_512_64" and r.get("direction")]
     assert [row["candidate"] for row in dense_backward] == ["dense xla"]
@@ -57,9 +78,39 @@ def test_every_part_runs_and_records(folder, capsys):
     roofline.main(["--folder", str(folder)])
     assert (folder / "roofline.png").stat().st_size > 10_000
     assert "| S1 | forward | xla | B1 H2 L864 D128 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="records of a dry run"):
+        roofline.main(["--take", str(folder)])
 
 
-def test_a_wrong_kernel_fails_the_run(folder, monkeypatch):
+def test_steps_run_within_their_minutes(folder, capsys):
+    gpu_check.main(["--dry-run", "--minutes", "3", "--step", "machine", "reorder", "--seed", "7"])
+    printed = capsys.readouterr().out
+    outcomes = dict(line.split()[:2] for line in printed.partition("records\n")[2].splitlines()[:4])
+    assert outcomes == {"machine": "right", "never_returns": "cut", "breaks": "failed", "reorder": "right"}  # fmt: skip
+    rows = record.read("gpu_check", folder=folder)
+    assert {row["measured"]["part"] for row in rows} == {"machine", "reorder"}
+    assert {row["config"]["seed"] for row in rows} == {7}
+    assert "of 180" in (folder / "gpu_check.txt").read_text()
+    assert "ZeroDivisionError" in (folder / "gpu_check.log").read_text()
+
+
+def test_steps_end_at_once_without_time_or_names(folder, capsys):
+    gpu_check.main(["--dry-run", "--minutes", "0.01"])
+    printed = capsys.readouterr().out
+    assert printed.count("no time") >= 2 * 18
+    assert not (folder / "gpu_check.jsonl").exists()
+    with pytest.raises(SystemExit, match="no step is called S9"):
+        gpu_check.main(["--dry-run", "--step", "S9"])
+
+
+def test_uncommitted_code_is_refused_before_any_step(folder, monkeypatch):
+    monkeypatch.setattr(record, "git_state", lambda: ("a" * 40, [" M a.py"]))
+    with pytest.raises(SystemExit, match=r"error: the tree differs.*--allow-dirty"):
+        gpu_check.main(["--minutes", "8"])
+    assert not list(folder.iterdir())
+
+
+def test_a_wrong_kernel_fails_the_run(folder, monkeypatch, capsys):
     right = api.IMPLEMENTATIONS["xla"]
 
     def wrong(q, k, v, mask, *, scale):
@@ -67,9 +118,47 @@ def test_a_wrong_kernel_fails_the_run(folder, monkeypatch):
         return out.at[:, -1].multiply(1.5), lse
 
     monkeypatch.setitem(api.IMPLEMENTATIONS, "xla", wrong)
-    with pytest.raises(SystemExit, match="checks failed") as problem:
-        gpu_check.main([*DRY, "--part", "check", "--case", "V4"])
-    assert "V4, float64" in str(problem.value)
+    key, rng = jax.random.key(0), np.random.default_rng(0)
+    here = session.Session(flags.parse([*DRY, "--no-record", "--part", "check"]))
+    problem = small.Sparse(16, 16, rows=2, columns=2, heads=1)
+    here.attempt("a kernel", lambda: problem.check("xla", "float32", 16, key, rng))
+    assert (len(here.failures), here.exit_code) == (1, flags.WRONG)
+    assert "WRONG   a kernel: ArithmeticError: out" in capsys.readouterr().out
+
+
+def test_exit_codes_tell_wrong_values_from_programs_that_break(folder, monkeypatch, capsys):
+    def ends(problem):
+        monkeypatch.setattr(small, "orders", problem)
+        with pytest.raises(SystemExit) as ended:
+            gpu_check.main([*DRY, "--part", "check", "--case", "order", "--no-record"])
+        return ended.value.code
+
+    def wrong(*_):
+        raise ArithmeticError("off by 2")
+
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    assert ends(wrong) == flags.WRONG
+    assert ends(broken) == flags.FAILED
+    assert "1 failed:\ntoken orders" in capsys.readouterr().err
+
+
+def test_one_of_our_candidates_that_breaks_is_a_failure(folder, capsys):
+    def breaks(calls):
+        raise RuntimeError("illegal address")
+
+    def refuses(calls):
+        raise NotImplementedError("needs jax_triton")
+
+    here = session.Session(flags.parse([*DRY, "--part", "forward"]))
+    here.begin("forward")
+    timers = {"mosaic_gpu": breaks, "triton": refuses, "dense cudnn": breaks}
+    here.race(CASES["V1"].small(), 0.1, timers, {})
+    assert here.failures == ["V1, mosaic_gpu: RuntimeError: illegal address"]
+    assert here.exit_code == flags.FAILED
+    rows = [row["measured"] for row in record.read("gpu_check", folder=folder)]
+    assert [row["outcome"] for row in rows] == ["FAILED", "not here", "not here"]
 
 
 def test_results_that_change_are_found():
@@ -97,33 +186,37 @@ def test_the_checks_end_in_time_and_go_on(folder, capsys):
     )
     assert line.endswith("--seed 5")
     assert "right" not in printed
-    flags = line.partition("go on with ")[2].replace(" S1", "").split()  # what it says can be typed
-    assert session.parse(flags).case[0] == "128x128"
+    said = line.partition("go on with ")[2].split()  # what it says can be typed
+    assert flags.parse(said).case[0] == "128x128"
     gpu_check.main([*DRY, "--part", "check", "--case", "order", "--no-record"])
     assert capsys.readouterr().out.count("  right   ") == 1
 
 
 def test_an_unknown_problem_is_named():
     with pytest.raises(SystemExit, match=r"no problem is called S9; --case takes .*64x128"):
-        gpu_check.main([*DRY, "--case", "S1", "S9"])
+        gpu_check.main([*DRY, "--part", "check", "--case", "S1", "S9"])
 
 
-def test_without_a_gpu_it_says_so():
-    with pytest.raises(SystemExit, match="needs an NVIDIA GPU"):
+def test_without_a_gpu_it_says_so(capsys):
+    with pytest.raises(SystemExit) as ended:
         gpu_check.main(["--part", "check"])
+    assert ended.value.code == flags.NO_GPU
+    assert "needs an NVIDIA GPU" in capsys.readouterr().err
 
 
 def test_flags():
-    assert session.parse([]) == session.Config()
-    flags = session.parse(["--part", "mass", "dense", "--no-baselines", "--dtype", "float16"])
-    assert flags.part == ("mass", "dense")
-    assert (flags.baselines, flags.dtype, flags.seed) == (False, "float16", None)
-    with pytest.raises(SystemExit):
-        session.parse(["--part", "everything"])
+    assert flags.parse([]) == flags.Config()
+    parsed = flags.parse(["--part", "mass", "dense", "--torch", "--dtype", "float16", "bfloat16"])
+    assert parsed.part == ("mass", "dense")
+    assert (parsed.torch, parsed.timed_dtype, parsed.seed) == (True, "float16", None)
+    assert flags.parse(["--tune", "--minutes", "7.5", "--head-dim", "64"]).head_dim == (64,)
 
 
 def test_all_parts_have_work():
-    assert {*parts.PARTS, "check"} == set(session.PARTS)
+    elsewhere = {"machine", "check", "tune", "denoise"}
+    assert {*parts.PARTS} | elsewhere == set(flags.PARTS)
+    assert not elsewhere & {*parts.PARTS}
+    assert {*tune.METHODS, *tune.CANDIDATES, *checks.SMALL}.isdisjoint(CASES)
 
 
 def test_torch_gets_the_same_blocks():
@@ -140,13 +233,12 @@ def test_torch_gets_the_same_blocks():
         torch_baselines.finer_lists(mask, 100)
 
 
-def test_devices_have_folders_of_their_own(monkeypatch, folder):
-    here = session.Session(session.parse([*DRY, "--no-record"]))
-    here.config = session.Config()
-    monkeypatch.delenv("OUT", raising=False)
-    assert here.folder() == record.RESULTS / "cpu"
-    monkeypatch.setenv("OUT", str(folder / "out"))
-    assert here.folder() == folder / "out"
+def test_runs_have_folders_of_their_own(monkeypatch, folder):
+    assert flags.folder(dry_run=False) == flags.folder(dry_run=True) == folder
+    monkeypatch.delenv("OUT")
+    flags.folder.cache_clear()
+    assert flags.folder(dry_run=False).parent == record.ROOT / "out" / "gpu_check"
+    assert not flags.folder(dry_run=True).is_relative_to(record.ROOT)
     assert CASES["S1"].small().name == "S1"
 
 
@@ -184,7 +276,7 @@ def test_a_torch_that_cannot_run_is_not_here(fake_torch, backward, folder, capsy
     timers = torch_baselines.dense(case, "bfloat16", backward=backward)
     timers |= torch_baselines.sparse(case.mask(), case, "bfloat16", backward=backward)
     assert set(timers) == {"torch SDPA, cuDNN", "torch SDPA, flash", "flash_attn", "FlexAttention"}
-    here = session.Session(session.parse([*DRY, "--no-record"]))
+    here = session.Session(flags.parse([*DRY, "--part", "forward", "--no-record"]))
     assert here.race(case, 0.1, timers, {}) == {}
     printed = capsys.readouterr().out
     assert printed.count("not here: AssertionError: Torch not compiled with CUDA enabled") == 3
@@ -203,21 +295,3 @@ def test_a_wrong_order_of_tokens_is_found(monkeypatch):
     monkeypatch.setattr(small.TokenOrder, "apply", wrong)
     with pytest.raises(ArithmeticError, match="differs from itself"):
         small.orders(grid, (2, 2, 2), 2, "float32", key)
-
-
-def test_the_readme_says_what_records_hold(tmp_path):
-    assert "No GPU has run these kernels yet" in roofline.readme_block(tmp_path)
-    row = {field: "" for field in record.FIELDS} | {"git_sha": "a" * 40, "time": "2027-01-01T00"}
-    row["environment"] = {"device": "NVIDIA H200"}
-    row["measured"] = {"part": "forward", "verdict": "S1, selected FLOPs", "value_ratio": 651.0,
-                       "target_ratio": 640.0, "unit": "TFLOPS", "reached": True}  # fmt: skip
-    folder = tmp_path / "h200"
-    folder.mkdir()
-    (folder / "gpu_check.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(ValueError, match=r"run python -m experiments\.gpu_check\.roofline"):
-        roofline.readme_block(tmp_path)
-    (folder / "roofline.png").touch()
-    block = roofline.readme_block(tmp_path)
-    assert "| S1, selected FLOPs | 651 | 640 | TFLOPS | True |" in block
-    assert "![NVIDIA H200: " in block
-    assert "commit aaaaaaaaaa, 2027-01-01" in block
