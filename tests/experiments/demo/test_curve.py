@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.demo.curve import loss_curve
+from tests.experiments.documents import Document
 
 
 @pytest.mark.parametrize(
