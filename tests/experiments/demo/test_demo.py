@@ -33,6 +33,10 @@ from sparsevdit_jax.patterns import Dense, Diagonal, MultiDiagonal
 from sparsevdit_jax.schedule import exact_steps
 from tests.models.test_tiny import make_model
 
+# The windows are those of the demo's canvas, which is larger.
+pytestmark = pytest.mark.filterwarnings("ignore:SlidingTile window")
+
+
 SIZES = TinyConfig(dim=64, num_layers=1, num_heads=4, condition_tokens=2)
 
 
