@@ -21,7 +21,7 @@ setup:
 setup-demo:
 	@PYTHON="$(PYTHON)" bash .ci/setup.sh demo
 
-demo: setup-demo ## the same clip with dense and sparse attention: out/demo/ (SEED=7 DIGIT=5 ARGS="--steps 20")
+demo: setup-demo ## the same clip with dense and sparse attention: out/demo/ (SEED=7 DIGIT=5 ARGS=--all)
 	$(PY) -m experiments.demo $(if $(SEED),--seed "$(SEED)") $(if $(DIGIT),--digit "$(DIGIT)") $(ARGS)
 
 report: setup-demo ## everything measured on one page, from the committed records: out/report/

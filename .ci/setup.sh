@@ -17,8 +17,8 @@ fail() { printf 'set-up: %s\n' "$@" >&2; exit 1; }
 say() { printf 'set-up: %s\n' "$*"; }
 
 case $wanted in
-  demo) extras=demo ;;
-  test) extras=demo,test,lint ;;
+  demo) extras=demo compile=--no-compile ;; # Python compiles what is imported, a fraction of it
+  test) extras=demo,test,lint compile=--compile ;;
   *) fail "'$wanted' is not a set-up; give demo or test" ;;
 esac
 
@@ -118,22 +118,26 @@ fi
 pins=$(constraints "$minor")
 say "installing [$extras] with $pins, about a minute"
 rm -f "$VENV/.stamp-test"
-pip() { "$VENV/bin/python" -I -m pip --disable-pip-version-check install -qq --no-input -c "$pins" "$@"; }
-# setuptools is pinned and installed first, so that building the project itself fetches nothing unpinned.
-pip setuptools && pip --no-build-isolation -e ".[$extras]" ||
-  fail "pip could not install [$extras] with $pins; see above." "Is a package index reachable? Run make $wanted again to go on."
+pip() { "$VENV/bin/python" -I -m pip --disable-pip-version-check install -qq --no-input "$compile" -c "$pins" "$@"; }
 
 # The CUDA plugin and ptxas, with which tests compile kernels for a GPU that is not there. In a folder of their own: where
 # jax sees the plugin but no driver, every program prints a traceback. jax for Python 3.11 is too old for the kernels.
+aot_job=
 if [ "$wanted" = test ] && [ "$minor" != 3.11 ]; then
-  say "installing [aot] into $VENV/aot, half a minute (735 MB)"
+  say "installing [aot] into $VENV/aot beside it (735 MB)"
   readarray -t aot < <("$VENV/bin/python" -I -c '
 import tomllib
 print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["aot"], sep="\n")')
   rm -rf "$VENV/aot"
-  pip --target "$VENV/aot" "${aot[@]}" ||
-    fail "pip could not install [aot] with $pins; see above." "Is a package index reachable? Run make test again to go on."
+  pip --target "$VENV/aot" "${aot[@]}" &
+  aot_job=$!
+  trap 'kill "$aot_job" 2>/dev/null || true' EXIT
 fi
+# setuptools is pinned and installed first, so that building the project itself fetches nothing unpinned.
+pip setuptools && pip --no-build-isolation -e ".[$extras]" ||
+  fail "pip could not install [$extras] with $pins; see above." "Is a package index reachable? Run make $wanted again to go on."
+[ -z "$aot_job" ] || wait "$aot_job" ||
+  fail "pip could not install [aot] with $pins; see above." "Is a package index reachable? Run make test again to go on."
 
 state "$minor" "$version" >"$VENV/.stamp.tmp"
 mv "$VENV/.stamp.tmp" "$VENV/.stamp-$wanted"

@@ -22,7 +22,8 @@ writes.
 from typing import Any
 
 from experiments import command
-from experiments.generation.settings import Config, check_flags
+from experiments.generation.flags import check_flags
+from experiments.generation.settings import Config
 
 
 def main(config: Config) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command, record
+from experiments.demo.rounds import READING, spread_of, word_for
 from experiments.gpu_check import roofline
 from experiments.quality.statistics import points_of
 
@@ -23,10 +24,9 @@ DEMO_COLUMNS = {
     "recall": "{measured[recall]:.3f}",
     "PSNR, dB": "{measured[psnr_db]:.1f}",
     "SSIM": "{measured[ssim]:.3f}",
-    "attention, ms": "{measured[attention_ms]:.0f}",
-    "step, ms": "{measured[step_ms]:.0f}",
-    "attention ×": "{measured[attention_speedup]:.2f}",
-    "step ×": "{measured[step_speedup]:.2f}",
+    "attention ×": "{measured[attention]}",
+    "step ×": "{measured[step]}",
+    "run ×": "{measured[run]}",
 }
 
 BENCH_COLUMNS = {
@@ -131,16 +131,44 @@ def demo_table(folder: Path = record.RESULTS) -> str:
     """The demo's comparison."""
     rows = record.read("demo", folder=folder)
     last = newest([row for row in rows if row["git_sha"] == rows[-1]["git_sha"]], ("method",))
+    words = set()
     for row in last:
-        if "psnr_db" not in row["measured"]:  # dense against itself
-            row["measured"]["psnr_db"] = float("inf")
-    settings = last[0]["config"]
+        measured = row["measured"]
+        if "psnr_db" not in measured:  # dense against itself
+            measured["psnr_db"] = float("inf")
+        for part in ("attention", "step", "run"):
+            measured[part], word = speedup_text(measured, part)
+            words |= {word} - {None}
+    settings, dense = last[0]["config"], last[0]["measured"]
     table = record.markdown_table(last, DEMO_COLUMNS).replace("| inf |", "| – |")
+    read = "".join(f" {word}: {READING[word]}." for word in READING if word in words)
+    timed = ""
+    if "rounds" in dense:
+        timed = (
+            f" Speed-ups over dense: medians of {dense['rounds']} rounds, each method beside a dense step, with the "
+            f"smallest and largest; a dense step takes {dense['step_ms']:.0f} ms, its attention "
+            f"{dense['attention_ms']:.0f}."
+        )
     return (
         f"{table}\n\nDigit {settings['digit']}, seed {settings['seed']}, {settings['steps']} steps, "
-        f"{last[0]['measured']['tokens']:,} tokens, {last[0]['measured']['dtype']}; density, recall and times of a "
-        f"sparse step; PSNR and SSIM against the dense clip. {provenance(last[0])}."
+        f"{dense['tokens']:,} tokens, {dense['dtype']}; density and recall of a sparse step; PSNR and SSIM against the "
+        f"dense clip.{timed}{read} {provenance(last[0])}."
     )
+
+
+def speedup_text(measured: dict[str, Any], part: str) -> tuple[str, str | None]:
+    """(speed-up with its range, or a word, or a dash; the word): a record without a range allows no number."""
+    names = {
+        "median": f"{part}_speedup",
+        "low": f"{part}_low_speedup",
+        "high": f"{part}_high_speedup",
+    }
+    spread = spread_of({part: {end: measured.get(name) for end, name in names.items()}}, part)
+    if spread is None:
+        return "–", None
+    if word := word_for(spread, speedup=True):
+        return word, word
+    return f"{spread.median:.2f} ({spread.low:.2f}–{spread.high:.2f})", None
 
 
 def bench_table(folder: Path = record.RESULTS) -> str:

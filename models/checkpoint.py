@@ -54,7 +54,7 @@ def read_config(path: str | Path) -> dict:
 
 
 def load_weights(path: str | Path, module: nnx.Module) -> None:
-    """Reads `path` into `module`, tensor by tensor, keeping the module's dtypes.
+    """Reads `path` into `module` (one of `nnx.eval_shape` too), tensor by tensor, keeping the module's dtypes.
 
     Raises:
       ValueError: names or shapes disagree; the message lists all of them.
@@ -73,7 +73,7 @@ def load_weights(path: str | Path, module: nnx.Module) -> None:
         if problems:
             raise ValueError(f"{path} does not fit this model:\n  " + "\n  ".join(problems))
         for name, leaf in parameters.items():
-            leaf[...] = jnp.asarray(file.get_tensor(name)).astype(leaf[...].dtype)
+            leaf.set_value(jnp.asarray(file.get_tensor(name)).astype(leaf.dtype))
 
 
 def count_parameters(module: nnx.Module) -> int:

@@ -36,9 +36,9 @@ def fields_from_json(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a config.json that are fields of `cls`, with tuples for lists.
 
     One rule for all: a value has the type that the dataclass says. A number stands without quotes, is finite and not
-    negative (4.0 is a whole number, true is none); a whole number is at least 1, unless the default is 0 or the class
-    lists the field in `MAY_BE_ZERO`; null stands only where it means something: to leave a default, leave the entry
-    out.
+    negative (4.0 is a whole number, true is none). A whole number is from 1 to 2**24, or from 0 where the default is 0
+    or the class lists the field in `MAY_BE_ZERO`. null stands only where it means something: to leave a default, leave
+    the entry out.
 
     Raises:
       ValueError: a value of another type, or a field without a default is absent; the message has the field and the
@@ -62,6 +62,10 @@ def fields_from_json(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
     if missing := [name for name in required if name not in known]:
         raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}; take a complete config.json")
     return known
+
+
+_MOST = 2**24
+"""Of a whole number: far beyond every real one, and a table of so many entries still fits."""
 
 
 class _Misfit(Exception):
@@ -90,7 +94,7 @@ def _read(kind: Any, value: Any, least: int) -> Any:
         number = _number(value)
         if kind is float and number >= 0:
             return number
-        if kind is int and number == int(number) and number >= least:
+        if kind is int and number == int(number) and least <= number <= _MOST:
             return int(number)
     elif isinstance(value, kind):
         return value
@@ -112,7 +116,7 @@ def _say(kind: Any, least: int) -> str:
         what = "numbers" if first is float else f"values that are each {_say(first, least)}"
         return f"a list of {'' if rest == [...] else f'{1 + len(rest)} '}{what}"
     return {
-        int: f"a whole number from {least} up, without quotes",
+        int: f"a whole number from {least} to {_MOST}, without quotes",
         float: "a finite number from 0 up, without quotes",
         bool: "true or false",
         str: "a text in quotes",

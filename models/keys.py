@@ -8,6 +8,7 @@ everything else is stored as it is.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from flax import nnx
@@ -101,3 +102,26 @@ def checkpoint_slots(module: nnx.Module, table: KeyTable) -> dict[str, Slot]:
             raise ValueError(f"two parameters are called {name} in the checkpoint; mend the table")
         slots[name] = Slot(parameter, path[-1] == "kernel")
     return slots
+
+
+def check_fit(
+    folder: Path, slots: Mapping[str, Slot], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises ValueError, with all differences, unless a folder's tensors are those of a model's slots."""
+    present = shapes.keys()
+    problems = [f"missing: {name}" for name in sorted(slots.keys() - present)]
+    problems += [f"unexpected: {name}" for name in sorted(present - slots.keys())]
+    problems += [
+        f"{name}: the file has {shapes[name]}, the model needs {slots[name].shape}"
+        for name in sorted(slots.keys() & present)
+        if shapes[name] != slots[name].shape
+    ]
+    if problems:
+        if not slots.keys() & present and present:
+            problems.insert(
+                0,
+                "no name fits: this is the original authors' layout or another model; take diffusers'",
+            )
+        shown = "\n  ".join(problems[:200])
+        more = f"\n  and {len(problems) - 200} more" if len(problems) > 200 else ""
+        raise ValueError(f"the weights in {folder} do not fit its config.json:\n  {shown}{more}")

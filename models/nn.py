@@ -6,7 +6,9 @@ original keeps float32, its module is built with float32. Initial values are Fla
 only to tests, for weights come from `models.load_transformer` and its siblings.
 """
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -153,3 +155,14 @@ class GroupNorm(nnx.Module):
 def _last(parameter: nnx.Param, like: jax.Array) -> jax.Array:
     value = parameter[...].astype(jnp.float32)
     return value.reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+def without_weights(cls: Any, config: Any, dtype: Any) -> Any:
+    """`cls(config)` with shapes and dtypes in place of weights."""
+    return nnx.eval_shape(lambda: cls(config, dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+@functools.lru_cache(maxsize=8)
+def planned(cls: Any, config: Any, dtype: Any) -> Any:
+    """The same to plan with, made once, because it takes a second for the largest: it must not be changed."""
+    return without_weights(cls, config, dtype)

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes  # noqa: F401 (numpy's bfloat16)
 import numpy as np
-from flax import nnx
 
 from sparsevdit_jax.parallel import put
 
@@ -28,7 +27,8 @@ from .config import config_from_json, config_to_json
 from .files import checkpoint_folder, contents, is_file, read_json
 from .hunyuan_video import HunyuanVideoTransformer
 from .hunyuan_video_vae import HunyuanVideoVAE
-from .keys import Slot, checkpoint_slots
+from .keys import Slot, check_fit, checkpoint_slots
+from .nn import planned, without_weights
 from .t5 import T5Encoder
 from .tensors import TensorFiles, variants, write_shards
 from .wan import WanTransformer
@@ -104,7 +104,9 @@ def load_text_encoder(
     return _load(folder, "text_encoder", dtype, sharding, variant)
 
 
-def check_weights(folder: str | Path, part: str, *, variant: str | None = None) -> list[Path]:
+def check_weights(
+    folder: str | Path, part: str, *, dtype=None, variant: str | None = None
+) -> list[Path]:
     """Raises what loading a part would raise, from its config.json and the headers of its files.
 
     No tensor is read and nothing is compiled: it takes about a second for the largest models.
@@ -112,6 +114,7 @@ def check_weights(folder: str | Path, part: str, *, variant: str | None = None) 
     Args:
       folder: as in `load_transformer`.
       part: "transformer", "vae" or "text_encoder".
+      dtype: as in `load_transformer`; a later `planned` of the same costs nothing.
       variant: as in `load_transformer`.
 
     Returns:
@@ -122,7 +125,7 @@ def check_weights(folder: str | Path, part: str, *, variant: str | None = None) 
     """
     if part not in _PARTS:
         raise ValueError(f"{part=} must be {', '.join(_PARTS)}")
-    _, _, files = _open(folder, part, None, variant)
+    _, _, files = _open(folder, part, dtype, variant, planned)
     return sorted(set(files.files.values()))
 
 
@@ -185,7 +188,7 @@ def read_config(folder: str | Path, part: str, registry: Mapping[str, Any]) -> t
 
 
 def _load(folder, part: str, dtype, sharding: Sharding, variant: str | None):
-    model, slots, files = _open(folder, part, dtype, variant)
+    model, slots, files = _open(folder, part, dtype, variant, without_weights)
     for name, slot in slots.items():
         array = slot.from_checkpoint(files.read(name))
         if dtype is not None:
@@ -201,7 +204,7 @@ def _load(folder, part: str, dtype, sharding: Sharding, variant: str | None):
 
 
 def _open(
-    folder, part: str, dtype, variant: str | None
+    folder, part: str, dtype, variant: str | None, make: Callable[[Any, Any, Any], Any]
 ) -> tuple[Any, dict[str, Slot], TensorFiles]:
     """The model without weights, where each of them goes, and the files that have them, which fit."""
     layout = _PARTS[part]
@@ -218,9 +221,9 @@ def _open(
     compute = jnp.dtype(files.main_dtype() if dtype is None else dtype)
     if compute not in (jnp.bfloat16, jnp.float16, jnp.float32):
         raise ValueError(f"{dtype=} must be bfloat16, float16 or float32")
-    model = nnx.eval_shape(lambda: cls(config, dtype=compute, rngs=nnx.Rngs(0)))
+    model = make(cls, config, compute)
     slots = checkpoint_slots(model, cls.KEYS)
-    _compare(folder, slots, files)
+    check_fit(folder, slots, files.shapes)
     return model, slots, files
 
 
@@ -244,26 +247,6 @@ def _class_name(document, path: Path, part: str, registry) -> str:
             "in folders as diffusers and transformers save them (the original authors' are not read)"
         )
     return found[0]
-
-
-def _compare(folder, slots: Mapping[str, Slot], files: TensorFiles) -> None:
-    present = files.shapes.keys()
-    problems = [f"missing: {name}" for name in sorted(slots.keys() - present)]
-    problems += [f"unexpected: {name}" for name in sorted(present - slots.keys())]
-    problems += [
-        f"{name}: the file has {files.shapes[name]}, the model needs {slots[name].shape}"
-        for name in sorted(slots.keys() & present)
-        if files.shapes[name] != slots[name].shape
-    ]
-    if problems:
-        if not slots.keys() & present and present:
-            problems.insert(
-                0,
-                "no name fits: this is the original authors' layout or another model; take diffusers'",
-            )
-        shown = "\n  ".join(problems[:200])
-        more = f"\n  and {len(problems) - 200} more" if len(problems) > 200 else ""
-        raise ValueError(f"the weights in {folder} do not fit its config.json:\n  {shown}{more}")
 
 
 def _save(model, folder, part: str, max_shard_bytes):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.parallel import spread_tokens, whole
@@ -94,3 +95,26 @@ def run_blocks(
             carry, state = (jax.checkpoint(call) if remat else call)(block, carry, args, state, ctx)
         new_states.append(state)
     return carry, tuple(new_states)
+
+
+def loop_blocks(
+    blocks: Sequence[Any],
+    carry: Any,
+    *args: Any,
+    pattern: AttentionPattern,
+    states: Sequence[Any],
+    ctx: StepContext,
+    remat: bool = False,
+) -> tuple[Any, tuple[Any, ...]]:
+    """`run_blocks` for equal blocks that have one pattern, as a loop: compiled once, not once a layer.
+
+    The weights of all blocks are copied side by side first, so it suits small models on one device.
+    """
+
+    def call(carry, layer):
+        block, state = layer
+        return block(carry, *args, pattern=pattern, state=state, ctx=ctx)
+
+    layers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(blocks, states, strict=True))
+    carry, new = jax.lax.scan(jax.checkpoint(call) if remat else call, carry, layers)
+    return carry, tuple(jax.tree.map(lambda x, i=i: x[i], new) for i in range(len(blocks)))

@@ -28,6 +28,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from .files import check_content, is_file
+
 _FLOATS = ("float32", "float16", "bfloat16")
 
 
@@ -85,16 +87,17 @@ def load_embeddings(path: str | Path, *, require: Sequence[str] = ()) -> TextEmb
       require: names that the model in question needs beside `prompt_embeds`.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is damaged, a name is missing or unknown, a shape or dtype is wrong, a value is not finite,
-        two arrays disagree.
+      FileNotFoundError: there is no such file, or a link that points nowhere.
+      ValueError: the file is damaged or a Git LFS pointer, a name is missing or unknown, a shape or dtype is wrong, a
+        value is not finite, two arrays disagree.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     is_npz = _is_npz(path)
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(
             f"no text embeddings at {path}; make them with python -m experiments.make_text_embeddings"
         )
+    check_content(path)
     arrays: dict[str, np.ndarray] = {}
     try:
         if is_npz:

@@ -18,10 +18,11 @@ from flax import nnx
 
 from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.parallel import join
+from sparsevdit_jax.parallel.mesh import current
 
 from . import checkpoint, layers
 from .rope import apply_rope, as_arrays, rope_table
-from .stack import layer_patterns, run_blocks
+from .stack import layer_patterns, loop_blocks, run_blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,9 +118,12 @@ class TinyVideoDiT(nnx.Module):
         self.time_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
         self.modulation = layers.Linear(dim, 6 * dim, dtype=dtype, rngs=rngs)
         classes = config.num_classes + 1  # the last one is "no condition"
-        self.label_vector = nnx.Param(0.5 * jax.random.normal(rngs.params(), (classes, dim)))
+        self.label_vector = nnx.Param(
+            0.5 * jax.random.normal(rngs.params(), (classes, dim), jnp.float32)
+        )
         self.label_tokens = nnx.Param(
-            0.5 * jax.random.normal(rngs.params(), (classes, config.condition_tokens, dim))
+            0.5
+            * jax.random.normal(rngs.params(), (classes, config.condition_tokens, dim), jnp.float32)
         )
         self.blocks = nnx.List(
             [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
@@ -178,16 +182,12 @@ class TinyVideoDiT(nnx.Module):
             num_layers=self.config.num_layers,
             num_heads=self.config.num_heads,
         )
-        h, new_states = run_blocks(
-            self.blocks,
-            h,
-            modulation,
-            rope,
-            patterns=patterns,
-            states=layer_states,
-            ctx=step,
-            remat=remat,
-        )
+        inputs = (self.blocks, h, modulation, rope)
+        same = dict(states=layer_states, ctx=step, remat=remat)
+        if len(set(patterns)) == 1 and current() is None:
+            h, new_states = loop_blocks(*inputs, pattern=patterns[0], **same)
+        else:
+            h, new_states = run_blocks(*inputs, patterns=patterns, **same)
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
         h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift
         return layers.unpatchify(self.patch_out(h), grid.shape, patch), new_states
@@ -207,6 +207,8 @@ def load_tiny(path: str | Path, *, dtype=jnp.float32) -> TinyVideoDiT:
     names = {field.name for field in dataclasses.fields(TinyConfig)}
     if unknown := sorted(stored.keys() - names):
         raise ValueError(f"{path} has the configuration of another model: it sets {unknown}")
-    model = TinyVideoDiT(TinyConfig(**stored), dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    sizes, dtype = TinyConfig(**stored), jnp.dtype(dtype)
+    # Without values: drawing weights only to replace them takes seconds of compiling.
+    model = nnx.eval_shape(lambda: TinyVideoDiT(sizes, dtype=dtype, rngs=nnx.Rngs(0)))
     checkpoint.load_weights(path, model)
     return model

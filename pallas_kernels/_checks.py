@@ -16,10 +16,7 @@ def check_same_attention_inputs(q: jax.Array, **others: jax.Array) -> None:
             raise ValueError(f"{name} has shape {x.shape}; it must be [B, L, H, D]")
         if 0 in x.shape:
             raise ValueError(f"{name} has shape {x.shape}; every axis must hold at least one entry")
-        if x.dtype not in _DTYPES:
-            raise ValueError(
-                f"{name} has dtype {x.dtype}; cast it to one of {', '.join(map(str, _DTYPES))}"
-            )
+        check_dtype(name, x)
         if x.dtype != q.dtype:
             raise ValueError(
                 f"{name} has dtype {x.dtype} and q has {q.dtype}; cast them to one dtype"
@@ -31,6 +28,14 @@ def check_same_attention_inputs(q: jax.Array, **others: jax.Array) -> None:
     shapes = {name: x.shape for name, x in others.items()}
     if len({shape[1] for shape in shapes.values()}) > 1:
         raise ValueError(f"keys and values must have one length, got shapes {shapes}")
+
+
+def check_dtype(name: str, x: jax.Array) -> None:
+    """float32, bfloat16 or float16; float64, which JAX_ENABLE_X64 makes the default, is not."""
+    if x.dtype not in _DTYPES:
+        raise ValueError(
+            f"{name} has dtype {x.dtype}; cast it to one of {', '.join(map(str, _DTYPES))}"
+        )
 
 
 def resolve_scale(scale: float | None, head_dim: int) -> float:

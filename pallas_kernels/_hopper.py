@@ -1,7 +1,8 @@
 """What the Mosaic GPU kernels share: where they run, the limits of Hopper, constants."""
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -19,6 +20,19 @@ HEAD_DIMS = (64, 128)
 DTYPES = (jnp.dtype("bfloat16"), jnp.dtype("float16"))
 _MIN_JAX = (0, 11, 2)
 _ALIGNMENT = 1024  # of every buffer in shared memory
+
+
+def in_32_bits(launch: Callable) -> Callable:
+    """`launch`, traced as without JAX_ENABLE_X64: Mosaic has no 64-bit integers, and kernels count in
+    Python's numbers.
+    """
+
+    @functools.wraps(launch)
+    def narrow(*args, **kwargs):
+        with jax.enable_x64(False):
+            return launch(*args, **kwargs)
+
+    return narrow
 
 
 def refuse_unless_available() -> None:

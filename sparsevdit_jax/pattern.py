@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
+from pallas_kernels._checks import check_dtype
 from pallas_kernels._pytree import pytree, static
 from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.launch import attend_blocks, attend_dense
@@ -156,6 +157,7 @@ def check_inputs(q, k, v, ctx: StepContext) -> None:
                 f"{name} is {x.dtype} {x.shape} and q is {q.dtype} {q.shape}; "
                 "q, k and v must be [batch, tokens, heads, head_dim] of one shape and dtype"
             )
+        check_dtype(name, x)
     if q.shape[1] != ctx.grid.num_tokens:
         raise ValueError(
             f"q has {q.shape[1]} tokens, but {ctx.grid} has {ctx.grid.num_tokens} "

@@ -195,6 +195,12 @@ class StepContext:
             )
         if not isinstance(self.step, jax.Array):
             object.__setattr__(self, "step", np.int32(whole("step", self.step)))
+        elif self.step.ndim or not np.issubdtype(self.step.dtype, np.integer):
+            raise ValueError(
+                f"step is {self.step.dtype} {self.step.shape}; it must be one whole number"
+            )
+        elif self.step.dtype != np.int32:  # int64 under JAX_ENABLE_X64
+            object.__setattr__(self, "step", self.step.astype(np.int32))
         if self.text_lengths is not None:
             object.__setattr__(
                 self, "text_lengths", check_text_lengths(self.text_lengths, self.grid)

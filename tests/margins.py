@@ -9,13 +9,14 @@ a row to experiments/results/margins.jsonl.
 
 The whole suite as another CPU would compute it, with a compilation cache of its own:
 
-    ONEDNN_MAX_CPU_ISA=AVX2 XLA_FLAGS="--xla_cpu_max_isa=SSE4_2 --xla_cpu_experimental_ynn_fusion_type=" \\
+    ONEDNN_MAX_CPU_ISA=AVX2 XLA_FLAGS="--xla_cpu_max_isa=AVX --xla_cpu_experimental_ynn_fusion_type=" \\
     JAX_COMPILATION_CACHE_DIR=/tmp/jax-other-cpu make test ARGS="--margins --margins-record"
 
-`xla_cpu_max_isa` alone reaches only what XLA compiles itself: with SSE4_2 there is no fused multiply-add, and with AVX2
-the bits are those of AVX-512, whose programs prefer vectors of 256 bits too. Products and sums come from YNNPACK, which
-asks the processor itself; the empty `ynn_fusion_type` leaves them to other code, with another order. Convolutions come
-from oneDNN, which reads `ONEDNN_MAX_CPU_ISA`. Large products kept their bits under all of these (jaxlib 0.11.2).
+`xla_cpu_max_isa` alone reaches only what XLA compiles itself: with AVX there is no fused multiply-add, with AVX2 the
+bits are those of AVX-512, whose programs prefer vectors of 256 bits too, and with SSE4_2 float16 does not compile.
+Products and sums come from YNNPACK, which asks the processor itself; the empty `ynn_fusion_type` leaves them to other
+code, with another order. Convolutions come from oneDNN, which reads `ONEDNN_MAX_CPU_ISA`. Large products kept their
+bits under all of these (jaxlib 0.11.2).
 """
 
 import dataclasses

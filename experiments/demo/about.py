@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.demo.curve import loss_curve
 from experiments.demo.files import Files
 from experiments.html.markup import Safe, element, finite, number
 
@@ -57,6 +58,15 @@ WORDS = (
         "Above 30 dB the two are hard to tell apart; below 20 dB they differ plainly.",
     ),
     ("SSIM", "Structural similarity of the frames to the dense ones; 1 is identical."),
+    (
+        "Attention’s time",
+        "What is left of a step when the rest of the model, which takes the same time under every "
+        "method, is taken off. How much of a dense step that is was timed by itself.",
+    ),
+    (
+        "Whole run",
+        "All steps together: exact ones, sparse ones, and what the searches add.",
+    ),
     (
         "Warm-up, search, reuse",
         "Steps with dense attention at the start; steps that also choose blocks; steps that use "
@@ -130,9 +140,12 @@ def caveats(results: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) ->
     rows = [
         f"This is {model} that draws digits. It shows how the methods behave, not how well they "
         "do on a production model with hundreds of times its parameters.",
-        f"Times are medians of this machine{f' ({where})' if where else ''} and move with its "
-        "load. The first step of each kind, which compiles, is left out, and the time of a run "
-        "adds up these medians. On another device the ratios are different.",
+        f"Times are of this machine{f' ({where})' if where else ''}; on another device the ratios "
+        "are different. They were taken after all clips were made, in "
+        f"{number(settings.get('rounds'), 0)} rounds with a dense step right beside each sparse one: "
+        "a speed-up is the median of the ratios to the step beside it, with the smallest and the "
+        "largest. Where those lie too far apart, as they do when other programs run, a word stands "
+        "in place of the number.",
         "PSNR, SSIM and recall measure closeness to the dense run, not how good a clip looks. A "
         "clip can differ and still be a fine digit: look at it.",
         "One seed and one digit. The order of methods with close numbers may change with another.",
@@ -161,14 +174,11 @@ def glossary() -> Safe:
     return element("dl", rows, class_="glossary")
 
 
-def training(record: Any, link: Files) -> Safe | None:
+def training(record: Any) -> Safe | None:
     """How the model was trained; nothing without a record."""
     if not isinstance(record, Mapping):
         return None
-    loss = link(record.get("loss_png"))
-    picture = (
-        element("img", src=loss, alt="Loss over training steps", loading="lazy") if loss else None
-    )
+    picture = loss_curve(record.get("loss"))
     rows = _flat(record.get("record") or {})
     if not rows and picture is None:
         return None

@@ -1,77 +1,117 @@
-"""What a method keeps and what it costs, on the queries, keys and values of a real denoising step."""
+"""What a method's step costs beside a dense one, and its attention's part of that."""
 
-import functools
 import statistics
 import time
+from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from experiments.demo.methods import Method
-from sparsevdit_jax import (
-    AttentionPattern,
-    Phase,
-    StepContext,
-    VideoGrid,
-    metrics,
-)
-from sparsevdit_jax.patterns import Dense
+from experiments.demo.rounds import ROUNDS, Spread, in_rounds
+from experiments.demo.runner import Runner
+from sparsevdit_jax import Phase, SparseAttention, StepContext
+from sparsevdit_jax.launch import attend_dense
+from sparsevdit_jax.schedule import exact_steps
+
+ATTENTION_ROUNDS = 2
+
+Spreads = dict[str, Spread]
 
 
-@functools.partial(jax.jit, static_argnames="pattern")
-def _search(q, k, v, state, ctx, *, pattern):
-    return pattern.attend(q, k, v, state, ctx)[1]
-
-
-def searched_state(pattern: AttentionPattern, qkv, grid):
-    """The pattern's state after it has chosen its blocks on these inputs."""
-    q, _, _ = qkv
-    state = pattern.init(grid, batch=q.shape[0], num_heads=q.shape[2], head_dim=q.shape[3])
-    return _search(*qkv, state, StepContext(grid, Phase.SEARCH), pattern=pattern)
-
-
-_measure = jax.jit(metrics.measure, static_argnames="pattern")
-
-
-def head_quality(pattern: AttentionPattern, qkv, grid) -> dict[str, np.ndarray]:
-    """density, recall and output error of each head [H] of a layer with these inputs, batch averaged."""
-    state, heads = searched_state(pattern, qkv, grid), qkv[0].shape[2]
-    measured = _measure(*qkv, state, StepContext(grid, Phase.REUSE), pattern=pattern)
-    result = {name: np.asarray(value, np.float64).mean(0) for name, value in measured.items()}
-    kept = metrics.density(pattern, grid, num_heads=heads, state=state)
-    return dict(result, density=kept.astype(np.float64))
-
-
-def attention_times(
-    methods: list[Method], layers, grid: VideoGrid, *, repeats: int = 7
-) -> dict[str, float]:
-    """Milliseconds of one step's attention, all layers, by method key; medians of interleaved runs.
-
-    Reordering is inside the time, and so is everything else that `attend` does in a step that reuses its masks.
+def measure_times(
+    runner: Runner, methods: Sequence[Method], layers: Sequence, advance: Callable[[str], None]
+) -> dict[str, Spreads]:
+    """Times of every method, by key and then by field of its row (see `spreads_of`).
 
     Args:
-      methods: what to time; dense has no attention of its own.
-      layers: q, k, v [B, L, H, D] of every layer.
-      grid: of the sequence.
-      repeats: runs of each method.
+      runner: that has run all methods, so that their programs are compiled.
+      methods: dense first.
+      layers: q, k, v [1, L, H, D] of every layer at the probed step.
+      advance: takes a step of a progress bar of `turns(methods)` steps.
     """
-    ctx, runs = StepContext(grid, Phase.REUSE), {}
-    for method in methods:
-        patterns = method.attention.patterns if method.attention else (Dense(),) * len(layers)
-        pairs = zip(patterns, layers, strict=True)
-        states = tuple(searched_state(p, qkv, grid) for p, qkv in pairs)
-        runs[method.key] = functools.partial(_attend_all, layers, states, ctx, patterns=patterns)
-        jax.block_until_ready(runs[method.key]())
-    times: dict[str, list[float]] = {key: [] for key in runs}
-    for _ in range(repeats):
-        for key, run in runs.items():
-            began = time.perf_counter()
-            jax.block_until_ready(run())
-            times[key].append(1e3 * (time.perf_counter() - began))
-    return {key: statistics.median(values) for key, values in times.items()}
+    sparse = [m for m in methods if m.attention is not None]
+    steps = {m.key: lambda m=m: runner.time_step(m) for m in methods}
+    pairs = in_rounds(steps, advance=advance)
+    attention = dense_attention_timer(runner, layers)
+    attention()  # compiles
+    timers = {"dense": steps["dense"], "attention": attention}
+    inside = in_rounds(timers, rounds=ATTENTION_ROUNDS, advance=advance)["attention"]
+    shares = [own / step for own, step in inside]
+    dense_ms = Spread.of([step for rows in (*pairs.values(), inside) for _, step in rows])
+    found = {"dense": dense_spreads(dense_ms, shares, runner.config.steps)}
+    for method in sparse:
+        search_ms = None
+        if Phase.SEARCH in method.attention.schedule.phases():
+            search_ms = runner.time_step(method, Phase.SEARCH)
+            advance(f"{method.key}, search")
+        found[method.key] = spreads_of(pairs[method.key], shares, method.attention, search_ms)
+    return found
 
 
-@functools.partial(jax.jit, static_argnames="patterns")
-def _attend_all(layers, states, ctx, *, patterns):
-    triples = zip(patterns, layers, states, strict=True)
-    return [pattern.attend(*qkv, state, ctx)[0] for pattern, qkv, state in triples]
+def turns(methods: Sequence[Method]) -> int:
+    """Timed runs of `measure_times`."""
+    sparse = [m.attention for m in methods if m.attention is not None]
+    searching = sum(Phase.SEARCH in attention.schedule.phases() for attention in sparse)
+    return ROUNDS * (len(sparse) + -(-len(sparse) // 2)) + 2 * ATTENTION_ROUNDS + searching
+
+
+def dense_attention_timer(runner: Runner, layers: Sequence) -> Callable[[], float]:
+    """Runs one dense step's attention, all layers and rows of the batch, and returns milliseconds."""
+    rows = len(runner.labels)
+    inputs = [tuple(jnp.concatenate([x] * rows) for x in qkv) for qkv in layers]
+    ctx, attend = StepContext(runner.grid, Phase.DENSE), jax.jit(attend_dense)
+
+    def timer() -> float:
+        began = time.perf_counter()
+        jax.block_until_ready([attend(*qkv, ctx)[0] for qkv in inputs])
+        return 1e3 * (time.perf_counter() - began)
+
+    return timer
+
+
+def dense_spreads(step_ms: Spread, shares: Sequence[float], steps: int) -> Spreads:
+    """The row of dense itself: times, and no speed-ups."""
+    share = Spread.of(shares)
+    return dict(
+        step_ms=step_ms,
+        attention_ms=step_ms.scaled(share.median),
+        run_s=step_ms.scaled(steps / 1e3),
+    )
+
+
+def spreads_of(
+    pairs: Sequence[tuple[float, float]],
+    shares: Sequence[float],
+    attention: SparseAttention,
+    search_ms: float | None,
+) -> Spreads:
+    """Times and speed-ups of a method: step_ms, attention_ms, run_s, speedup_step, _attention and _run.
+
+    The rest of the model takes the same time under every method, so a step's attention is what is left when that rest
+    is taken off. A run has its exact steps, its sparse ones, and what its searches add.
+
+    Args:
+      pairs: ms of the method's sparse step and of the dense step beside it, in each round.
+      shares: of a dense step that its attention takes, each from a pair of runs.
+      attention: the method's.
+      search_ms: of a sparse step that also searches; None without searches.
+    """
+    relative = [own / dense for own, dense in pairs]
+    inside = [max(r - (1 - a), 1e-3) / a for r in relative for a in shares]
+    schedule, exact = attention.schedule, exact_steps(attention.schedule)
+    middle = statistics.median(own for own, _ in pairs)
+    extra = 0.0 if search_ms is None else max(search_ms / middle - 1, 0.0)
+    searches = schedule.counts().get(Phase.SEARCH, 0)
+    reuse = schedule.num_steps - exact + searches * extra
+    runs = [(exact + reuse * r) / schedule.num_steps for r in relative]
+    dense_ms = statistics.median(dense for _, dense in pairs)
+    own = Spread.of([ms for ms, _ in pairs])
+    return dict(
+        step_ms=own,
+        attention_ms=Spread.of(inside).scaled(dense_ms * statistics.median(shares)),
+        run_s=Spread.of(runs).scaled(schedule.num_steps * dense_ms / 1e3),
+        speedup_step=Spread.of([1 / r for r in relative]),
+        speedup_attention=Spread.of([1 / r for r in inside]),
+        speedup_run=Spread.of([1 / r for r in runs]),
+    )

@@ -1,10 +1,11 @@
 """What the demo compares: each published method with the settings that fit the demo's canvas."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
-from sparsevdit_jax import AttentionPattern, SparseAttention, StepSchedule
+from sparsevdit_jax import AttentionPattern, SparseAttention, StepSchedule, VideoGrid
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -21,6 +22,17 @@ WARM_UP = 0.2
 SECOND_SEARCH = 0.6
 """Where AdaSpa searches again: step 30 of 50."""
 
+SHOWN = ("sta", "adaspa", "per-head", "mixture")
+"""Keys of the methods that the demo runs beside dense by default."""
+
+MODES = ("diagonal", "multi-diagonal", "stripe")
+"""Keys of the methods that are modes of Sparse-vDiT, from which a head's mode is chosen."""
+
+KEYS = ("sta", "adaspa", *MODES, "per-head", "mixture", "sta-wide", "adaspa-10")
+"""Keys of all methods beside dense, in the order in which they run and are shown."""
+
+SEARCHED = Path(__file__).parents[1] / "results" / "attention" / "mixture_020.json"
+"""The assignment that `experiments.search --method mixture` found for the committed checkpoint."""
 
 TILE = (4, 4, 4)
 WINDOWS = ((3, 3, 3), (3, 3, 1), (3, 1, 3), (1, 3, 3))
@@ -111,6 +123,37 @@ def published_methods(num_layers: int, num_steps: int, *, block: int = 64) -> tu
             attention=everywhere(AdaSpa(density=0.1, block=block), searching),
             variant=True,
         ),
+    )
+
+
+def searched_mixture(
+    num_steps: int, *, grid: VideoGrid, num_layers: int, num_heads: int, path: Path = SEARCHED
+) -> Method:
+    """The committed mixture of all methods, on a schedule for `num_steps`.
+
+    Its heads keep their pattern in all steps, so that it serves any number of them. The first search comes after the
+    dense steps: only heads with AdaSpa are exact in it.
+
+    Args:
+      num_steps: of the run.
+      grid: of the run; the assignment holds for one grid only, and so for `num_layers` and `num_heads`.
+      num_layers: layers of the model.
+      num_heads: heads of a layer.
+      path: a file of `SparseAttention.to_json`.
+
+    Raises:
+      ValueError: the assignment was made for another grid or model.
+    """
+    sizes = dict(grid=grid, num_layers=num_layers, num_heads=num_heads)
+    found = SparseAttention.from_json(path.read_text(encoding="utf-8"), **sizes)
+    first = warm_up_steps(num_steps) + 1
+    second = max(first + 1, round(SECOND_SEARCH * num_steps))
+    schedule = StepSchedule(num_steps, first - 1, (first, second), first_step=1)
+    return Method(
+        key="mixture",
+        label="Searched mixture",
+        note="Each head has the method and density that an offline search over all of them found, at 20 % in all.",
+        attention=dataclasses.replace(found, schedule=schedule),
     )
 
 

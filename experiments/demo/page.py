@@ -6,10 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.demo import about, charts, panels
+from experiments.demo import about, charts, panels, rounds
 from experiments.demo.files import Files
 from experiments.demo.inside import inside_tabs
-from experiments.html.markup import Safe, element, finite, percent, plain, script_json, style, times
+from experiments.html.markup import (
+    NOTHING,
+    Safe,
+    element,
+    finite,
+    percent,
+    plain,
+    script_json,
+    style,
+    times,
+)
 
 HERE = Path(__file__).parent
 CHARTS = (
@@ -45,10 +55,11 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
         "headline": headline(results.get("title"), methods, settings),
         "clips": panels.clip_cards(methods, link, shape),
         "comparison": panels.comparison(methods),
+        "readings": panels.readings(methods),
         "charts": quality_charts(methods),
         "time": panels.time_bars(methods),
         "inside": inside_tabs(methods, results, link),
-        "training": about.training(results.get("training"), link),
+        "training": about.training(results.get("training")),
         "settings": about.settings_table(settings, results.get("environment") or {}),
         "reproduce": about.reproduce(settings, link),
         "caveats": about.caveats(results, methods),
@@ -56,7 +67,7 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
     }
     template = (HERE / "page.html").read_text(encoding="utf-8")
     # One pass, so that text with braces inside a part is never taken for a place to fill.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]] or "", template)
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")
     return path
@@ -64,7 +75,6 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
 
 def headline(title: Any, methods: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Safe:
     """The title, what is compared, and the finding in one sentence and four numbers."""
-    dense = next((m for m in methods if m["key"] == "dense"), {})
     shown = closest(methods)
     digit, steps = settings.get("digit"), settings.get("steps")
     what = "One clip" if digit is None else f"One clip of a moving {digit}"
@@ -75,14 +85,12 @@ def headline(title: Any, methods: Sequence[Mapping[str, Any]], settings: Mapping
     )
     parts = [element("h1", title or "Sparse attention in a video model"), element("p", intro)]
     if shown is not None:
-        step, run = (time_ratio(field, shown, dense) for field in ("step_ms", "run_s"))
-        parts.append(element("p", finding(shown, step, run, methods), class_="finding"))
-        whole = "" if run is None else f"; {times(run)} for the whole run"
+        parts.append(element("p", finding(shown, methods), class_="finding"))
         tiles = (
             (percent(shown.get("density")), "of the block pairs computed, per sparse step"),
             (percent(shown.get("recall")), "of the attention mass kept"),
             (panels.decibel(shown.get("psnr_db")), "PSNR of the clip against dense"),
-            (times(step), f"the time of a dense step{whole}"),
+            speed_tile(shown),
         )
         head = element("p", "Closest to dense: ", element("strong", shown["label"]), class_="who")
         body = [element("div", element("b", a), element("span", b)) for a, b in tiles]
@@ -100,23 +108,35 @@ def closest(methods: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return None
 
 
-def time_ratio(field: str, method: Mapping[str, Any], dense: Mapping[str, Any]) -> float | None:
-    """A time of a sparse method over that of dense."""
-    ours, theirs = finite(method.get(field)), finite(dense.get(field))
-    return ours / theirs if ours is not None and theirs else None
+def speed_tile(shown: Mapping[str, Any]) -> tuple[str, str]:
+    """(the speed-up of a step or a word in its place, what that is)."""
+    step, run = (rounds.spread_of(shown, f"speedup_{part}") for part in ("step", "run"))
+    if step is None:
+        return NOTHING, "speed against a dense step: not measured"
+    if word := rounds.word_for(step, speedup=True):
+        return word, f"a sparse step against dense: {rounds.READING[word]}"
+    text = f"as fast as a dense step ({times(step.low)} to {times(step.high)})"
+    if run is not None and rounds.word_for(run, speedup=True) is None:
+        text += f"; {times(run.median)} for the whole run"
+    return times(step.median), text
 
 
-def finding(
-    shown: Mapping[str, Any],
-    step: float | None,
-    run: float | None,
-    methods: Sequence[Mapping[str, Any]],
-) -> str:
+def speed_claim(what: str, spread: rounds.Spread) -> str:
+    """What the rounds allow to say of the speed of `what`."""
+    said = rounds.verdict(spread)
+    if said == "number":
+        gain = "" if spread.low > 1 else ", so here it gains no time"
+        return f"{what} is {times(spread.median)} as fast as dense{gain}"
+    if said == "unclear":
+        return f"whether {what} is faster than dense cannot be said from these rounds"
+    return f"{what} is {said} than dense, by how much cannot be said from these rounds"
+
+
+def finding(shown: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> str:
     """What the numbers say, good or bad.
 
     Args:
       shown: the method that the page opens with.
-      step, run: time of its sparse step and of its whole run, over those of dense.
       methods: all of them.
     """
     claims = []
@@ -125,11 +145,9 @@ def finding(
     if finite(shown.get("recall")) is not None:
         claims.append(f"keeps {percent(shown['recall'])} of the attention mass")
     text = f"{shown['label']} {' and '.join(claims) or 'comes closest to dense'}"
-    if step is not None:
-        text += f"; a sparse step takes {times(step)} the time of a dense one"
-    if run is not None:
-        text += f"{', ' if step is not None else '; '}the whole run {times(run)}"
-        text += ", so here it gains no time" if run >= 1 else ""
+    for part, what in (("step", "a sparse step"), ("run", "the whole run")):
+        if (spread := rounds.spread_of(shown, f"speedup_{part}")) is not None:
+            text += f"; {speed_claim(what, spread)}"
     text += "."
     others = [m for m in methods if m["key"] != "dense" and not m.get("variant")]
     scores = [m for m in others if finite(m.get("psnr_db")) is not None]

@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.demo.charts import colour, key_mark, series
 from experiments.demo.files import Files
+from experiments.demo.rounds import READING, spread_of, word_for
 from experiments.html.markup import (
     NOTHING,
     Safe,
@@ -132,11 +133,17 @@ def comparison(methods: Sequence[Mapping[str, Any]]) -> Safe:
     for method in methods:
         cells = []
         for field, _, text, _ in fields:
-            value = finite(method.get(field))
+            value, word = _value(method, field)
             classes = ["first"] if field in firsts else []
             if value is not None and value == best.get(field) and not _aside(method):
                 classes.append("best")
             content: Any = text(value)
+            spread = spread_of(method, field)
+            if word is not None:
+                content = element("abbr", word, title=READING[word])
+            elif spread is not None and field.startswith("speedup"):
+                ends = f"{number(spread.low, 2)}–{number(spread.high, 2)}"
+                content = [content, element("small", ends)]
             if field == "psnr_db" and value is None and method["key"] == "dense":
                 content = element("abbr", "∞", title="identical to itself")
             if field in ("density", "recall") and value is not None:
@@ -180,8 +187,29 @@ def _aside(method: Mapping[str, Any]) -> bool:
     return method["key"] == "dense" or bool(method.get("variant"))
 
 
+def _value(method: Mapping[str, Any], field: str) -> tuple[float | None, str | None]:
+    """The number to show under a column, None without one, and the word that takes its place, if one does."""
+    spread = spread_of(method, field)
+    if spread is None:
+        return finite(method.get(field)), None
+    word = word_for(spread, speedup=field.startswith("speedup"))
+    return (spread.median, None) if word is None else (None, word)
+
+
+def readings(methods: Sequence[Mapping[str, Any]]) -> Safe | None:
+    """What the words mean that stand in place of numbers; None where there are none."""
+    fields = [field for _, columns in COLUMNS for field, *_ in columns]
+    found = {_value(method, field)[1] for method in methods for field in fields}
+    said = [
+        element("span", element("b", word), f": {READING[word]}. ")
+        for word in READING
+        if word in found
+    ]
+    return element("p", said, class_="quiet readings") if said else None
+
+
 def _best(methods: Sequence[Mapping[str, Any]], field: str, sign: int) -> float | None:
-    values = [v for m in methods if not _aside(m) and (v := finite(m.get(field))) is not None]
+    values = [v for m in methods if not _aside(m) and (v := _value(m, field)[0]) is not None]
     return max(values, key=lambda v: sign * v) if len(values) > 1 else None
 
 
@@ -199,22 +227,27 @@ def decibel(value: Any) -> str:
 
 
 def time_bars(methods: Sequence[Mapping[str, Any]]) -> Safe:
-    """Bars of one sparse step: attention, and the rest of the model."""
-    steps = {m["key"]: s for m in methods if (s := finite(m.get("step_ms"))) is not None and s > 0}
-    if not steps:
+    """Bars of one sparse step: attention, and the rest of the model; words where the rounds differ too much."""
+    timed = {m["key"]: spread_of(m, "step_ms") for m in methods}
+    if not any(timed.values()):
         return element("p", "No step was timed.", class_="quiet")
-    longest, styles, rows = max(steps.values()), series(methods), []
+    steps = {key: s.median for key, s in timed.items() if s is not None and s.steady}
+    longest, styles, rows = max(steps.values(), default=1.0), series(methods), []
     for method in methods:
-        step = steps.get(method["key"])
-        if step is None:
+        key = method["key"]
+        if timed[key] is None:
             continue
-        attention = finite(method.get("attention_ms"))
-        # Attention is timed alone, so noise can put it above the step; then the split says nothing.
-        split = attention if attention is not None and 0 <= attention <= step else None
+        name = element("span", key_mark(styles[key]), method["label"], class_="who")
+        if key not in steps:
+            text = element("abbr", "unsteady", title=READING["unsteady"])
+            rows.append(element("div", name, element("span", text, class_="much")))
+            continue
+        step, attention = steps[key], spread_of(method, "attention_ms")
+        split = min(attention.median, step) if attention is not None and attention.steady else None
         bar = [
             element(
                 "i",
-                class_=f"part {colour(styles[method['key']][0])}",
+                class_=f"part {colour(styles[key][0])}",
                 style=f"width:{100 * (split or 0) / longest:.2f}%",
             ),
             element(
@@ -224,12 +257,6 @@ def time_bars(methods: Sequence[Mapping[str, Any]]) -> Safe:
         text = f"{milliseconds(step)} ms" + (
             "" if split is None else f", attention {milliseconds(split)}"
         )
-        rows.append(
-            element(
-                "div",
-                element("span", key_mark(styles[method["key"]]), method["label"], class_="who"),
-                element("span", text, class_="much"),
-                element("span", bar, class_="bar"),
-            )
-        )
+        much = element("span", text, class_="much")
+        rows.append(element("div", name, much, element("span", bar, class_="bar")))
     return element("div", rows, class_="bars")

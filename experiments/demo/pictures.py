@@ -1,40 +1,18 @@
 """Pictures for the page: each method's masks, and the attention that was measured, by layer and head."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from experiments.demo.measure import searched_state
+from experiments.demo.masks import HeadMask
 from experiments.demo.methods import Method
-from sparsevdit_jax import AttentionPattern, Phase, StepContext, TokenOrder, VideoGrid, metrics
+from sparsevdit_jax import Phase, StepContext, TokenOrder, VideoGrid, metrics
 from sparsevdit_jax.masks import draw
-from sparsevdit_jax.patterns import PerHead
 
 BLOCK = 64  # tokens in a block of the attention maps
 SIZE = 130  # pixels of one head's picture
-
-HeadMask = tuple[np.ndarray, TokenOrder | None]
-
-
-def head_masks(pattern: AttentionPattern, qkv, grid: VideoGrid) -> list[HeadMask]:
-    """(keep bool [Nq, Nk], its block order) of each head after a search on these inputs, first batch row.
-
-    A head that is dense or skipped has one block, and no order.
-    """
-    heads = qkv[0].shape[2]
-    if isinstance(pattern, PerHead):
-        masks: dict[int, HeadMask] = {}
-        for member, index in pattern.groups:
-            part = tuple(x[:, :, np.asarray(index)] for x in qkv)
-            masks |= dict(zip(index, head_masks(member, part, grid), strict=True))
-        return [masks[head] for head in range(heads)]
-    state, ctx = searched_state(pattern, qkv, grid), StepContext(grid, Phase.REUSE)
-    plan, _ = pattern.plan(qkv[0], qkv[1], state, ctx)
-    if plan.mask is None:
-        return [(np.full((1, 1), plan.full), None)] * heads
-    keep = np.asarray(plan.mask.to_dense())[0]
-    return [(k, plan.order) for k in np.broadcast_to(keep, (heads, *keep.shape[1:]))]
 
 
 class Album:
@@ -51,12 +29,21 @@ class Album:
         self.entries.append(entry)
 
 
-def draw_all(folder: Path, methods: list[Method], layers: list, grid: VideoGrid) -> list[dict]:
+def draw_all(
+    folder: Path,
+    methods: Sequence[Method],
+    masks: Mapping[str, Sequence[list[HeadMask]]],
+    layers: Sequence,
+    grid: VideoGrid,
+) -> list[dict]:
     """Writes all pictures into `folder` and returns their entries for the page.
 
     Args:
+      folder: where to write.
       methods: what was run; dense has no masks.
+      masks: of every layer's heads, by the method's key.
       layers: q, k, v [B, L, H, D] of every layer at one denoising step.
+      grid: of the sequence.
     """
     album, raster = Album(folder), TokenOrder(grid, BLOCK)
     ctx = StepContext(grid, Phase.REUSE)
@@ -88,9 +75,8 @@ def draw_all(folder: Path, methods: list[Method], layers: list, grid: VideoGrid)
     for method in methods:
         if method.attention is None:
             continue
-        pairs = zip(method.attention.patterns, layers, strict=True)
-        masks = [head_masks(pattern, qkv, grid) for pattern, qkv in pairs]
-        keeps, orders = ([[mask[i] for mask in row] for row in masks] for i in (0, 1))
+        rows = masks[method.key]
+        keeps, orders = ([[mask[i] for mask in row] for row in rows] for i in (0, 1))
         album.add(
             draw.mask_grid(keeps, orders, size=SIZE),
             "masks",
@@ -99,7 +85,7 @@ def draw_all(folder: Path, methods: list[Method], layers: list, grid: VideoGrid)
             "Query blocks downwards, key blocks to the right, in the method's own token order. "
             "Below each: the share of token pairs that it computes.",
         )
-        sparse = next((mask for row in masks for mask in row if mask[1] is not None), None)
+        sparse = next((mask for row in rows for mask in row if mask[1] is not None), None)
         if sparse is not None:
             album.add(
                 draw.window_image(*sparse, tuple(n // 2 for n in grid.shape)),

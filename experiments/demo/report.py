@@ -1,76 +1,76 @@
-"""The comparison's rows: what a method keeps, what it costs, how close it comes to dense."""
+"""The comparison's rows: what a method keeps, what it costs, how close it comes to dense; and the printed table."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from experiments.demo import measure
+from experiments.demo.masks import HeadMask, head_quality
 from experiments.demo.methods import Method
-from sparsevdit_jax import VideoGrid
+from experiments.demo.rounds import READING, Spread, spread_of, word_for
 from sparsevdit_jax.metrics import psnr, ssim
 from sparsevdit_jax.patterns import PerHead
 from sparsevdit_jax.schedule import exact_steps
 
 COLUMNS = {
-    "density": "{density:.3f}",
-    "recall": "{recall:.3f}",
-    "PSNR dB": "{psnr_db:.2f}",
-    "SSIM": "{ssim:.4f}",
-    "attention ms": "{attention_ms:.0f}",
-    "step ms": "{step_ms:.0f}",
-    "attention ×": "{speedup_attention:.2f}",
-    "step ×": "{speedup_step:.2f}",
-    "run ×": "{speedup_run:.2f}",
+    "density": "density",
+    "recall": "recall",
+    "PSNR dB": "psnr_db",
+    "SSIM": "ssim",
+    "step ms": "step_ms",
+    "attention ×": "speedup_attention",
+    "step ×": "speedup_step",
+    "run ×": "speedup_run",
 }
-"""Columns of the printed table; the last three are speed-ups over dense."""
+"""Columns of the printed table and their fields; the last three are speed-ups over dense."""
+
+DIGITS = {"density": 3, "recall": 3, "psnr_db": 2, "ssim": 4}
 
 
-def describe(method: Method, results: dict, layers, grid: VideoGrid) -> tuple[dict, dict]:
-    """(row of the comparison without times of attention, its density and recall by layer and head).
+def clip_row(method: Method, clip: np.ndarray, dense: np.ndarray) -> dict[str, Any]:
+    """Names of a method and how close its clip comes to the dense one, float [F, Y, X, C] in [-1, 1]."""
+    close: dict[str, Any] = dict(psnr_db=None, ssim=1.0)
+    phases: dict[str, int] = {}
+    if method.attention is not None:
+        pair = clip, dense
+        close = dict(
+            psnr_db=float(psnr(*pair, data_range=2.0)), ssim=float(ssim(*pair, data_range=2.0))
+        )
+        phases = {p.value: n for p, n in method.attention.schedule.counts().items()}
+    names = dict(key=method.key, label=method.label, note=method.note, variant=method.variant)
+    return dict(**names, **close, phases=phases)
+
+
+def quality(
+    method: Method, masks: Sequence[list[HeadMask]], layers: Sequence
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(fields of a method's row, its density, recall and modes by layer and head).
 
     Args:
-      results: of `Runner.run`, by method key; "dense" among them.
-      layers: q, k, v of every layer at the probed step.
+      method: what has run.
+      masks: of each layer's heads; none for dense.
+      layers: q, k, v [1, L, H, D] of every layer at the probed step.
     """
-    result, dense = results[method.key], results["dense"]
     if method.attention is None:
-        shape = (len(layers), layers[0][0].shape[2])
-        head = dict(density=np.ones(shape).tolist(), recall=np.ones(shape).tolist())
-        quality = dict(density=1.0, density_run=1.0, recall=1.0, output_error=0.0)
-        quality |= dict(psnr_db=None, ssim=1.0)
-    else:
-        pairs = zip(method.attention.patterns, layers, strict=True)
-        measured = [measure.head_quality(p, qkv, grid) for p, qkv in pairs]
-        density, recall, error = (
-            np.stack([m[k] for m in measured]) for k in ("density", "recall", "error")
-        )
-        head = dict(density=density.tolist(), recall=recall.tolist())
-        if all(isinstance(p, PerHead) for p in method.attention.patterns):
-            head["mode"] = [head_modes(p) for p in method.attention.patterns]
-        schedule = method.attention.schedule
-        exact = exact_steps(schedule) / schedule.num_steps
-        clips = result["clip"], dense["clip"]
-        quality = dict(
-            density=float(density.mean()),
-            density_run=exact + (1 - exact) * float(density.mean()),
-            recall=float(recall.mean()),
-            output_error=float(error.mean()),
-            psnr_db=float(psnr(*clips, data_range=2.0)),
-            ssim=float(ssim(*clips, data_range=2.0)),
-        )
-    times = dict(step_ms=result["step_ms"], run_s=result["run_s"])
-    speed = dict(
-        speedup_step=dense["step_ms"] / result["step_ms"],
-        speedup_run=dense["run_s"] / result["run_s"],
+        ones = np.ones((len(layers), layers[0][0].shape[2])).tolist()
+        row = dict(density=1.0, density_run=1.0, recall=1.0, output_error=0.0)
+        return row, dict(density=ones, recall=ones)
+    measured = [head_quality(own, qkv) for own, qkv in zip(masks, layers, strict=True)]
+    found = {name: np.stack([m[name] for m in measured]) for name in measured[0]}
+    heads: dict[str, Any] = {name: found[name].tolist() for name in ("density", "recall")}
+    if all(isinstance(p, PerHead) for p in method.attention.patterns):
+        heads["mode"] = [head_modes(p) for p in method.attention.patterns]
+    means = {name: float(values.mean()) for name, values in found.items()}
+    schedule = method.attention.schedule
+    exact = exact_steps(schedule) / schedule.num_steps
+    row = dict(
+        density=means["density"],
+        density_run=exact + (1 - exact) * means["density"],
+        recall=means["recall"],
+        output_error=means["error"],
     )
-    names = dict(key=method.key, label=method.label, note=method.note, variant=method.variant)
-    return dict(**names, **quality, **times, **speed, phases=result["phases"]), head
-
-
-def with_attention(row: dict, attention_ms: Mapping[str, float]) -> dict:
-    """The row with its time of one step's attention, and the speed-up over dense; by method key."""
-    own = attention_ms[row["key"]]
-    return row | dict(attention_ms=own, speedup_attention=attention_ms["dense"] / own)
+    return row, heads
 
 
 def head_modes(pattern: PerHead) -> list[str]:
@@ -79,24 +79,40 @@ def head_modes(pattern: PerHead) -> list[str]:
     return [names[h] for h in range(pattern.num_heads)]
 
 
-def cells(row: dict) -> list[str]:
-    """The row's entries under `COLUMNS`; a dash where dense is compared with itself."""
-    return [
-        "–" if row["psnr_db"] is None and name == "PSNR dB" else text.format(**row)
-        for name, text in COLUMNS.items()
-    ]
+def as_row(spreads: Mapping[str, Spread]) -> dict[str, dict[str, float]]:
+    """The spreads as JSON has them."""
+    return {field: dataclasses.asdict(spread) for field, spread in spreads.items()}
 
 
-def print_table(rows: list[dict]) -> None:
-    """The comparison, on the terminal."""
+def cell(row: Mapping[str, Any], field: str) -> str:
+    """The row's entry under a column of `COLUMNS`; a dash where dense is compared with itself."""
+    speedup = field.startswith("speedup")
+    if not speedup and not field.endswith("_ms"):
+        value = row.get(field)
+        return "–" if value is None else f"{value:.{DIGITS[field]}f}"
+    spread = spread_of(row, field)
+    if spread is None:
+        return "–"
+    shown = "{0.median:.2f} ({0.low:.2f}–{0.high:.2f})" if speedup else "{0.median:.0f}"
+    return word_for(spread, speedup=speedup) or shown.format(spread)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], rounds: int) -> None:
+    """The comparison, on the terminal, and what its words mean."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="the same noise, against dense attention; medians of this machine")
+    title = f"the same noise, against dense attention; medians and ranges of {rounds} rounds"
+    table = Table(title=title)
     table.add_column("method")
     for name in COLUMNS:
         table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(row["label"], *cells(row))
+    cells = [[cell(row, field) for field in COLUMNS.values()] for row in rows]
+    for row, shown in zip(rows, cells, strict=True):
+        table.add_row(row["label"], *shown)
     width = Console().width  # a log file counts as 80 columns, too few for the table
-    Console(width=max(width, 120)).print(table)
+    Console(width=max(width, 130)).print(table)
+    words = {word for shown in cells for word in shown}
+    for word in READING:
+        if word in words:
+            print(f"{word}: {READING[word]}")

@@ -40,7 +40,10 @@ class Decoding:
     @property
     def tiled(self) -> bool:
         """Whether pictures are cut."""
-        return self.tile is not None and (self.tile.height, self.tile.width) != (None, None)
+        if self.tile is None:
+            return False
+        sides = (self.clip.height, self.tile.height), (self.clip.width, self.tile.width)
+        return any(most is not None and size > most for size, most in sides)
 
     def video(self, vae: Any, x: jax.Array) -> np.ndarray | None:
         """Denoised latents to uint8 [frames, height, width, 3] on the first process; every process must call it."""

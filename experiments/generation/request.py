@@ -16,11 +16,12 @@ import numpy as np
 
 import models
 from experiments import hosts
+from experiments.generation.flags import check_family, check_flags
 from experiments.generation.identity import identities, identity
 from experiments.generation.image import read_image
 from experiments.generation.inputs import blank_text, is_denoised, read_latents
 from experiments.generation.jobs import Job, jobs_of
-from experiments.generation.settings import Config, check_family, check_flags
+from experiments.generation.settings import Config
 from experiments.media import check_output
 from models.pipelines import Clip, Conditions, Family, check_prompts, read_family
 from models.text_embeddings import TextEmbeddings, load_embeddings
@@ -160,8 +161,10 @@ def _read(config: Config, family: Family) -> dict[str, str]:
     folder = config.model
     parts = ["transformer", "vae", *(["text_encoder"] if config.embeddings is None else [])]
     files: list[Path] = []
+    dtypes = {"transformer": config.dtype, "vae": config.vae_dtype, "text_encoder": None}
     for part in parts:
-        files += models.check_weights(folder, part, variant=config.variant)
+        dtype = dtypes[part]
+        files += models.check_weights(folder, part, dtype=dtype, variant=config.variant)
         files.append(folder / part / "config.json")
     files.append(folder / "model_index.json")
     if config.embeddings is None:

@@ -1,6 +1,7 @@
 """A denoising run kept on disk: every few steps to go on from, and its latents until the video is there."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,7 +133,12 @@ def check_kept(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None
         raise ValueError(
             f"{path} is not the file of an interrupted run; choose another --out, or move it away"
         )
-    run = json.loads(metadata[KEY])
+    try:
+        run = json.loads(metadata[KEY])
+    except ValueError as problem:
+        raise ValueError(
+            f"{path} is damaged ({problem}); remove it to start anew, or choose another --out"
+        ) from problem
     if (version := run.get("version", 1)) != VERSION:
         raise ValueError(
             f"{path} was written by another version of this program (files of version {version}, here {VERSION}); go "
@@ -169,4 +175,6 @@ def _check_finite(x: np.ndarray, when: str, path: Path) -> None:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[:_SHOWN]}... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]})"

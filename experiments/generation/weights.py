@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from experiments.generation.settings import Config
 from models import load_transformer, load_vae, merge_loras
+from models.nn import planned
 from models.pipelines import Family
 from models.pretrained import TRANSFORMERS, VAES
 from models.sharding import fully_sharded
@@ -58,7 +58,7 @@ class Weights:
         )
 
     def _planned(self, kind, config, dtype, parts: Callable[[str, tuple], Sharding] | None):
-        model = nnx.eval_shape(lambda: kind(config, dtype=dtype, rngs=nnx.Rngs(0)))
+        model = planned(kind, config, dtype)
         if self.everywhere is None:
             return model
         # The plan's memory is that of weights where they will lie.

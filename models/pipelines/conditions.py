@@ -40,6 +40,7 @@ def text_rows(text: TextEmbeddings, name: str, guided: bool) -> jax.Array:
         raise ValueError(
             f"the embeddings lack {' and '.join(missing)}"
             + ("; guidance needs a negative prompt, or set guidance to 1" if guided else "")
+            + "; make them with this model's own encoders: python -m experiments.make_text_embeddings"
         )
     shapes = [arrays[n].shape[1:] for n in names]
     if len(set(shapes)) > 1:

@@ -223,6 +223,7 @@ def mass(q, k, lse, config, block_q, block_kv, scale, q_lengths, kv_lengths):
     return sums.reshape(b, h, nq, parts[0], nk, parts[1]).sum((3, 5))
 
 
+@_hopper.in_32_bits
 def launch(config, scale, q, k, shift, pieces, *, without=""):
     """The kernel alone.
 

@@ -33,7 +33,9 @@ def block_mass(
     real_kv = _real_tokens(kv_lengths, block_kv, lk).swapaxes(1, 2)
     shift = jnp.where(lse > -jnp.inf, lse * np.float32(_tiles.LOG2E), jnp.inf).swapaxes(1, 2)
     shift = jnp.where(real_q, shift, jnp.inf)[..., None]
-    bias = jnp.broadcast_to(jnp.where(real_kv, 0.0, -jnp.inf), (b, lk, h))[..., None]
+    bias = jnp.broadcast_to(jnp.where(real_kv, np.float32(0), -np.float32(np.inf)), (b, lk, h))[
+        ..., None
+    ]
     zero = jnp.zeros((), q.dtype)
     q, k = jnp.where(real_q[..., None], q, zero), jnp.where(real_kv[..., None], k, zero)
     queries = [

@@ -147,7 +147,7 @@ def over_heads(mask: BlockMask, plan: Plan, q: jax.Array, fresh, lead, group, ca
         head = index // np.int32(heads), index % np.int32(heads)
         walk = Walk.of(mask, head, members[0, : plan.lead], plan.lead_step)
         walk = walk._replace(first=jnp.minimum(cap, walk.last))
-        nothing = [jnp.full((plan.lead, *shape), value) for value, shape in fresh]
+        nothing = [jnp.full((plan.lead, *shape), value, np.float32) for value, shape in fresh]
         carry, ahead = lead(state[0], walk, nothing)
 
         def one_group(state, operands):

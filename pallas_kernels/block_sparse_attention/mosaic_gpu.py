@@ -224,6 +224,7 @@ def _backward(scale, _, constants, residuals, cotangents):
 _attention.defvjp(_forward, _backward)
 
 
+@_hopper.in_32_bits
 def launch(
     scale: float,
     config: Config,

@@ -217,6 +217,7 @@ def backward(
     return dq[:, :lq], dk, dv
 
 
+@_hopper.in_32_bits
 def launch(
     scale: float,
     config: Config,

@@ -56,7 +56,7 @@ def _forward(scale, q, k, v, mask):
             return sums[0] + total, sums[1] + acc
 
         steps = jnp.where(shifted.any(), whole.steps, 0)
-        found = lax.fori_loop(0, steps, raise_top, jnp.full(q.shape[:2], -jnp.inf))
+        found = lax.fori_loop(0, steps, raise_top, jnp.full(q.shape[:2], -jnp.inf, np.float32))
         top = jnp.where(top > -jnp.inf, top, found)
         shift = jnp.where(shifted & (top > -jnp.inf), top, 0.0)
         return top, shift, lax.fori_loop(0, walk.steps, visit, sums)
@@ -72,7 +72,7 @@ def _forward(scale, q, k, v, mask):
 
     row, rows = (plan.block_q,), q.shape[0] * q.shape[2] * plan.num_rows
     fresh = (-jnp.inf, row), (0.0, row), (0.0, (*row, q.shape[-1]))
-    sums = jnp.zeros((rows, *row))
+    sums = jnp.zeros((rows, *row), np.float32)
     results = [jnp.zeros((*sums.shape, q.shape[-1]), q.dtype), sums, sums]
     _, (out, shift, log_total) = over_heads(mask, plan, q, fresh, lead, group, (), results)
     out = _from_blocks(out, q.shape[1])
@@ -115,7 +115,8 @@ def _backward(scale, residuals, cotangents):
         return d_kv, ((dq * np.float32(scale)).astype(q.dtype),)
 
     row, rows = (plan.block_q, q.shape[-1]), q.shape[0] * q.shape[2] * plan.num_rows
-    d_kv = jnp.zeros((np.prod(keys[0].shape[:3]), 2, q.shape[-1], mask.block_kv))
+    shape = np.prod(keys[0].shape[:3]), 2, q.shape[-1], mask.block_kv
+    d_kv = jnp.zeros(shape, np.float32)
     results = [jnp.zeros((rows, *row), q.dtype)]
     fresh = ((0.0, row),)
     d_kv, (dq,) = over_heads(mask, plan, q, fresh, visit_all, group, d_kv, results)

@@ -77,10 +77,10 @@ def _forward(scale, q, k, v, real_kv):
                 return sums[0] + total, sums[1] + acc
 
             chunks = keys[0].shape[0]
-            top = jnp.full(shape, -jnp.inf)
+            top = jnp.full(shape, -jnp.inf, np.float32)
             top = lax.fori_loop(0, jnp.where(shifted.any(), chunks, 0), raise_top, top)
             shift = jnp.where(shifted & (top > -jnp.inf), top, 0.0)
-            sums = jnp.zeros(shape), jnp.zeros(q.shape)
+            sums = jnp.zeros(shape, np.float32), jnp.zeros(q.shape, np.float32)
             total, acc = lax.fori_loop(0, chunks, visit, sums)
             out, log_total = _tiles.normalise(total, acc)
             return out.astype(q.dtype), shift, log_total
@@ -116,10 +116,12 @@ def _backward(scale, residuals, cotangents):
                 more = _tiles.attend_vjp(operands[0], k, v, *operands[1:], bias, scale)
                 return dq + more[0], (dk + more[1], dv + more[2])
 
-            dq, d_kv = lax.scan(visit, jnp.zeros(operands[0].shape), (keys, bias, d_kv))
+            nothing = jnp.zeros(operands[0].shape, np.float32)
+            dq, d_kv = lax.scan(visit, nothing, (keys, bias, d_kv))
             return d_kv, dq
 
-        zeros = jnp.zeros((*keys[0].shape[:2], keys[0].shape[3], keys[0].shape[2]))
+        shape = *keys[0].shape[:2], keys[0].shape[3], keys[0].shape[2]
+        zeros = jnp.zeros(shape, np.float32)
         return lax.scan(tile, (zeros, zeros), per_query)
 
     (dk, dv), dq = lax.map(group, (per_query, keys, bias))

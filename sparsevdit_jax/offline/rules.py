@@ -53,7 +53,9 @@ class SparseVditRule:
     def __post_init__(self):
         object.__setattr__(self, "costs", tuple(float(c) for c in self.costs))
         if not 0 <= self.lam < math.inf:
-            raise ValueError(f"lam={self.lam} must not be negative: it is the price of cost")
+            raise ValueError(
+                f"lam={self.lam} must not be negative, and finite: it is the price of cost"
+            )
         if math.isnan(self.epsilon) or not np.isfinite(self.costs).all():
             raise ValueError(
                 f"epsilon={self.epsilon} must be a number and costs={self.costs} finite ones; "

@@ -41,10 +41,10 @@ class PerHead(AttentionPattern):
 
     def __post_init__(self):
         for group in listed("groups", self.groups):
-            if not (isinstance(group, tuple | list) and len(group) == 2) or not isinstance(
-                group[0], AttentionPattern
-            ):
-                raise ValueError(f"groups hold {group!r}; each must be (AttentionPattern, heads)")
+            pair = isinstance(group, tuple | list) and len(group) == 2
+            if not pair or not isinstance(group[0], AttentionPattern):
+                held = group[0] if pair else group
+                raise ValueError(f"groups hold {held!r}; each must be (AttentionPattern, heads)")
         groups = tuple((p, wholes("groups name heads", heads)) for p, heads in self.groups)
         object.__setattr__(self, "groups", groups)
         heads = sorted(h for _, hs in groups for h in hs)

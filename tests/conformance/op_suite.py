@@ -43,8 +43,9 @@ def check_under_vmap_scan_and_remat(loss, q, others):
         return jax.lax.scan(lambda s, q: (s + jax.checkpoint(loss)(q, others), None), 0.0, qs)[0]
 
     scanned = jax.jit(jax.grad(total))(qs)
+    n = 3 * tolerances.attention_roundings(q)
     for got in (batched, scanned):
-        np.testing.assert_allclose(got, jnp.stack(one_by_one), atol=2e-6)
+        tolerances.assert_rounding_apart(got, jnp.stack(one_by_one), n, "gradient")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ CASES = (
          kv_ragged=True),
     Case("broadcast_batch_and_heads", batch=2, heads=3, mask_heads=1, kv_ragged=True),
     Case("empty_and_full_rows", lq=61, block_q=4, density=0.3, empty_rows=True, full_rows=True),
-    Case("large_logits", magnitude=16.0, kv_ragged=True, empty_rows=True),
+    Case("large_logits", block_q=4, magnitude=16.0, kv_ragged=True, empty_rows=True),
     Case("many_query_blocks", lq=150, block_q=2, lk=24, head_dim=3, density=0.6),
     Case("one_token", lq=1, lk=1, block_q=1, block_kv=1, density=1.0, scale=0.7),
     Case("keys_in_one_block", lk=300, block_kv=300, density=1.0, scale=-0.3),
@@ -217,8 +218,9 @@ class BlockSparseAttentionSuite:
         case = dataclasses.replace(CASES[0], density=1.0)
         out, lse, *_ = self.run(case, case.arrays(jnp.float32), case.mask())
         dense = dense_attention(*case.arrays(jnp.float32)[:3], implementation="reference")
-        np.testing.assert_allclose(out, dense[0], atol=1e-6)
-        np.testing.assert_allclose(lse, dense[1], atol=1e-6)
+        n = tolerances.attention_roundings(case.arrays(jnp.float32)[1])
+        tolerances.assert_rounding_apart(out, dense[0], n, "out")
+        tolerances.assert_rounding_apart(lse, dense[1], n, "lse")
 
     def test_under_vmap_scan_and_remat(self):
         case = CASES[0]

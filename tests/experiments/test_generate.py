@@ -1,11 +1,12 @@
 """From prompt to MP4 on tiny random checkpoints in the real layout.
 
-What is refused before anything is compiled is tested by generation/test_request.py and test_settings.py.
+What is refused before anything is compiled is tested by generation/test_request.py and test_flags.py.
 """
 
 import dataclasses
 import json
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -53,23 +54,33 @@ def test_a_prompt_becomes_a_video_beside_the_dense_one(wan, tmp_path, capsys):
     assert report["config"]["prompt"] == SMALL["prompt"][0]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip-dense.mp4", "clip.json", "clip.mp4"]
     said = capsys.readouterr().out
-    assert "memory: denoising" in said
-    assert "against dense: PSNR" in said
-    assert f"wrote {out}" in said
+    assert all(line in said for line in ("memory: denoising", "dense: PSNR", f"wrote {out}"))
 
 
 class Interrupted(Exception):
     pass
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(wan, tmp_path, monkeypatch):
-    config = Config(model=wan, save_every=1, out=tmp_path / "a.mp4", **SMALL)
-    latents = []
-    monkeypatch.setattr(
-        Generation,
-        "_decode",
-        lambda self, vae, x: (latents.append(np.asarray(x)), np.zeros((9, 64, 96, 3), np.uint8))[1],
-    )
+@pytest.fixture
+def latents(monkeypatch):
+    """Of every video that is made, in order, by the name of its call; nothing is compiled to decode them."""
+    found = {}
+
+    def decode(self, vae, x):
+        found.setdefault(self.config.out.name, []).append(np.asarray(x))
+        pixels = np.asarray(x)[0, :3].transpose(1, 2, 3, 0)
+        return np.clip(100 + 20 * pixels, 0, 255).astype(np.uint8)
+
+    plan = types.SimpleNamespace(peak=0, tiled=False)
+    monkeypatch.setattr(generation, "choose_decoding", lambda *a, **k: plan)
+    monkeypatch.setattr(Generation, "_decode", decode)
+    return found
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(
+    wan, tmp_path, monkeypatch, latents
+):
+    config = Config(model=wan, save_every=1, out=tmp_path / "a.npz", **SMALL)
     Generation(config).run()
 
     saved = generation.save_progress
@@ -80,12 +91,12 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(wan, tmp_path, m
             raise Interrupted
 
     model = Path(shutil.copytree(wan, tmp_path / "model"))
-    broken = dataclasses.replace(config, model=model, out=tmp_path / "b.mp4")
+    broken = dataclasses.replace(config, model=model, out=tmp_path / "b.npz")
     monkeypatch.setattr(generation, "save_progress", interrupt)
     with pytest.raises(Interrupted):
         Generation(broken).run()
     assert (tmp_path / "b.run.safetensors").is_file()
-    assert not (tmp_path / "b.mp4").exists()
+    assert not (tmp_path / "b.npz").exists()
     with pytest.raises(ValueError, match="seed: 3 there, 4 here"):
         Generation(dataclasses.replace(broken, seed=(4,)))
     weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -98,15 +109,15 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(wan, tmp_path, m
     monkeypatch.setattr(generation, "save_progress", saved)
     monkeypatch.chdir(tmp_path)
     Generation(dataclasses.replace(broken, model=Path("model"))).run()
-    np.testing.assert_array_equal(latents[0], latents[1])
+    np.testing.assert_array_equal(latents["a.npz"], latents["b.npz"])
     assert not (tmp_path / "b.run.safetensors").exists()
 
 
-def test_nothing_that_is_finished_is_lost(wan, tmp_path, monkeypatch, capsys):
+def test_nothing_that_is_finished_is_lost(wan, tmp_path, monkeypatch, capsys, latents):
     """Two videos; the first cannot be written, then the second; what is done is not done again."""
-    config = Config(model=wan, out=tmp_path / "x.mp4", save_latents=True)
+    config = Config(model=wan, out=tmp_path / "x.npz", save_latents=True)
     config = dataclasses.replace(config, **SMALL | dict(seed=(3, 4), steps=2))
-    write, broken = finish.write_video, ["x-seed3.mp4", "x-seed4.mp4"]
+    write, broken = finish.write_video, ["x-seed3.npz", "x-seed4.npz"]
 
     def write_video(path, video, *, fps):
         if path.name in broken:
@@ -124,38 +135,32 @@ def test_nothing_that_is_finished_is_lost(wan, tmp_path, monkeypatch, capsys):
         raise AssertionError("it is denoised already")
 
     monkeypatch.setattr("models.pipelines.Denoiser.compile", denoise)
-    broken.remove("x-seed3.mp4")
+    broken.remove("x-seed3.npz")
     with pytest.raises(OSError, match="no room for x-seed4"):
         Generation(config).run()
-    first = tmp_path / "x-seed3.mp4"
+    first = tmp_path / "x-seed3.npz"
     written = first.read_bytes()
     assert (
         json.loads(first.with_suffix(".json").read_text())["phases"]["dense"]["dense"]["steps"] == 2
     )
     first.with_suffix(".json").unlink()  # as if interrupted between the two
     broken.clear()
-    assert set(Generation(config).run()) == {first, tmp_path / "x-seed4.mp4"}
+    assert set(Generation(config).run()) == {first, tmp_path / "x-seed4.npz"}
     assert first.read_bytes() == written
-    assert not np.array_equal(read(first), read(tmp_path / "x-seed4.mp4"))
+    frames = [np.load(tmp_path / f"x-seed{seed}.npz")["frames"] for seed in (3, 4)]
+    assert not np.array_equal(*frames)
     with pytest.raises(
-        FileExistsError, match=r"all 2 videos from .*x-seed3\.mp4 to .*x-seed4\.mp4"
+        FileExistsError, match=r"all 2 videos from .*x-seed3\.npz to .*x-seed4\.npz"
     ):
         Generation(config)
-    (tmp_path / "x-seed4.mp4").unlink()
+    (tmp_path / "x-seed4.npz").unlink()
     (tmp_path / "x-seed4.json").unlink()
-    assert set(Generation(config).run()) == {tmp_path / "x-seed4.mp4"}
+    assert set(Generation(config).run()) == {tmp_path / "x-seed4.npz"}
     assert "1 of 2 videos are finished and stay" in capsys.readouterr().out
     assert load_file(tmp_path / names[0])["latents"].shape == (1, 16, 3, 8, 12)
 
 
-def test_prompts_and_seeds_make_the_videos_that_each_makes_alone(wan, tmp_path, monkeypatch):
-    latents = {}
-
-    def decode(self, vae, x):
-        latents.setdefault(self.config.out.name, []).append(np.asarray(x))
-        return np.zeros((9, 64, 96, 3), np.uint8)
-
-    monkeypatch.setattr(Generation, "_decode", decode)
+def test_prompts_and_seeds_make_the_videos_that_each_makes_alone(wan, tmp_path, latents):
     flags = SMALL | dict(steps=2, negative_prompt="blurred")
     prompts, seeds = (*SMALL["prompt"], ""), (3, 5)
     config = Config(model=wan, out=tmp_path / "all.npz", **flags | dict(prompt=prompts, seed=seeds))
@@ -174,7 +179,8 @@ def test_prompts_and_seeds_make_the_videos_that_each_makes_alone(wan, tmp_path, 
     assert len({x.tobytes() for x in latents["all.npz"]}) == 4
 
 
-def test_latents_of_a_run_are_the_noise_of_another(wan, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("latents")
+def test_latents_that_are_given_are_the_noise(wan, tmp_path, monkeypatch):
     started = []
 
     def stop(self, noise, rows):
@@ -193,6 +199,7 @@ def test_latents_of_a_run_are_the_noise_of_another(wan, tmp_path, monkeypatch):
     np.testing.assert_array_equal(np.concatenate(started), noise)
 
 
+@pytest.mark.usefixtures("latents")
 def test_the_noise_depends_on_seed_and_size_only(wan, tmp_path, monkeypatch):
     noises = []
 
@@ -213,6 +220,7 @@ def test_the_noise_depends_on_seed_and_size_only(wan, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.usefixtures("latents")
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -245,16 +253,6 @@ def test_a_lora_that_does_not_fit_is_refused_before_anything_is_compiled(
     save_file({"transformer.nothing.lora_A.weight": np.zeros((2, 32), np.float32)}, path)
     with pytest.raises(ValueError, match=r"lora\.safetensors"):
         Generation(Config(model=wan, lora=(f"{path}:0.5",), out=tmp_path / "x.mp4", **SMALL))
-
-
-def test_nothing_is_overwritten(wan, tmp_path):
-    for name in ("x.mp4", "x.json"):
-        path = tmp_path / name
-        path.write_text("mine")
-        with pytest.raises(FileExistsError, match=rf"{name} exists and is not overwritten"):
-            Generation(Config(model=wan, out=tmp_path / "x.mp4", **SMALL))
-        assert path.read_text() == "mine"
-        path.unlink()
 
 
 def test_image_to_video_takes_a_picture_and_its_embeddings(tmp_path):

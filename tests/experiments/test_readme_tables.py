@@ -28,18 +28,35 @@ def test_the_last_record_of_a_kind_wins():
 
 def test_the_demo_table_shows_the_last_run_only(tmp_path):
     same = dict(tokens=4104, dtype="float32", density=0.25, recall=0.5, ssim=1.0, attention_ms=10.0,
-                step_ms=20.0, attention_speedup=2.0, step_speedup=1.5)  # fmt: skip
+                step_ms=20.0, rounds=5)  # fmt: skip
+
+    def speedups(median, low, high):
+        return {
+            f"{part}_{end}speedup": value
+            for part in ("attention", "step", "run")
+            for end, value in (("", median), ("low_", low), ("high_", high))
+        }
+
     rows = [
-        row(sha="b" * 40, method="old", psnr_db=1.0, **same),
+        row(sha="b" * 40, method="old", psnr_db=1.0, attention_speedup=2.0, **same),
         row(method="Dense", **same),
-        row(method="STA", psnr_db=21.26, **same),
+        row(method="STA", psnr_db=21.26, **same, **speedups(2.0, 1.9, 2.1)),
+        row(method="AdaSpa", psnr_db=20.0, **same, **speedups(1.7, 1.2, 2.9)),
+        row(method="no range", psnr_db=19.0, **same, step_speedup=3.0),
     ]
     (tmp_path / "demo.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     table = demo_table(tmp_path)
     assert "old" not in table
-    assert "| Dense | 0.250 | 0.500 | – |" in table
-    assert "| STA | 0.250 | 0.500 | 21.3 |" in table
+    assert "| Dense | 0.250 | 0.500 | – | 1.000 | – | – | – |" in table
+    one = "2.00 (1.90–2.10)"
+    assert f"| STA | 0.250 | 0.500 | 21.3 | 1.000 | {one} | {one} | {one} |" in table
+    assert "| 20.0 | 1.000 | faster | faster | faster |" in table
+    assert "| 19.0 | 1.000 | – | – | – |" in table
     assert "4,104 tokens" in table
+    assert "medians of 5 rounds" in table
+    assert "a dense step takes 20 ms, its attention 10." in table
+    assert "faster: than dense in every round" in table
+    assert "unclear:" not in table
 
 
 def test_the_bench_table_keeps_machines_apart(tmp_path):

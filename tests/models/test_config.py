@@ -116,8 +116,9 @@ def test_whole_numbers_may_be_written_with_a_point():
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (0, "must be a whole number from 1 up, without quotes; leave it out for the default"),
-        ("4", "size='4' must be a whole number from 1 up, without quotes"),
+        (0, "must be a whole number from 1 to 16777216, without quotes; leave it out for the"),
+        ("4", "size='4' must be a whole number from 1 to 16777216, without"),
+        (10**30, "must be a whole number from 1 to 16777216"),
         (None, "size=None must be a whole number"),
     ],
 )

@@ -92,3 +92,15 @@ def test_an_embedding_looks_up_rows():
     table = nn.Embedding(5, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
     ids = jnp.asarray([[4, 0]])
     np.testing.assert_array_equal(table(ids)[0, 0], table.embedding[4])
+
+
+def test_a_planned_model_has_shapes_alone_and_is_made_once():
+    def linear(config, *, dtype, rngs):
+        return nn.Linear(*config, dtype=dtype, rngs=rngs)
+
+    model = nn.planned(linear, (2, 3), jnp.dtype("bfloat16"))
+    leaves = jax.tree.leaves(nnx.state(model))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    assert (model.kernel.shape, model.kernel.dtype) == ((2, 3), jnp.bfloat16)
+    assert nn.planned(linear, (2, 3), jnp.dtype("bfloat16")) is model
+    assert nn.without_weights(linear, (2, 3), jnp.dtype("bfloat16")) is not model

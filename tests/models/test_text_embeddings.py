@@ -143,7 +143,7 @@ def test_damaged_files_are_refused(tmp_path, suffix, kind, content):
     path = tmp_path / f"x{suffix}"
     save_embeddings(path, whole())
     path.write_bytes(path.read_bytes()[:-40] if content is None else content)
-    with pytest.raises(ValueError, match=rf"x\{suffix} is not a whole \.?{kind} file"):
+    with pytest.raises(ValueError, match=rf"x\{suffix} is (not a whole \.?{kind} file|empty)"):
         load_embeddings(path)
 
 
@@ -172,3 +172,19 @@ def test_saving_checks_too(tmp_path):
     with pytest.raises(ValueError, match="prompt_attention_mask"):
         save_embeddings(tmp_path / "x.npz", wrong)
     assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_files_that_were_not_downloaded_are_told(tmp_path, monkeypatch, kind):
+    path = tmp_path / f"x.{kind}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match=rf"x\.{kind} is a Git LFS pointer"):
+        load_embeddings(path)
+    path.unlink()
+    path.symlink_to("../blobs/0123")
+    with pytest.raises(FileNotFoundError, match="a link that points nowhere"):
+        load_embeddings(path)
+    path.unlink()
+    save_embeddings(path, whole())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_embeddings(f"~/x.{kind}").prompt_embeds.shape == whole().prompt_embeds.shape

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from models.tiling import Cut, Tile, boxes, crop, exceeds, fade, in_tiles, join, plane_cuts
+from tests import tolerances
 
 DEFAULT = Tile(frames=16)
 THIRDS = Tile.overlapping(12, 12, 1 / 3, 1 / 3)
 SIXTHS = Tile.overlapping(24, 20, 1 / 6, 1 / 5)
+BLENDS = 8  # roundings: down and right, each two products, their sum and a share
 
 
 def tile(size, stride):
@@ -94,7 +96,7 @@ def test_boxes_start_at_every_stride_and_end_at_the_border():
 @pytest.mark.parametrize("sizes", [((4, 5), (3, 2)), ((4, 4), (4, 4)), ((6, 8), (2, 3))])
 def test_tiles_of_one_picture_join_to_it(shape, sizes):
     x, cuts = wave(2, *shape), tile(*sizes).plane(1, 1)
-    np.testing.assert_allclose(in_tiles(lambda x: x, x, cuts), x, atol=1e-6)
+    tolerances.assert_rounding_apart(in_tiles(lambda x: x, x, cuts), x, BLENDS, "joined")
     np.testing.assert_array_equal(in_tiles(lambda x: x, x, None), x)
 
 
@@ -144,7 +146,7 @@ def test_join_blends_like_loops_over_rows_and_columns(size):
     ]
     got = join([[jnp.asarray(part) for part in row] for row in rows], cuts)
     assert got.shape == (1, 2, *size)
-    np.testing.assert_allclose(got, blended_in_loops(rows, *cuts), atol=3e-7)
+    tolerances.assert_rounding_apart(got, blended_in_loops(rows, *cuts), BLENDS, "joined")
 
 
 def test_tiles_keep_their_dtype():

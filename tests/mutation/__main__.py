@@ -35,7 +35,7 @@ class Config:
       only: run mutants whose "file: mistake" this regular expression finds.
       without: leave out tests that this regular expression finds: those that fail on the commit as it is.
       seconds: recorded CPU time that the tests of one mutant may take; a survivor is one within this limit.
-      limit: seconds after which a mutant's tests are ended, which counts as killed.
+      limit: seconds after which a mutant's tests are ended: a timeout.
       again: result, or "all", of the mutants to run again; what has a row of this label and commit is not otherwise.
       list: only say which mutants fit the commit and what is known of them.
       control: only run the tests that killed, on the commit as it is: none may fail.
@@ -73,8 +73,8 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder, _Clone(Path(folder), commit) as tree:
         if config.control:
             killers = sorted({row["by"] for row in known.values() if "::" in row["by"]})
-            failed = tree.run(killers, 3600)[1]
-            print(f"{len(killers)} tests kill; without a mistake {failed or 'none of them'} fails")
+            _, failed = tree.run(killers, 3600, "--maxfail=1000")
+            print(f"{len(killers)} tests kill; without a mistake {len(failed)} fail", *failed)
             return
         times = sorted(config.times.parent.glob(config.times.name + "*"))
         selection = Selection(config.contexts, times, config.without)
@@ -123,32 +123,31 @@ class _Clone:
         tests, covering, cost = selection.tests(mutant, self.tree, seconds=config.seconds)
         was, self.count = path.stat().st_mtime, self.count + 1
         path.write_text(changed, encoding="utf-8")
-        os.utime(
-            path, (was, was + self.count)
-        )  # bytecode is kept by time and size: never an old one
+        # Bytecode is kept by time and size; a time of its own makes sure that none is an older one.
+        os.utime(path, (was, was + self.count))
         start = time.monotonic()
-        status, failed = self.run(tests, config.limit) if tests else (None, "")
+        status, failed = self.run(tests, config.limit) if tests else (None, [])
         wall = time.monotonic() - start
         path.write_text(source, encoding="utf-8")
         os.utime(path, (was, was))
-        results = {None: "uncovered", 0: "survived", -signal.SIGALRM: "killed"}
+        results = {None: "uncovered", 0: "survived", -signal.SIGALRM: "timeout"}
         result = results.get(status, "killed" if status == 1 and failed else "unclear")
-        by = failed or f"status {status}" * bool(status)
+        by = failed[0] if failed else f"status {status}" * bool(status)
         counts = {"tests": len(tests), "covering": covering}
         seconds = {"tests_s": round(cost, 2), "wall_s": round(wall, 1)}
         return row | {"result": result, "by": by} | counts | seconds
 
-    def run(self, tests: list[str], limit: int) -> tuple[int, str]:
-        """Status of pytest, and the test that failed."""
-        arguments = ["-x", "-q", "-rfE", "--tb=no", "--no-header", *_PLUGINS, *tests]
+    def run(self, tests: list[str], limit: int, stop: str = "-x") -> tuple[int, list[str]]:
+        """Status of pytest, and the tests that failed."""
+        arguments = [stop, "-q", "-rfE", "--tb=no", "--no-header", *_PLUGINS, *tests]
         self.worker.stdin.write(json.dumps([limit, str(self.log), arguments]) + "\n")
         self.worker.stdin.flush()
         status = int(self.worker.stdout.readline())
         output = self.log.read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
+        found = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
         if status and not (status == 1 and found):
             print(output[-2000:], file=sys.stderr)
-        return status, found[1] if found else ""
+        return status, found
 
 
 def _spread(mutants: list[Mutant]) -> list[Mutant]:

@@ -61,6 +61,8 @@ class Selection:
         own = str(_own_tests(mutant.file))
         if (tree / own).is_file() and not any(test.startswith(own) for test in order):
             chosen.insert(0, own)
+        if mutant.elsewhere:
+            chosen.append(mutant.elsewhere)
         return chosen, len(order), total
 
 

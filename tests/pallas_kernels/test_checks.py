@@ -34,6 +34,12 @@ def test_scale():
         jax.jit(lambda s: _checks.resolve_scale(s, 16))(1.0)
 
 
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_scales_that_are_no_number(scale):
+    with pytest.raises(ValueError, match=f"scale={scale} must be finite"):
+        _checks.resolve_scale(scale, 16)
+
+
 def test_blocks():
     _checks.check_blocks("query", 9, 4, 3)
     with pytest.raises(ValueError, match="has 3 query blocks of 4 tokens, but 13 tokens make 4"):

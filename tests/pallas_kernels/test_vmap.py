@@ -91,6 +91,7 @@ def test_counts_that_vmap_does_not_vary_follow_indices_that_it_does():
     indices = jnp.stack([mask.kv_indices, (mask.kv_indices + 1) % 3])
 
     def kept(x, mask):
+        assert mask.kv_indices.shape[:3] == mask.kv_counts.shape  # Triton strides both alike
         return x[:, None] * mask.to_dense().argmax(-1)[:, 0]
 
     def one(indices):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import SparseAttention, StepSchedule, TokenOrder, VideoGrid, codec
+from sparsevdit_jax.distill import Recorded
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -33,6 +34,10 @@ def test_round_trip(pattern):
 def test_what_cannot_be_written():
     with pytest.raises(ValueError, match=r"Own lives in .*test_pattern; only patterns of"):
         codec.encode(Own(3))
+    with pytest.raises(
+        ValueError, match=r"Recorded lives in sparsevdit_jax.distill; only patterns"
+    ):
+        codec.encode(Recorded(Skip()))
     with pytest.raises(ValueError, match="of type ndarray cannot be written as JSON"):
         codec.encode(np.zeros(1))
 

@@ -17,8 +17,9 @@ from sparsevdit_jax.distill import (
     record,
 )
 from sparsevdit_jax.patterns import AdaSpa, Dense, SlidingTile
+from tests import tolerances
 from tests.models.cogvideox import tiny_models as cogvideox
-from tests.models.hunyuan_video.test_model import build as build_hunyuan
+from tests.models.hunyuan_video.tiny_models import build as build_hunyuan
 from tests.models.parity import arrays, inputs
 from tests.models.test_stack import Block
 from tests.models.wan import tiny_models as wan
@@ -119,7 +120,8 @@ def test_rows_of_padding_do_not_count(key, grid):
         ]["attention"]
 
     value, grads = jax.value_and_grad(loss)(student)
-    np.testing.assert_allclose(value, (difference[real] ** 2).mean(), rtol=1e-6)
+    want, n = (difference[real] ** 2).mean(), 3 + difference[real].size / 3
+    tolerances.assert_rounding_apart(value, want, n, "loss")
     assert bool((grads.layers[0][1, ~real[1]] == 0).all())
     assert bool(jnp.isfinite(grads.layers[0]).all())
 
@@ -164,8 +166,13 @@ def test_gradients_through_states_are_those_of_a_loss_by_hand_with_and_without_r
     want, wanted = jax.jit(jax.value_and_grad(by_hand))(params)
     for remat in (False, True):
         got, grads = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, remat)
-        np.testing.assert_allclose(got, want, rtol=1e-6)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads, wanted)
+        n = x.size / 3 + 2 * (20 + 8 + GRID.num_tokens)  # a mean, and two layers 8 wide
+        tolerances.assert_rounding_apart(got, want, n, "loss")
+        # Some gradients are what remains of larger ones that cancel, so all may err as the largest.
+        largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted))
+        allowed = 5 * tolerances.rounding(3 * n) * largest
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted), strict=True):
+            tolerances.assert_within(a, b, allowed, "gradient")
 
 
 def test_what_does_not_fit_together_is_refused(key):

@@ -132,6 +132,14 @@ def test_bad_frames():
         metrics.ssim(a, a)
     with pytest.raises(ValueError, match="must have one shape; compare equal clips"):
         metrics.psnr(a, a[:2])
+    for value in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"data_range=.* must be positive and finite"):
+            metrics.psnr(a, a, data_range=value)
+        with pytest.raises(ValueError, match=r"sigma=.* must be a positive number of pixels"):
+            metrics.ssim(a, a, window=7, sigma=value)
+    for value in (7.0, True, 0):
+        with pytest.raises(ValueError, match=r"window=.* must be a whole number of at least 1"):
+            metrics.ssim(a, a, window=value)
 
 
 def test_device_imbalance_of_heads_that_keep_different_shares():

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -157,6 +158,12 @@ def test_context_keeps_concrete_lengths_on_the_host():
 def test_bad_text_lengths(lengths, match):
     with pytest.raises(ValueError, match=match):
         StepContext(GRID, text_lengths=lengths)
+
+
+@pytest.mark.parametrize("step", [1.5, -1, True, None, jnp.float32(1), jnp.arange(2)])
+def test_bad_steps(step):
+    with pytest.raises(ValueError, match=r"step(=| is ).* must be (a|one) whole number"):
+        StepContext(GRID, step=step)
 
 
 def test_bad_phase():

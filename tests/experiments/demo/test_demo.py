@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -9,20 +10,34 @@ import numpy as np
 import pytest
 
 from experiments.demo import __main__ as demo
+from experiments.demo import clips
 from experiments.demo.__main__ import main
-from experiments.demo.methods import per_head_mix, published_methods, warm_up_steps
-from experiments.demo.report import COLUMNS, cells
+from experiments.demo.methods import (
+    KEYS,
+    SEARCHED,
+    SHOWN,
+    per_head_mix,
+    published_methods,
+    searched_mixture,
+    warm_up_steps,
+)
+from experiments.demo.plan import plan_of
+from experiments.demo.report import COLUMNS, cell, print_table
 from experiments.demo.runner import Config
+from experiments.readme_tables import demo_table
+from experiments.record import Run, read
 from models.checkpoint import save_weights
 from models.tiny import TinyConfig
-from sparsevdit_jax import VideoGrid
+from sparsevdit_jax import Phase, SparseAttention, VideoGrid
 from sparsevdit_jax.patterns import Dense, Diagonal, MultiDiagonal
 from sparsevdit_jax.schedule import exact_steps
 from tests.models.test_tiny import make_model
 
+# The windows are those of the demo's canvas, which is larger.
+pytestmark = pytest.mark.filterwarnings("ignore:SlidingTile window")
+
+
 SIZES = TinyConfig(dim=64, num_layers=1, num_heads=4, condition_tokens=2)
-ROW = dict(density=0.25, recall=0.5, psnr_db=None, ssim=1.0, output_error=0.0, step_ms=20.0,
-           speedup_step=1.5, speedup_run=1.25)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +70,13 @@ def test_the_demo_writes_page_clips_pictures_and_numbers(config, capsys):
     assert list(rows) == ["dense", "sta", "adaspa", "per-head"]
     assert results["settings"]["tokens"] == 4 * 8 * 8 + 2
     assert results["training"]["record"] == {"steps": 7}
-    assert rows["dense"]["speedup_attention"] == 1
     for key, row in rows.items():
         assert 0 < row["density"] <= 1
         assert 0 < row["recall"] <= 1 + 1e-5
         assert (row["psnr_db"] is None) == (key == "dense")
+        for name in ("step_ms", "attention_ms", "run_s"):
+            assert 0 < row[name]["low"] <= row[name]["median"] <= row[name]["high"]
+        assert ("speedup_step" in row) == (key != "dense")
         for name in ("gif", "sheet", "video", "difference"):
             assert row[name] is None or (config.out / row[name]).stat().st_size > 100
     assert rows["adaspa"]["phases"] == {"search": 2, "reuse": 3}
@@ -86,37 +103,42 @@ class StandIn:
 
     def __init__(self, config, model):
         self.config, self.model, self.grid = config, model, VideoGrid(4, 8, 8, text_len=2)
-        self.probe_step, self.kept = 0, [None]
+        self.probe_step, self.kept, self.times, self.states = 0, [None], [1.0], {}
+        self.stopped = False
 
-    def run(self, method):
+    def run(self, method, advance):
         if method.key == self.stops_at:
             raise KeyboardInterrupt
-        return dict(clip=np.zeros((4, 8, 8, 1), np.float32))
+        self.states[method.key] = ((),) * SIZES.num_layers
+        return np.zeros((4, 8, 8, 1), np.float32)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """The demo without its model: nothing is denoised or measured."""
 
-    def describe(method, *_):
-        return dict(ROW, key=method.key, label=method.label), {}
-
     def write_clip(folder, name, *_):
         (folder / f"{name}.gif").write_text("clip")
         return {"gif": f"{name}.gif"}
 
+    def clip_row(method, *_):
+        return dict(key=method.key, label=method.label, psnr_db=None, ssim=1.0, phases={})
+
+    monkeypatch.setattr(clips, "write_clip", write_clip)
+    monkeypatch.setattr(clips, "clip_row", clip_row)
+    monkeypatch.setattr(clips, "TOGETHER", 1)
     stubs = dict(
         Runner=StandIn,
         load_model=lambda _: (SimpleNamespace(config=SIZES), "float32"),
         count_parameters=lambda _: 1,
         layer_inputs=lambda *_: [()],
-        describe=describe,
-        write_clip=write_clip,
+        head_masks=lambda *_, **__: [],
+        quality=lambda *_: ({}, {}),
+        draw_all=lambda *_: [],
+        measure_times=lambda _, methods, *__: {m.key: {} for m in methods},
     )
     for name, stub in stubs.items():
         monkeypatch.setattr(demo, name, stub)
-    monkeypatch.setattr(demo.pictures, "draw_all", lambda *_: [])
-    monkeypatch.setattr(demo.measure, "attention_times", lambda ms, *_: {m.key: 1.0 for m in ms})
 
 
 @pytest.fixture
@@ -153,13 +175,6 @@ def test_an_interrupt_keeps_the_earlier_demo_and_the_finished_clips(
     assert "replaced the earlier demo in" in capsys.readouterr().out
 
 
-def test_an_earlier_demo_survives_a_canvas_that_does_not_divide(config, earlier):
-    with pytest.raises(ValueError, match=r"\(8, 30, 32\) pixels does not divide into patches"):
-        main(dataclasses.replace(config, video=(8, 30, 32)))
-    assert json.loads(earlier.read_text())["seed"] == 1
-    assert not config.out.with_name("demo.new").exists()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -168,6 +183,9 @@ def test_an_earlier_demo_survives_a_canvas_that_does_not_divide(config, earlier)
         (dict(seed=-1), r"seed=-1 must lie in 0 to"),
         (dict(guidance=float("nan")), r"guidance=nan must be a finite number"),
         (dict(only=("stars",)), r"only=\['stars'\] names no method; choose from \['sta'"),
+        (dict(only=("sta", "dense")), r"only=\['dense'\] names no method"),
+        (dict(only=("sta",), all=True), r"--all runs every method and only=\['sta'\] a few"),
+        (dict(steps=0), r"steps=0 must be at least 5"),
     ],
 )
 def test_flags_are_checked(config, change, message):
@@ -175,9 +193,47 @@ def test_flags_are_checked(config, change, message):
         dataclasses.replace(config, **change)
 
 
-def test_a_missing_checkpoint_is_named(config, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights at"):
-        main(dataclasses.replace(config, weights=tmp_path / "none.safetensors"))
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (dict(weights=Path("none.safetensors")), FileNotFoundError, "no weights at none"),
+        (dict(weights=Path(__file__)), ValueError, "is not a safetensors file"),
+        (dict(video=(8, 30, 32)), ValueError, "does not divide into patches"),
+        (dict(only=("mixture",)), ValueError, "these patterns were made for"),
+        (dict(only=("per-head",), video=(8, 16, 32)), ValueError, "height=16 is smaller than"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_made(
+    config, earlier, monkeypatch, change, error, message
+):
+    monkeypatch.setattr(demo, "load_model", None)  # which measures the machine and compiles
+    with pytest.raises(error, match=message) as raised:
+        main(dataclasses.replace(config, **change))
+    assert "\n" not in str(raised.value)
+    assert json.loads(earlier.read_text())["seed"] == 1
+    assert not config.out.with_name("demo.new").exists()
+
+
+def test_the_methods_of_a_call(config, capsys):
+    assert Config().keys == SHOWN
+    assert Config(all=True).keys == KEYS
+    assert (Config().steps, Config(all=True).steps, Config(all=True, steps=9).steps) == (8, 30, 9)
+    assert dataclasses.replace(config, only=("per-head", "sta")).keys == ("sta", "per-head")
+    assert plan_of(Config()).keys == SHOWN
+    assert capsys.readouterr().out == ""
+    assert plan_of(config).keys == ("sta", "adaspa", "per-head")
+    assert "without the searched mixture: these patterns were made for" in capsys.readouterr().out
+
+
+def test_the_mixture_has_the_schedule_that_it_was_searched_with():
+    found = SparseAttention.from_json(SEARCHED.read_text())
+    sizes = dict(grid=found.grid, num_layers=found.num_layers, num_heads=found.num_heads)
+    assert searched_mixture(15, **sizes).attention == found
+    for steps in (5, 6, 8, 10, 30, 50):
+        attention = searched_mixture(steps, **sizes).attention
+        assert attention.patterns == found.patterns
+        assert attention.schedule.dense_steps == warm_up_steps(steps)
+        assert attention.schedule.counts()[Phase.SEARCH] == 2
 
 
 def test_every_method_has_the_same_exact_steps():
@@ -199,7 +255,46 @@ def test_heads_get_their_best_mode_and_the_worst_stay_dense():
     assert {h: p for p, heads in second.groups for h in heads} == {0: site, 1: near}
 
 
+ROW = dict(
+    label="STA",
+    density=0.25,
+    recall=0.5,
+    psnr_db=None,
+    ssim=1.0,
+    step_ms=dict(median=20.4, low=20.0, high=21.0),
+    speedup_attention=dict(median=2.0, low=1.9, high=2.2),
+    speedup_step=dict(median=1.5, low=1.1, high=2.0),
+    speedup_run=dict(median=1.01, low=0.9, high=1.1),
+)
+
+
 def test_a_row_has_a_cell_for_every_column():
-    row = dict(ROW, attention_ms=10.4, speedup_attention=2.0)
-    assert cells(row) == ["0.250", "0.500", "–", "1.0000", "10", "20", "2.00", "1.50", "1.25"]
-    assert len(COLUMNS) == len(cells(row))
+    shown = [cell(ROW, field) for field in COLUMNS.values()]
+    assert shown == ["0.250", "0.500", "–", "1.0000", "20", "2.00 (1.90–2.20)", "faster", "unclear"]
+    assert cell({}, "speedup_step") == "–"
+
+
+def test_the_terminal_says_what_its_words_mean(capsys):
+    print_table([ROW], 5)
+    printed = capsys.readouterr().out
+    assert "2.00 (1.90–2.20)" in printed
+    assert "faster: than dense in every round" in printed
+    assert "unclear: in one round at least too near to dense" in printed
+    assert "slower:" not in printed
+    print_table([ROW | dict(step_ms=dict(median=20.4, low=20.0, high=61.0))], 5)
+    assert "unsteady: the time differs too much" in capsys.readouterr().out
+
+
+def test_a_record_holds_medians_and_ranges(tmp_path):
+    run = Run.start("demo", Config(), allow_dirty=True, folder=tmp_path)
+    row = ROW | dict(density_run=0.4, output_error=0.1, attention_ms=ROW["step_ms"])
+    settings = dict(tokens=9, dtype="float32", rounds=5)
+    demo.record_rows(run, [row], settings)
+    (found,) = read("demo", folder=tmp_path)
+    wanted = {"step_ms": 20.4, "step_low_ms": 20.0, "step_high_ms": 21.0,
+              "run_speedup": 1.01, "run_low_speedup": 0.9, "run_high_speedup": 1.1}  # fmt: skip
+    assert wanted.items() <= found["measured"].items()
+    assert (
+        "| STA | 0.250 | 0.500 | – | 1.000 | 2.00 (1.90–2.20) | faster | unclear |"
+        in demo_table(tmp_path)
+    )

@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.demo import page
+from experiments.demo import page, panels
+from experiments.demo.rounds import READING
 from tests.experiments.documents import Document
 
 NASTY = "<script>alert('x')</script> & \"quoted\" {{title}} \u2028 ]]> <!-- </style>"
+
+
+def spread(median, width=0.1):
+    return {"median": median, "low": median * (1 - width), "high": median * (1 + width)}
 
 
 def method(key, density, psnr, **more):
@@ -26,12 +31,12 @@ def method(key, density, psnr, **more):
         "output_error": 0.1,
         "psnr_db": psnr,
         "ssim": 0.9,
-        "attention_ms": 1000 * density,
-        "step_ms": 1000 * seconds,
-        "run_s": 30 * seconds,
-        "speedup_attention": 1 / density,
-        "speedup_step": 1.4 / seconds,
-        "speedup_run": 1.4 / seconds,
+        "attention_ms": spread(1000 * density),
+        "step_ms": spread(1000 * seconds),
+        "run_s": spread(30 * seconds),
+        "speedup_attention": spread(1 / density),
+        "speedup_step": spread(1.4 / seconds),
+        "speedup_run": spread(1.3 / seconds),
         "phases": {"dense": 6, "search": 0, "reuse": 24},
         "video": f"{key}.mp4",
         "gif": f"{key}.gif",
@@ -62,7 +67,6 @@ def results(tmp_path):
         Image.new("RGB", (40, 10)).save(tmp_path / row["sheet"])
     for picture in pictures:
         Image.new("RGB", (30, 30)).save(tmp_path / picture["file"])
-    Image.new("RGB", (30, 30)).save(tmp_path / "loss.png")
     maps = {"density": [[0.3, 0.4], [0.2, 0.35]], "recall": [[0.9, 0.95], [0.7, 1.0]]}
     return {
         "title": "One clip",
@@ -84,7 +88,7 @@ def results(tmp_path):
         },
         "pictures": pictures,
         "training": {
-            "loss_png": "loss.png",
+            "loss": [[50, 0.5], [100, 0.1], [30000, 0.02]],
             "record": {"steps": 30000, "data": {"name": "digits"}},
         },
     }
@@ -240,11 +244,49 @@ def test_the_finding_is_computed_and_honest(results):
     header = Document(page.headline("t", rows, {"digit": 3}))
     text = "".join(header.text).replace("\u202f", " ")
     assert "Sta computes 34 % of the block pairs and keeps 74 % of the attention mass" in text
-    assert "a sparse step takes 0.53× the time of a dense one, the whole run 0.53×." in text
+    assert (
+        "a sparse step is 1.89× as fast as dense; the whole run is 1.76× as fast as dense." in text
+    )
     assert "Adaspa is farthest (25.8 dB)" in text
-    rows[1]["run_s"] = 99.0
+    assert "as fast as a dense step (1.70× to 2.08×); 1.76× for the whole run" in text
+    rows[1]["speedup_run"] = spread(0.5)
     text = "".join(Document(page.headline("t", rows, {})).text)
-    assert "the whole run 2.36×, so here it gains no time." in text
+    assert "the whole run is 0.50× as fast as dense, so here it gains no time." in text
+
+
+def test_no_number_stands_where_the_rounds_allow_none(tmp_path, results):
+    """Each speed-up gets its own number first, so that the page shows it if it shows any."""
+    rows = results["methods"]
+    rows[1] |= {"speedup_step": spread(1.234, 0.3), "speedup_run": spread(1.456)}
+    rows[2] |= {"speedup_step": spread(0.321, 0.4), "step_ms": spread(7654.0, 0.9)}
+    rows[0]["step_ms"] = spread(4321.0, 0.9)
+    text = " ".join(written(tmp_path, results).text).replace("\u202f", " ")
+    for number in ("1.23", "0.32", "7654", "7 654", "4321", "4 321"):
+        assert number not in text
+    assert "1.46" in text
+    assert "whether a sparse step is faster than dense cannot be said from these rounds" in text
+    for word in ("unclear", "slower", "unsteady"):
+        assert f"{word} : {READING[word]}" in text
+    assert f"faster : {READING['faster']}" not in text
+    rows[1]["speedup_step"] = spread(1.8, 0.3)
+    text = " ".join(written(tmp_path, results).text)
+    assert "a sparse step is faster than dense, by how much cannot be said" in text
+    assert f"faster : {READING['faster']}" in text
+
+
+def test_the_bars_hold_steady_times_only(results):
+    rows = results["methods"]
+    rows[1]["step_ms"] = spread(500.0, 0.5)
+    rows[2]["attention_ms"] = spread(200.0, 0.5)
+    bars = Document(panels.time_bars(rows))
+    text = "".join(bars.text)
+    assert "unsteady" in text
+    assert "600 ms" in text
+    assert "600 ms, attention" not in text
+    assert len([a for a in bars.all("span") if a.get("class") == "bar"]) == 3
+    for row in rows:
+        row["step_ms"] = spread(500.0, 0.5)
+    assert "".join(Document(panels.time_bars(rows)).text).count("unsteady") == 4
 
 
 def test_a_variant_is_never_the_headline_and_never_bold(tmp_path, results):

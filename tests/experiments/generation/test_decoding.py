@@ -6,6 +6,7 @@ import pytest
 
 from experiments.generation import decoding
 from experiments.generation.decoding import Decoding, choose_decoding
+from models.pipelines import Clip
 from models.tiling import Tile
 
 TILE = Tile()
@@ -24,6 +25,7 @@ class Family:
         return (clip, tile)
 
 
+LARGE = Clip(9, TILE.height, TILE.width + 16)
 WHOLE = Tile(frames=16, height=None, width=None)
 
 
@@ -75,11 +77,17 @@ def test_the_first_way_that_fits_is_taken(tried, mesh, tile, limit, expected):
 
 
 def test_what_is_always_cut_is_planned_once(tried):
-    assert choose_decoding(AlwaysCut(), "clip", None, None, tile="auto", limit=1).tiled
+    assert choose_decoding(AlwaysCut(), LARGE, None, None, tile="auto", limit=1).tiled
     assert tried == [("alone", TILE)]
 
 
 def test_off_keeps_pictures_whole_in_what_is_always_cut_in_time(tried):
-    found = choose_decoding(AlwaysCut(), "clip", None, None, tile="off", limit=1)
+    found = choose_decoding(AlwaysCut(), LARGE, None, None, tile="off", limit=1)
     assert tried == [("alone", WHOLE)]
     assert not found.tiled
+
+
+@pytest.mark.usefixtures("tried")
+def test_pictures_no_larger_than_a_tile_are_not_cut():
+    small = Clip(9, TILE.height, TILE.width)
+    assert not choose_decoding(AlwaysCut(), small, None, None, tile="on", limit=1).tiled

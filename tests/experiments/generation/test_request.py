@@ -36,7 +36,7 @@ def weights(monkeypatch):
     """Headers that fit; the parts that were asked for."""
     asked = []
 
-    def check_weights(folder, part, *, variant=None):
+    def check_weights(folder, part, *, dtype=None, variant=None):
         asked.append((part, variant))
         return []
 

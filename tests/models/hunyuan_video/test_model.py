@@ -1,61 +1,16 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from models.config import config_from_json
-from models.hunyuan_video import HunyuanVideoConfig, HunyuanVideoTransformer
 from models.hunyuan_video.weights import KEYS
 from models.rope import rope_table
-from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext, VideoGrid
-from sparsevdit_jax.patterns import Dense, SlidingTile
 from tests import tolerances
 from tests.models import parity
+from tests.models.hunyuan_video.tiny_models import build, roundings, run, small
 
 CASES = [("hunyuan", "a"), ("hunyuan", "b"), ("hunyuan_noguid", "a"), ("hunyuan_variant", "a")]
-
-
-def build(name, dtype=jnp.float32):
-    config = config_from_json(HunyuanVideoConfig, parity.config(name))
-    abstract = nnx.eval_shape(
-        lambda: HunyuanVideoTransformer(config, dtype=dtype, rngs=nnx.Rngs(0))
-    )
-    model = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
-    parity.load(model, KEYS, name)
-    return model
-
-
-MODELS = {}
-small = pytest.mark.parametrize("model", ["hunyuan_noguid"], indirect=True)  # a block of each kind
-
-
-@pytest.fixture
-def model(request):
-    name = getattr(request, "param", "hunyuan")
-    if name not in MODELS:
-        MODELS[name] = build(name)
-    return MODELS[name]
-
-
-@jax.jit
-def run(model, inputs):
-    return model(**inputs)
-
-
-def roundings(model, inputs, layers=None):
-    """In a row through `layers` blocks (else all and what follows), from text or patches; see tests/tolerances.py."""
-    config, text = model.config, inputs["encoder_hidden_states"].shape[1]
-    width = config.num_heads * config.head_dim
-    hidden = int(config.mlp_ratio * width)
-    tokens = text + model.grid(inputs["hidden_states"].shape).num_video_tokens
-    number = model.num_attention_layers if layers is None else layers
-    # Text is projected and refined first, by what is also told its mean and the time.
-    before = 10 + 2 * width + parity.layers(config.num_refiner_layers, config, text, hidden)
-    after = 7 + width / 2 if layers is None else 0
-    return before + parity.layers(number, config, tokens, hidden) + after
 
 
 @jax.jit
@@ -188,103 +143,6 @@ def test_rematerialised_gradient_is_the_same(model):
     parity.assert_close(gradient(model, inputs), want, n, "gradient with remat")
 
 
-# Patterns. 5 x 5 x 3 tokens: no tile of 2 divides them.
-SHAPE, TILE, WINDOW = (2, 16, 5, 10, 6), (2, 1, 2), (1, 3, 1)
-GRID = VideoGrid(5, 5, 3, text_len=7)
-
-
-@pytest.fixture(scope="module")
-def inputs():
-    recorded = parity.inputs(parity.arrays("hunyuan_noguid", "a"))  # 3 and 7 text tokens of 7
-    return {**recorded, "hidden_states": jax.random.normal(jax.random.key(3), SHAPE)}
-
-
-@jax.jit(static_argnames="attention")
-def run_sparse(model, inputs, states, ctx, *, attention):
-    return model(**inputs, attention=attention, states=states, ctx=ctx)
-
-
-def run_patterns(model, inputs, *patterns, phase=Phase.REUSE):
-    attention = SparseAttention(patterns)
-    grid = model.grid(SHAPE, 7)
-    states = attention.init(grid, batch=2, num_heads=2, head_dim=32)
-    return run_sparse(model, inputs, states, StepContext(grid, phase), attention=attention)
-
-
-@dataclasses.dataclass(frozen=True)
-class WindowOfTokens(AttentionPattern):
-    """A sliding tile window of odd size written out token by token, and all real text both ways."""
-
-    def init(self, grid, *, batch, num_heads, head_dim):
-        return ()
-
-    def attend(self, q, k, v, state, ctx):
-        tile, window = np.array(TILE), np.array(WINDOW)
-        own = ctx.grid.coordinates() // tile
-        tiles = -(-np.array(ctx.grid.shape) // tile)
-        centre = np.clip(own, window // 2, tiles - 1 - window // 2)
-        near = (np.abs(centre[:, None] - own[None]) <= window // 2).all(-1)
-        near = np.pad(near, (0, ctx.grid.text_len), constant_values=True)
-        position = np.arange(ctx.grid.num_tokens)
-        real = position[None] < ctx.grid.num_video_tokens + ctx.text_lengths[:, None]
-        keep = near[None] & real[:, None, :] & real[:, :, None]
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
-        weights = jnp.where(keep[:, None], jnp.exp(logits - logits.max(-1, keepdims=True)), 0.0)
-        total = weights.sum(-1, keepdims=True)
-        weights = weights / jnp.where(total > 0, total, 1.0)
-        return jnp.einsum("bhqk,bkhd->bqhd", weights, v), state
-
-
-@small
-def test_sliding_tile_is_its_window_in_every_layer(model, inputs):
-    assert model.grid(SHAPE, 7) == GRID
-    sparse, states = run_patterns(model, inputs, *[SlidingTile(TILE, WINDOW)] * 2)
-    want, _ = run_patterns(model, inputs, *[WindowOfTokens()] * 2)
-    tolerances.assert_rounding_apart(sparse, want, roundings(model, inputs), "windows")
-    assert states == ((),) * 2
-    assert np.abs(np.asarray(sparse - run(model, inputs))).max() > 0.05
-
-
-@small
-def test_a_window_over_everything_and_the_dense_phase_are_dense(model, inputs):
-    dense = run(model, inputs)
-    everything, _ = run_patterns(model, inputs, *[SlidingTile(TILE, (3, 5, 2))] * 2)
-    n = roundings(model, inputs)
-    tolerances.assert_rounding_apart(everything, dense, n, "full windows")
-    exact, _ = run_patterns(model, inputs, *[SlidingTile(TILE, WINDOW)] * 2, phase=Phase.DENSE)
-    tolerances.assert_rounding_apart(exact, dense, n, "dense phase")
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer(AttentionPattern):
-    """Notes when its layer is traced; its state's size is its index, counted from 1."""
-
-    index: int
-    traced: list = dataclasses.field(compare=False)
-
-    def init(self, grid, *, batch, num_heads, head_dim):
-        return jnp.zeros(self.index + 1)
-
-    def attend(self, q, k, v, state, ctx):
-        self.traced.append(self.index)
-        return jnp.zeros_like(q), state
-
-
-def test_patterns_and_states_keep_the_order_of_the_layers(model):
-    inputs = parity.inputs(parity.arrays("hunyuan", "a"))
-    traced = []
-    attention = SparseAttention(tuple(Layer(i, traced) for i in range(4)))
-    grid = model.grid(inputs["hidden_states"].shape, 10)
-    states = attention.init(grid, batch=2, num_heads=2, head_dim=32)
-    ctx = StepContext(grid, Phase.REUSE)
-    out, new_states = jax.eval_shape(
-        lambda: model(**inputs, attention=attention, states=states, ctx=ctx)
-    )
-    assert traced == list(range(model.num_attention_layers)) == [0, 1, 2, 3]
-    assert [state.shape for state in new_states] == [(1,), (2,), (3,), (4,)]
-    assert out.shape == inputs["hidden_states"].shape
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -314,13 +172,3 @@ def test_guidance_without_an_embedding_is_refused(model):
     inputs = parity.inputs(parity.arrays("hunyuan_noguid", "a"))
     with pytest.raises(ValueError, match=r"guidance is given, but .*=False; leave it out"):
         jax.eval_shape(lambda: model(**inputs, guidance=jnp.full(2, 6000.0)))
-
-
-@small
-def test_attention_for_another_grid_or_depth_is_refused(model, inputs):
-    attention = SparseAttention.uniform(Dense(), 2)
-    other = StepContext(VideoGrid(5, 5, 3, text_len=256), Phase.REUSE)
-    with pytest.raises(ValueError, match=r"take model\.grid"):
-        jax.eval_shape(lambda: model(**inputs, attention=attention, states=((),) * 2, ctx=other))
-    with pytest.raises(ValueError, match="for 3 layers, but the model's layer count is 2"):
-        run_patterns(model, inputs, *[Dense()] * 3)

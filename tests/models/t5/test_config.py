@@ -74,7 +74,7 @@ def test_presets_are_those_of_the_checkpoints():
             {"model_type": "t5", "feed_forward_proj": "relu"},
             "'relu' is not implemented.*gated-gelu",
         ),
-        ({"num_layers": 0}, "num_layers=0 must be a whole number from 1 up"),
+        ({"num_layers": 0}, "num_layers=0 must be a whole number from 1 to"),
         ({"dense_act_fn": "relu"}, "'relu' contradicts feed_forward_proj='gated-gelu'"),
         ({"is_gated_act": False}, "is_gated_act=False contradicts"),
         ({"model_type": ["umt5"]}, "of model_type .*umt5.* has 't5' or 'umt5'"),

@@ -1,6 +1,6 @@
 """Mistakes in the autoencoders of models, and in what they share."""
 
-from ..mutant import of
+from ..mutant import EIGHT_DEVICES, of
 
 MUTANTS = [
     *of(
@@ -40,6 +40,7 @@ MUTANTS = [
             "past = jnp.where(jax.lax.axis_index(names) == 0, cache.first, left)",
             "past = left",
             "the first device does not see the clip's start",
+            f"{EIGHT_DEVICES}[check_vae]",
         ),
     ),
     *of(

@@ -185,7 +185,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "models/pipelines/family.py",
+        "models/pipelines/clip.py",
         (
             "np.round((np.clip(video, -1, 1) + 1) * 127.5)",
             "((np.clip(video, -1, 1) + 1) * 127.5)",

@@ -1,6 +1,6 @@
 """Mistakes in the rest of sparsevdit_jax: devices, masks, offline search, files, metrics."""
 
-from ..mutant import of
+from ..mutant import EIGHT_DEVICES, of
 
 MUTANTS = [
     *of(
@@ -65,8 +65,8 @@ MUTANTS = [
     *of(
         "sparsevdit_jax/fastvideo.py",
         (
-            "if w in full else SlidingTile(tile, w)",
-            "if w in full else SlidingTile(TILE, w)",
+            "else SlidingTile(tile, here[w])",
+            "else SlidingTile(TILE, here[w])",
             "the caller's tile is not used",
         ),
     ),
@@ -89,6 +89,7 @@ MUTANTS = [
             "places = jnp.argsort(deal)[:num_heads]",
             "places = jnp.asarray(deal)[:num_heads]",
             "heads go back by the wrong permutation",
+            f"{EIGHT_DEVICES}[check_attention]",
         ),
     ),
     *of(
@@ -97,6 +98,7 @@ MUTANTS = [
             "which = place - np.int32(0 if text_first else length)",
             "which = place - np.int32(length)",
             "text comes last whatever is asked",
+            f"{EIGHT_DEVICES}[check_join]",
         ),
     ),
     *of(
@@ -110,11 +112,13 @@ MUTANTS = [
             "counts = jnp.where(full, np.int32(share), inside.sum(-1, dtype=np.int32))",
             "counts = inside.sum(-1, dtype=np.int32)",
             "full rows lose their columns",
+            f"{EIGHT_DEVICES}[check_attention]",
         ),
         (
             "parts = jnp.roll(parts, device, axis=0)",
             "parts = jnp.roll(parts, -device, axis=0)",
             "columns are turned the wrong way",
+            f"{EIGHT_DEVICES}[check_attention]",
         ),
     ),
     *of(
@@ -183,7 +187,11 @@ MUTANTS = [
     ),
     *of(
         "sparsevdit_jax/offline/tables.py",
-        ("    choice[: schedule.dense_steps] = -1\n", "", "dense steps are read from the choice"),
+        (
+            "    choice[[phase is Phase.DENSE for phase in schedule.phases()]] = -1\n",
+            "",
+            "dense steps are read from the choice",
+        ),
     ),
     *of(
         "sparsevdit_jax/offline/measurements.py",

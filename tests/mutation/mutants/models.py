@@ -55,8 +55,8 @@ MUTANTS = [
     *of(
         "models/tensors.py",
         (
-            "totals.get(dtype, 0) + int(np.prod(self.shapes[name]))",
-            "totals.get(dtype, 0) + 1",
+            "totals.get(kind, 0) + math.prod(self.shapes[name])",
+            "totals.get(kind, 0) + 1",
             "the main dtype by number of tensors",
         ),
         (
@@ -82,10 +82,10 @@ MUTANTS = [
         ),
     ),
     *of(
-        "models/lora.py",
+        "models/lora/plan.py",
         (
-            '(rank**0.5 if settings.get("use_rslora")',
-            '(rank if settings.get("use_rslora")',
+            "divisor = rank**0.5 if file.settings.rslora else rank",
+            "divisor = rank",
             "rsLoRA is scaled as LoRA",
         ),
     ),

@@ -50,7 +50,7 @@ MUTANTS = [
             "(axis_window(n, w) for n, w",
             "even_window is not passed on",
         ),
-        ("if w < n\n", "if w <= n\n", "a window as large as the canvas warns"),
+        ("if w < n and w % 2", "if w <= n and w % 2", "a window as large as the canvas warns"),
     ),
     *of(
         "sparsevdit_jax/patterns/table.py",
@@ -64,8 +64,8 @@ MUTANTS = [
     *of(
         "sparsevdit_jax/patterns/vertical_stripe.py",
         (
-            "first = -(-grid.height * grid.width // self.block)",
-            "first = grid.height * grid.width // self.block",
+            "return -(-order.grid.height * order.grid.width // order.block)",
+            "return order.grid.height * order.grid.width // order.block",
             "the first frame's last block is left out",
         ),
     ),

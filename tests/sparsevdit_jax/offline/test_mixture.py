@@ -64,6 +64,10 @@ def test_infinite_errors_are_never_chosen():
         (dict(error=np.ones((2, 2)), cost=[1, 2]), "not both or none"),
         (dict(error=np.ones((2, 2)), cost=[1, 2], cost_budget=1, error_budget=1), "not both"),
         (dict(error=np.ones((2, 2)), cost=[1, 2], cost_budget=1.5), "below 2"),
+        (
+            dict(error=np.ones((2, 2)), cost=[1, 2], cost_budget=np.nan),
+            "budget=nan must be a number",
+        ),
         (dict(error=np.full((2, 2), np.inf), cost=[1, 2], cost_budget=9), "head 0 has no"),
     ],
 )

@@ -44,6 +44,21 @@ def test_limits_of_epsilon_and_lam():
     assert (cheapest == 0).all()  # the sparsest, whatever its error
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(lam=np.nan),
+        dict(lam=-1.0),
+        dict(lam=np.inf),
+        dict(epsilon=np.nan),
+        dict(costs=(np.nan,)),
+    ],
+)
+def test_rules_hold_numbers(fields):
+    with pytest.raises(ValueError, match=r"must (not be negative|be a number)"):
+        SparseVditRule(**dict(costs=(1.0,)) | fields)
+
+
 @pytest.mark.parametrize("target", [1.0, 0.8, 0.5, 0.37])
 def test_calibrated_epsilon_meets_the_density_to_a_head(target):
     generator = np.random.default_rng(3)

@@ -47,6 +47,13 @@ def test_traced_work_is_dealt_in_rounds():
     assert imbalance(work, 8, deal) <= 1.1
 
 
+def test_the_largest_head_of_a_round_goes_to_the_device_with_least():
+    # Loads 90, 50, 40, then 101, 62, 79: who has least comes second, so ranks are not the order.
+    work = jnp.asarray([90, 50, 40, 39, 12, 11, 9, 5, 1])
+    deal = jax.jit(deal_heads, static_argnums=1)(work, 3)
+    np.testing.assert_array_equal(deal, [0, 5, 8, 1, 4, 6, 2, 3, 7])
+
+
 def test_heads_that_are_none_have_no_work():
     assert imbalance(np.ones(5), 4) == 2 / (5 / 4)
     assert imbalance(np.zeros(5), 4) == 1

@@ -7,6 +7,7 @@ import pytest
 
 from pallas_kernels import BlockMask
 from sparsevdit_jax.parallel import ring
+from tests import tolerances
 
 KEEP = np.random.default_rng(0).random((1, 2, 6, 6)) < 0.5
 KEEP[0, 0, 1] = True  # a full row
@@ -57,7 +58,11 @@ def test_merging_is_a_softmax_over_both():
 
     merged = ring._merge(*part(slice(0, 4)), *part(slice(4, 8)))
     for a, b in zip(merged, part(slice(0, 8)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+        # exp and log twice, sums of 4 and 8 products of values that partly cancel, two weights and their sum
+        np.testing.assert_array_equal(np.isneginf(a), np.isneginf(b))
+        a, b = (np.where(np.isneginf(x), 0, x) for x in (a, b))
+        allowed = tolerances.rounding(15) * np.abs(values).max()
+        tolerances.assert_within(a, b, allowed, "merged")
     grads = jax.grad(lambda a, b: ring._merge(a, b, *part(slice(4, 8)))[0].sum(), (0, 1))(
         *part(slice(0, 4))
     )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.generation.settings import Config, check_flags
+from experiments.generation.flags import check_flags
+from experiments.generation.settings import Config
 
 HERE = Path(__file__)
 PROMPT = dict(model=HERE.parent, prompt=("a cat",))

@@ -12,8 +12,8 @@ from models.keys import checkpoint_slots
 from models.lora import merge_loras
 from models.pretrained import TRANSFORMERS
 
-from . import parity
-from .random_weights import random_model
+from .. import parity
+from ..random_weights import random_model
 
 RANK = 2
 

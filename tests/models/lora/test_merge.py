@@ -16,10 +16,10 @@ from models.lora.files import LoraFile
 from models.pretrained import TRANSFORMERS
 from tests import tolerances
 
-from . import parity
-from .cogvideox.tiny_models import roundings as cogvideox_roundings
-from .toy import ToyConfig, ToyTransformer
-from .wan.tiny_models import roundings as wan_roundings
+from .. import parity
+from ..cogvideox.tiny_models import roundings as cogvideox_roundings
+from ..toy import ToyConfig, ToyTransformer
+from ..wan.tiny_models import roundings as wan_roundings
 
 UP = "blocks.0.net.0.proj"  # [12, 6] in the checkpoint
 

@@ -11,7 +11,7 @@ from flax import nnx
 from models.lora import check_loras, merge_lora, merge_loras
 from models.lora.files import LoraFile
 
-from .lora_cases import case, close, plain, product, raw_file, same, write
+from .cases import case, close, plain, product, raw_file, same, write
 
 Q = "blocks.0.attn1.to_q"
 
