@@ -51,6 +51,7 @@ def _parts(config) -> None:
     work = parts.PARTS | {
         "machine": checks.machine,
         "check": checks.check,
+        "launch": checks.launch,
         "tune": tune.tune,
         "denoise": tune.denoise,
     }

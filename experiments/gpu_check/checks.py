@@ -1,4 +1,4 @@
-"""Parts `machine` and `check`: every kernel against `reference`, and at full size against float64."""
+"""Parts `machine`, `launch` and `check`: every kernel against `reference`, and at full size against float64."""
 
 import functools
 import itertools
@@ -13,8 +13,8 @@ from experiments.gpu_check import small
 from experiments.gpu_check.oracle import Rows, check_close, key_gradients
 from experiments.gpu_check.programs import NAMES, attend, twice
 from experiments.gpu_check.session import Session
-from experiments.gpu_check.shapes import CASES, Case
-from pallas_kernels import BlockMask, block_mass, dense_attention
+from experiments.gpu_check.shapes import CASES, SPARSE, Case
+from pallas_kernels import BlockMask, block_mass, block_sparse_attention, dense_attention
 from sparsevdit_jax import VideoGrid
 
 FULL_SIZE = ("S1", "S6", "V4", "D1_2048_64")
@@ -35,6 +35,16 @@ def machine(session: Session) -> None:
         return f"product {check_close('out', got, wide @ wide, session.config.timed_dtype):.1e}"
 
     session.attempt(f"{jax.device_count()} x {jax.devices()[0].device_kind} computes", computes)
+
+
+def launch(session: Session) -> None:
+    """One launch of the forward kernel of each problem, for a profiler."""
+    for case in session.cases(("S1", "V4"), SPARSE):
+        q, k, v = case.inputs(jax.random.key(0), 3, session.config.timed_dtype)
+        for name in session.implementations("block_sparse_attention"):
+            run = functools.partial(block_sparse_attention, implementation=name)
+            jax.block_until_ready(jax.jit(run)(q, k, v, case.mask()))
+            print(f"  {case.name}: {name} launched once", flush=True)
 
 
 def check(session: Session) -> None:

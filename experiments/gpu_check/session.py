@@ -88,6 +88,11 @@ class Session:
             return ["xla"]
         return [name for name in table if name not in ("reference", "xla")]
 
+    @property
+    def chosen(self) -> str | None:
+        """What whole layers run on: the first implementation that flags name, or None, the library's own choice."""
+        return next(iter(self.config.implementation), None)
+
     def race(
         self,
         case: Case,

@@ -88,23 +88,24 @@ def tune(session: Session) -> None:
         with measured(candidate.table(dtype)):
             print(f"  {name}: {candidate.configure(dtype)}")
             problem = small.PROBLEMS[candidate.check]
-            for implementation in session.implementations(problem.operation):
-                if implementation in ("mosaic_gpu", "xla"):
-                    what = f"{name}: {implementation} on {candidate.check}"
-                    run = functools.partial(
-                        problem.check, implementation, dtype, candidate.case.head_dim, *draws(session, candidate.check)
-                    )  # fmt: skip
-                    session.attempt(what, run)
+            check = functools.partial(
+                problem.check, _tuned(session), dtype, candidate.case.head_dim, *draws(session, candidate.check)
+            )  # fmt: skip
+            session.attempt(f"{name}: {candidate.check}", check)
         if session.failures:
             return
         case = candidate.case.small() if session.config.dry_run else candidate.case
         _race(session, name, candidate, case)
 
 
+def _tuned(session: Session) -> str:
+    """What has measured tables; in a dry run whatever runs there."""
+    return "mosaic_gpu" if session.on_gpu else session.chosen or "xla"
+
+
 def _race(session: Session, name: str, candidate: Candidate, case: Case) -> None:
     dtype, timers = session.config.timed_dtype, {}
-    chosen = "mosaic_gpu" if session.on_gpu else "xla"
-    program, inputs = _program(candidate, case, chosen, dtype)
+    program, inputs = _program(candidate, case, _tuned(session), dtype)
     mask = case.mask()
     for label, table in (("in use", None), (name, candidate.table(dtype))):
         with measured(table):
