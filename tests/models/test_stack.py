@@ -103,7 +103,7 @@ def test_remat_changes_no_gradient(blocks, key):
     assert "remat" in str(jax.make_jaxpr(lambda x: jax.grad(loss)(x, True))(x))
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_loop_over_equal_blocks_is_what_they_are_in_turn(blocks, key, remat):
     attention = SparseAttention.uniform(AdaSpa(0.5, 16), 2, StepSchedule.adaspa(4, (1, 2)))
     states = attention.init(GRID, batch=1, num_heads=2, head_dim=4)

@@ -48,6 +48,7 @@ def leaves(tuner):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tuner.state)]
 
 
+@pytest.mark.slow  # saves and resumes through `experiments.training`, as test_train_tiny does
 def test_a_resumed_run_has_the_same_bits_and_leaves_the_teacher_alone(config):
     whole = Finetuner(config)
     straight = [whole.advance() for _ in range(4)]
