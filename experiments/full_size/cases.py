@@ -109,14 +109,10 @@ class FullSize:
         tokens, width = family.text_shape
         blank = jax.ShapeDtypeStruct((1, tokens, width), DTYPE)
         mask = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
-        pooled = jax.ShapeDtypeStruct(
-            (1, getattr(self.transformer, "pooled_projection_dim", 1)), DTYPE
-        )
-        arrays = {
-            "prompt_embeds": blank,
-            "prompt_attention_mask": mask,
-            "pooled_projections": pooled,
-        }
+        arrays = {"prompt_embeds": blank, "prompt_attention_mask": mask}
+        if hasattr(self.transformer, "pooled_projection_dim"):
+            pooled = (1, self.transformer.pooled_projection_dim)
+            arrays["pooled_projections"] = jax.ShapeDtypeStruct(pooled, DTYPE)
         arrays |= {f"negative_{name}": a for name, a in arrays.items()}
         return jax.eval_shape(
             lambda arrays: family.conditions(TextEmbeddings(**arrays), self.clip, self.guidance),

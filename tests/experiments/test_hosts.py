@@ -207,7 +207,7 @@ def test_batches_that_do_not_divide_are_refused():
 
 def test_without_addresses_the_command_says_what_to_set(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.generate", "--distributed", "--model", "x", "--prompt", "x"],
+        [sys.executable, "-m", "experiments.generate", "--distributed", "--model", tmp_path, "--prompt", "x"],
         capture_output=True, text=True, check=False, env=environment(1, JAX_PROCESS_ID="0"),
     )  # fmt: skip
     assert done.returncode == 1

@@ -14,6 +14,9 @@ from experiments.training import make_optimizer
 from models.checkpoint import load_weights, parameter_names, read_config
 from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
 
+# The windows are those of the last stage's canvas, which is larger.
+pytestmark = pytest.mark.filterwarnings("ignore:SlidingTile window")
+
 SMALL = TinyConfig(dim=32, num_layers=1, num_heads=4, condition_tokens=2, patch=(1, 4, 4))
 
 

@@ -257,6 +257,7 @@ def test_measured_costs_take_the_place_of_densities(tmp_path):
         (dict(method="mixture", density=0.2, steps=1), "no step counts"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:SlidingTile window")  # one flag is larger than the canvas
 def test_bad_flags_are_refused_before_anything_is_measured(flags, message, tmp_path, monkeypatch):
     monkeypatch.setattr(subjects, "load_tiny", lambda *a, **k: _tiny())
     with pytest.raises(ValueError, match=message):
