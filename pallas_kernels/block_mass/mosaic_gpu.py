@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _hopper, _interpret, _measured, _vmap
+from ._real_parts import over_real_parts
 
 _ENTRIES = 64  # block pairs whose sums are finished together
 _CONSUMERS = 2  # warpgroups that compute
@@ -183,6 +184,14 @@ def block_mass(
 ) -> jax.Array:
     """See `api.block_mass`. Refuses what it has no tiles for, and other devices."""
     _hopper.refuse_unless_available()
+    blocks = {"block_q": block_q, "block_kv": block_kv}
+    lengths = {"q_lengths": q_lengths, "kv_lengths": kv_lengths}
+    run = functools.partial(_block_mass, scale=scale)
+    # Queries stay in blocks of their size: a walk of smaller ones shares each tile of keys less.
+    return over_real_parts(run, q, k, lse, cut_q=False, **blocks, **lengths)
+
+
+def _block_mass(q, k, lse, *, block_q, block_kv, scale, q_lengths, kv_lengths):
     config = configure(q.shape[-1], block_q, block_kv, q.dtype)
     given = [x for x in (q_lengths, kv_lengths) if x is not None]
 

@@ -1,11 +1,14 @@
 """Block mass in chunks, in plain JAX: no array of L x L."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from .. import _tiles
+from ._real_parts import over_real_parts
 
 _ROWS = 3072  # queries of a tile, over all its heads
 _KEYS = 512  # keys of a tile
@@ -24,6 +27,13 @@ def block_mass(
     kv_lengths: jax.Array | None,
 ) -> jax.Array:
     """See `api.block_mass`."""
+    blocks = {"block_q": block_q, "block_kv": block_kv}
+    lengths = {"q_lengths": q_lengths, "kv_lengths": kv_lengths}
+    mass = functools.partial(_mass, scale=scale)
+    return over_real_parts(mass, q, k, lse, cut_q=True, **blocks, **lengths)
+
+
+def _mass(q, k, lse, *, block_q, block_kv, scale, q_lengths, kv_lengths):
     b, lq, h, _ = q.shape
     lk = k.shape[1]
     heads = max(n for n in range(1, _MAX_HEADS + 1) if b * h % n == 0)

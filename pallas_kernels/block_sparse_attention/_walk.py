@@ -1,7 +1,7 @@
-"""Which blocks `xla` visits when, and how it fetches them.
+"""Which parts of blocks `xla` visits when, and how it fetches them.
 
-The query blocks of a head are taken in groups, longest lists first, so that the members of a group have
-lists of nearly equal length; at every step a group visits the next few listed blocks of each member.
+The query tiles of a head are taken in groups, longest lists first, so that the members of a group have
+lists of nearly equal length; at every step a group visits the next few listed parts of each member.
 Text reads everything, and one such row would hold up its whole group. So the rows with the longest lists
 (the lead) first go by themselves through what their lists have beyond the others' (the cap), and take the
 rest with their group. A group never spans two heads, hence a head gives the same bits alone or among
@@ -15,29 +15,30 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..block_mask import ArrayLike, BlockMask
+from .._real_lists import RealLists
+from ..block_mask import ArrayLike
 
 _GROUP_ROWS = 3072  # queries of a group; with the keys of a step, logits of about 3 MiB
 _STEP_KEYS = 256  # keys a step fetches for every member of a group
 _LEAD_KEYS = 1024  # the same for the lead, which is small
 _MAX_GROUP = 64
-_LEAD_SHARE = 128  # of so many query blocks one is taken to have a long list
+_LEAD_SHARE = 128  # of so many query tiles one is taken to have a long list
 
 Head = tuple[jax.Array, jax.Array]  # index in the batch, head
 
 
 class Plan(NamedTuple):
-    """Static sizes of the loops over a mask.
+    """Static sizes of the loops over lists.
 
     Attributes:
-      block_q: queries of a block.
-      group: query blocks processed together.
+      tile: queries of a tile.
+      group: query tiles processed together.
       num_groups: of a head; the last one is filled up with empty rows.
-      lead: of the first group, query blocks that may have much longer lists than the rest.
-      step, lead_step: listed blocks visited at a time.
+      lead: of the first group, query tiles that may have much longer lists than the rest.
+      step, lead_step: listed parts visited at a time.
     """
 
-    block_q: int
+    tile: int
     group: int
     num_groups: int
     lead: int
@@ -45,50 +46,51 @@ class Plan(NamedTuple):
     lead_step: int
 
     @staticmethod
-    def of(mask: BlockMask) -> "Plan":
-        """The sizes for a mask; they depend on its shapes alone."""
-        rows = mask.num_q_blocks
-        most = min(max(_GROUP_ROWS // mask.block_q, 1), _MAX_GROUP, rows)
+    def of(lists: RealLists, tile: int) -> "Plan":
+        """The sizes for the lists of tiles of `tile` queries; they depend on shapes alone."""
+        rows = lists.counts.shape[-1]
+        most = min(max(_GROUP_ROWS // tile, 1), _MAX_GROUP, rows)
         group = min(range(most, most // 2, -1), key=lambda size: -(-rows // size) * size)
         # Two at least, because the product over a batch of one has other bits.
         lead = min(2 + rows // _LEAD_SHARE, group)
-        step, lead_step = (max(keys // mask.block_kv, 1) for keys in (_STEP_KEYS, _LEAD_KEYS))
-        return Plan(mask.block_q, group, -(-rows // group), lead, step, lead_step)
+        step, lead_step = (max(keys // lists.part, 1) for keys in (_STEP_KEYS, _LEAD_KEYS))
+        return Plan(tile, group, -(-rows // group), lead, step, lead_step)
 
     @property
     def num_rows(self) -> int:
-        """Query blocks of a head, with those that fill the last group."""
+        """Query tiles of a head, with those that fill the last group."""
         return self.group * self.num_groups
 
 
 class Walk(NamedTuple):
-    """The way of some query blocks of a head through a part of their lists.
+    """The way of some query tiles of a head through a stretch of their lists.
 
     Attributes:
       head: whose they are.
-      rows: int32 [R], the query blocks; a place past the last one holds 0 and has no list.
-      lists: int32 [R, S].
-      counts: int32 [R, 1].
+      rows: int32 [R], the query tiles; a place past the last one holds 0 and has no list.
+      parts: of all lists, `RealLists.parts`.
+      starts, counts: int32 [R, 1], where the lists begin there, and their lengths.
       first, last: int32, slots of the lists where the walk begins and ends.
-      step: listed blocks visited at a time.
+      step: listed parts visited at a time.
     """
 
     head: Head
     rows: jax.Array
-    lists: jax.Array
+    parts: ArrayLike
+    starts: jax.Array
     counts: jax.Array
     first: jax.Array
     last: jax.Array
     step: int
 
     @staticmethod
-    def of(mask: BlockMask, head: Head, members: jax.Array, step: int) -> "Walk":
-        """All the way of `members`, int32 [R]; from num_q_blocks on they stand for no row."""
-        inside = members < mask.num_q_blocks
+    def of(lists: RealLists, head: Head, members: jax.Array, step: int) -> "Walk":
+        """All the way of `members`, int32 [R]; past the last tile they stand for no row."""
+        inside = members < lists.counts.shape[-1]
         rows = jnp.where(inside, members, 0)
-        lists = pick(mask.kv_indices, head, rows)
-        counts = jnp.where(inside, pick(mask.kv_counts, head, rows), 0)
-        return Walk(head, rows, lists, counts[:, None], jnp.int32(0), counts.max(), step)
+        starts = pick(lists.starts, head, rows)[:, None]
+        counts = jnp.where(inside, pick(lists.counts, head, rows), 0)[:, None]
+        return Walk(head, rows, lists.parts, starts, counts, jnp.int32(0), counts.max(), step)
 
     @property
     def steps(self) -> jax.Array:
@@ -100,42 +102,40 @@ class Walk(NamedTuple):
 
         Args:
           step: int32, counted from 0.
-          keys: k and v, [B, H, Nk, block, D].
-          bias: float32 [B|1, H|1, Nk, block].
+          keys: k and v, [B, H, parts, part, D].
+          bias: float32 [B|1, H|1, parts, part].
 
         Returns:
-          Indices of the blocks in all of k, int32 [R, step], and their k, v and bias, joined:
-          [R, step * block, ...]. The bias is -inf throughout a block that is not listed.
+          Indices of the parts in all of k, int32 [R, step], and their k, v and bias, joined:
+          [R, step * part, ...]. The bias is -inf throughout a part that is not listed.
         """
         slots = self.first + step * self.step + jnp.arange(self.step, dtype=jnp.int32)[None]
-        stored = self.lists[:, jnp.minimum(slots[0], self.lists.shape[1] - 1)]
-        num_kv_blocks = keys[0].shape[2]
-        every = jnp.minimum(slots, num_kv_blocks - 1)
-        chosen = jnp.where(self.counts == num_kv_blocks, every, stored)
+        places = jnp.minimum(self.starts + slots, self.parts.shape[-1] - 1)
+        chosen = pick(self.parts, self.head, places)
         picked = [pick(x, self.head, chosen) for x in (*keys, bias)]
         picked[2] = jnp.where((slots < self.counts)[..., None], picked[2], -jnp.inf)
         picked = [x.reshape(x.shape[0], -1, *x.shape[3:]) for x in picked]
-        return flat_head(keys[0], self.head) * num_kv_blocks + chosen, picked
+        return flat_head(keys[0], self.head) * keys[0].shape[2] + chosen, picked
 
 
-def over_heads(mask: BlockMask, plan: Plan, q: jax.Array, fresh, lead, group, carry, results):
-    """Takes all query blocks of all heads through their lists.
+def over_heads(lists: RealLists, plan: Plan, q: jax.Array, fresh, lead, group, carry, results):
+    """Takes all query tiles of all heads through their lists.
 
     Args:
-      mask: the lists.
-      plan: its sizes.
+      lists: what each of them reads.
+      plan: the sizes of loops.
       q: [B, Lq, H, D], for its shape.
-      fresh: for each sum of a query block, what it starts from: a number and the sum's shape.
+      fresh: for each sum of a query tile, what it starts from: a number and the sum's shape.
       lead: (carry, walk, sums) -> (carry, sums), for the lead alone; sums are arrays [lead, ...].
       group: (carry, walk, sums) -> (carry, tiles), for a group; its sums go on from the lead's.
       carry: what passes from call to call.
       results: arrays [B * H * num_rows, ...] to take the tiles, which are arrays [group, ...].
 
     Returns:
-      The last carry, and the results as arrays [B, H, Nq, ...].
+      The last carry, and the results as arrays [B, H, tiles, ...].
     """
-    batch, heads, count = q.shape[0], q.shape[2], mask.num_q_blocks
-    counts = jnp.broadcast_to(mask.kv_counts, (batch, heads, count)).reshape(-1, count)
+    batch, heads, count = q.shape[0], q.shape[2], lists.counts.shape[-1]
+    counts = jnp.broadcast_to(lists.counts, (batch, heads, count)).reshape(-1, count)
     counts = jnp.pad(counts, ((0, 0), (0, plan.num_rows - count)))
     order = jnp.argsort(-counts, stable=True).astype(jnp.int32)
     # The longest list outside the lead, in whole steps.
@@ -145,14 +145,14 @@ def over_heads(mask: BlockMask, plan: Plan, q: jax.Array, fresh, lead, group, ca
     def one_head(state, operands):
         index, members, cap = operands
         head = index // np.int32(heads), index % np.int32(heads)
-        walk = Walk.of(mask, head, members[0, : plan.lead], plan.lead_step)
+        walk = Walk.of(lists, head, members[0, : plan.lead], plan.lead_step)
         walk = walk._replace(first=jnp.minimum(cap, walk.last))
         nothing = [jnp.full((plan.lead, *shape), value, np.float32) for value, shape in fresh]
         carry, ahead = lead(state[0], walk, nothing)
 
         def one_group(state, operands):
             (carry, results), (number, members) = state, operands
-            walk = Walk.of(mask, head, members, plan.step)
+            walk = Walk.of(lists, head, members, plan.step)
             walk = walk._replace(last=jnp.minimum(walk.last, cap))
             sums = [
                 jnp.where(number == 0, _extend(x, plan.group, value), value)

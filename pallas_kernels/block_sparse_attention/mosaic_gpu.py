@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _hopper, _interpret, _measured, _vmap
+from .. import _hopper, _interpret, _measured, _real_lists, _vmap
+from .._real_lists import RealLists
 from ..block_mask import BlockMask
 from . import mosaic_gpu_kernel as device
 from . import mosaic_gpu_vjp
@@ -134,9 +135,10 @@ def attention(
 ) -> tuple[jax.Array, jax.Array]:
     """The same without a look at the device, so that it can be lowered and compiled anywhere.
 
-    Costs outside the kernel: the order of work (a sort of the counts, none if they are known on the
-    host); with kv_lengths, a copy of v with its padding zeroed, because 0 x NaN would reach the
-    sums; for a length that is no multiple of the block, padded copies of the arrays of that length.
+    Costs outside the kernel: the lists without padding and the order of work (a sort of the counts),
+    none if the mask is known on the host; with kv_lengths, a copy of v with its padding zeroed, because
+    0 x NaN would reach the sums; for a length that is no multiple of the block, padded copies of the
+    arrays of that length.
 
     Args:
       q: [B, Lq, H, D], bfloat16 or float16.
@@ -159,8 +161,14 @@ def attention(
     return _attention(scale, (config, num_sms), constants, q, k, v, others)
 
 
+def plan_lists(mask: BlockMask, q: jax.Array, k: jax.Array, config: Config) -> RealLists:
+    """What the query tiles of the kernel read."""
+    tiles = {"tile": config.tile_q, "step": config.tile_kv}
+    return _real_lists.of(mask, q.shape[1], k.shape[1], **tiles)
+
+
 def plan_work(
-    mask: BlockMask, batch: int, heads: int, config: Config, num_sms: int
+    lists: RealLists, batch: int, heads: int, config: Config, num_sms: int
 ) -> tuple[Any, Any]:
     """Which worker takes which query tiles, and when: longest lists first.
 
@@ -172,13 +180,11 @@ def plan_work(
 
     Returns:
       tiles, int32 [workers, turns]: indices into (batch, head, tile of a head), flat.
-      turns, int32 [workers]: how many of them there are. Numpy for a mask on the host.
+      turns, int32 [workers]: how many of them there are. Numpy for lists on the host.
     """
-    on_host = isinstance(mask.kv_counts, np.ndarray)
+    on_host = isinstance(lists.counts, np.ndarray)
     xp: Any = np if on_host else jnp
-    shape = (batch, heads, mask.num_q_blocks)
-    work = xp.repeat(xp.broadcast_to(mask.kv_counts, shape), mask.block_q // config.tile_q, -1)
-    work = work.reshape(-1)
+    work = xp.broadcast_to(lists.counts, (batch, heads, lists.counts.shape[-1])).reshape(-1)
     workers = num_sms * config.streams
     turns = 2 * -(-work.size // workers)
     order = xp.argsort(-work, stable=True).astype(np.int32)
@@ -207,8 +213,9 @@ def _forward(scale, how, constants, q, k, v, others):
     config, num_sms = how
 
     def planned(q, k, v, mask):
-        plan = plan_work(mask, q.shape[0], q.shape[2], config, num_sms)
-        return launch(scale, config, q, k, v, *jax.tree.map(jnp.asarray, (mask, plan)))
+        lists = plan_lists(mask, q, k, config)
+        plan = plan_work(lists, q.shape[0], q.shape[2], config, num_sms)
+        return launch(scale, config, q, k, v, *jax.tree.map(jnp.asarray, (mask, lists, plan)))
 
     out, lse = _vmap.call(planned, constants, (q, k, v), others)
     return (out, lse), (q, k, v, others, out, lse)
@@ -232,6 +239,7 @@ def launch(
     k: jax.Array,
     v: jax.Array,
     mask: BlockMask,
+    lists: RealLists,
     plan: tuple[jax.Array, jax.Array],
     *,
     without: str = "",
@@ -252,9 +260,7 @@ def launch(
         config,
         scale * _hopper.LOG2E,
         mask.block_q,
-        mask.block_kv,
-        mask.num_kv_blocks,
-        lk,
+        lists.part,
         _interpret.active(),
         without,
     )
@@ -275,9 +281,8 @@ def launch(
         v_free=plgpu.Barrier(num_barriers=r, num_arrivals=per_slot),
         turn=plgpu.Barrier(num_barriers=2) if config.ping_pong else None,
     )
-    inputs = device.Inputs(
-        q, k, v, mask.kv_indices, mask.kv_counts, *plan, mask.q_lengths, mask.kv_lengths
-    )
+    read = lists.parts, lists.starts, lists.counts, lists.sizes
+    inputs = device.Inputs(q, k, v, *read, *plan, mask.q_lengths)
     out, lse = plgpu.kernel(
         functools.partial(device.kernel, problem),
         out_type=[

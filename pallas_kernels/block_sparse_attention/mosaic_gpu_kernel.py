@@ -41,9 +41,7 @@ class Problem(NamedTuple):
     config: Any  # mosaic_gpu.Config
     scale: float  # on logits in base 2
     block_q: int
-    block_kv: int
-    num_kv_blocks: int
-    length_kv: int  # keys that exist
+    part: int  # keys of an entry of a list
     interpret: bool
     without: str
 
@@ -54,12 +52,13 @@ class Inputs(NamedTuple):
     q: Any
     k: Any
     v: Any
-    kv_indices: Any
-    kv_counts: Any
+    parts: Any  # these four are `RealLists`
+    starts: Any
+    counts: Any
+    sizes: Any
     tiles: Any
     turns: Any
     q_lengths: Any
-    kv_lengths: Any
 
 
 class Scratch(NamedTuple):
@@ -85,9 +84,8 @@ class _Item(NamedTuple):
     batch: Any
     head: Any
     first: Any  # its first query row
-    block: Any  # its query block
-    count: Any  # of listed blocks
-    steps: Any  # tiles of keys that make up these blocks
+    start: Any  # of its list
+    steps: Any  # tiles of keys that make up the listed parts
 
 
 class _Walk:
@@ -111,34 +109,28 @@ class _Walk:
         tile, row = lax.rem(index, per_head), lax.div(index, per_head)
         batch, head = lax.div(row, heads), lax.rem(row, heads)
         first = tile * self.config.tile_q
-        block = lax.div(first, self.problem.block_q)
-        count = self._of_head(self.inputs.kv_counts, batch, head).at[block][...]
-        steps = count * (self.problem.block_kv // self.config.tile_kv)
-        return _Item(batch, head, first, block, count, steps)
+        start = self._of_head(self.inputs.starts, batch, head).at[tile][...]
+        count = self._of_head(self.inputs.counts, batch, head).at[tile][...]
+        return _Item(batch, head, first, start, count * (self.problem.part // self.config.tile_kv))
 
     def keys(self, item: _Item, step):
-        """The key/value block of a step, and the first key of the step in that block."""
-        per_block = self.problem.block_kv // self.config.tile_kv
-        slot, part = lax.div(step, per_block), lax.rem(step, per_block)
-        lists = self._of_head(self.inputs.kv_indices, item.batch, item.head)
-        listed = lists.at[item.block, lax.min(slot, lists.shape[-1] - 1)][...]
-        full = item.count == self.problem.num_kv_blocks
-        return jnp.where(full, slot, listed), part * self.config.tile_kv
+        """The part that a step reads, and the first key of the step in that part."""
+        per_part = self.problem.part // self.config.tile_kv
+        parts = self._of_head(self.inputs.parts, item.batch, item.head)
+        part = parts.at[item.start + lax.div(step, per_part)][...]
+        return part, lax.rem(step, per_part) * self.config.tile_kv
 
     def real_keys(self, item: _Item, step):
         """How many keys of a step are real, from its first on; at most 0 or at least all count."""
-        block, offset = self.keys(item, step)
-        real = self.problem.length_kv - block * self.problem.block_kv
-        if self.inputs.kv_lengths is not None:
-            lengths = self._of_head(self.inputs.kv_lengths, item.batch, item.head)
-            real = lax.min(real, lengths.at[block][...])
-        return real - offset
+        part, offset = self.keys(item, step)
+        sizes = self._of_head(self.inputs.sizes, item.batch, item.head)
+        return sizes.at[part][...] - offset
 
     def real_queries(self, item: _Item, row):
         """How many rows of a consumer are real whose first row lies `row` after the item's."""
         lengths = self._of_head(self.inputs.q_lengths, item.batch, item.head)
-        start = item.first + row - item.block * self.problem.block_q
-        return lengths.at[item.block][...] - start
+        block = lax.div(item.first, self.problem.block_q)
+        return lengths.at[block][...] - (item.first + row - block * self.problem.block_q)
 
     def _of_head(self, ref, batch, head):
         return ref.at[lax.min(batch, ref.shape[0] - 1), lax.min(head, ref.shape[1] - 1)]
@@ -237,8 +229,8 @@ def _copy_kv(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
         item = walk.item(stream, turn)
 
         def step(i, done):
-            block, offset = walk.keys(item, i)
-            keys = pl.ds(block * walk.problem.block_kv + offset, config.tile_kv)
+            part, offset = walk.keys(item, i)
+            keys = pl.ds(part * walk.problem.part + offset, config.tile_kv)
             at, reused = slot(done), pl.when(done >= stages)
             for name in ("k", "v"):
                 reused(functools.partial(sync.wait, scratch, f"{name}_free", at))
@@ -272,7 +264,6 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
     queries = scratch.q.at[wg]
     results = queries if scratch.out is None else scratch.out.at[wg]
     logits_type = plgpu.ACC((ROWS, config.tile_kv), jnp.float32)
-    ragged = walk.inputs.kv_lengths is not None or problem.length_kv % problem.block_kv
     # Where all logits are -0.0 or 0.0 they may be so of any scale; -inf x 0 would be NaN.
     scale = max(abs(problem.scale), float(np.finfo(np.float32).tiny))
 
@@ -337,7 +328,7 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
         """New top, total, the factor on older sums, and weights relative to the new top."""
         if problem.scale < 0:
             s = -s
-        if ragged:
+        if walk.inputs.sizes is not None:
             real = walk.real_keys(item, step)
 
             def masked():

@@ -43,7 +43,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import _hopper, _interpret, _measured
+from .. import _hopper, _interpret, _measured, _real_lists
+from .._real_lists import RealLists
 from ..block_mask import BlockMask
 
 _ROWS = _hopper.TILE  # rows of one consumer
@@ -169,9 +170,9 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of `block_sparse_attention` by q, k and v.
 
-    Costs outside the kernels: delta; the transposed lists and the order of work (none for lists in
-    numpy); and, with lengths
-    or a length that is no multiple of the block, copies of the arrays with zeros for padding.
+    Costs outside the kernels: delta; the transposed lists, both without padding, and the order of
+    work (none for a mask in numpy); and, with lengths or a length that is no multiple of the block,
+    copies of the arrays with zeros for padding.
 
     Args:
       scale: factor on the logits.
@@ -211,10 +212,17 @@ def backward(
     keys = [_pad(_zero_unless(real_kv, x), padded_kv) for x in (k, v)]
     clamp = real_kv is not None or padded_kv != lk
 
-    (dq,) = launch(scale, passes[0], queries, keys, stats, mask, clamp=clamp)
-    dk, dv = launch(scale, passes[1], keys, queries, stats, mask.transpose())
+    of_rows = plan_lists(mask, lq, lk, passes[0])
+    of_columns = plan_lists(mask.transpose(), lk, lq, passes[1])
+    (dq,) = launch(scale, passes[0], queries, keys, stats, of_rows, clamp=clamp)
+    dk, dv = launch(scale, passes[1], keys, queries, stats, of_columns)
     dk, dv = (_zero_unless(real_kv, x[:, :lk]) for x in (dk, dv))
     return dq[:, :lq], dk, dv
+
+
+def plan_lists(mask: BlockMask, rows: int, columns: int, config: Config) -> RealLists:
+    """What the tiles of a pass read, of so many rows and columns that exist."""
+    return _real_lists.of(mask, rows, columns, tile=config.rows, step=config.tile)
 
 
 @_hopper.in_32_bits
@@ -224,7 +232,7 @@ def launch(
     rows: list[jax.Array],
     columns: list[jax.Array],
     stats: jax.Array,
-    mask: BlockMask,
+    lists: RealLists,
     *,
     clamp: bool = False,
     without: str = "",
@@ -237,7 +245,7 @@ def launch(
       rows: x and y, [B, L, H, D] with a multiple of the block of tokens; padding is zeros.
       columns: u and w, the same.
       stats: float32 [B, H, 2, Lq], lse in base 2 (+inf for a query without keys) and delta.
-      mask: lists of the blocks of columns for each block of rows.
+      lists: what each tile of rows reads of the columns.
       clamp: keep p at most 1, for keys that are padding.
       without: name of a wait or arrival to leave out, to test that it is needed.
 
@@ -248,17 +256,8 @@ def launch(
 
     x = rows[0]
     b, _, h, d = x.shape
-    problem = _Problem(
-        config,
-        scale,
-        mask.block_q,
-        mask.block_kv,
-        mask.num_kv_blocks,
-        clamp,
-        _interpret.active(),
-        without,
-    )
-    order = _longest_first(mask, b, h, config)
+    problem = _Problem(config, scale, lists.part, clamp, _interpret.active(), without)
+    order = _longest_first(lists, b, h, config)
     tile = _hopper.smem((_CONSUMERS, _ROWS, d), x.dtype)
     ring = _hopper.smem((config.slots, config.tile, d), x.dtype)
     of_rows = config.sums == 1
@@ -274,8 +273,8 @@ def launch(
         full=plgpu.Barrier(num_arrivals=3 - of_rows, num_barriers=config.slots),
         free=plgpu.Barrier(num_arrivals=readers, num_barriers=config.slots),
     )
-    lists = map(jnp.asarray, (mask.kv_indices, mask.kv_counts, order))
-    inputs = _Inputs(*rows, *columns, stats, *lists)
+    work = map(jnp.asarray, (lists.parts, lists.starts, lists.counts, order))
+    inputs = _Inputs(*rows, *columns, stats, *work)
     return plgpu.kernel(
         functools.partial(_kernel, problem),
         out_type=[jax.ShapeDtypeStruct(x.shape, x.dtype)] * config.sums,
@@ -289,12 +288,10 @@ def launch(
     )(inputs)
 
 
-def _longest_first(mask, batch, heads, config):
+def _longest_first(lists, batch, heads, config):
     """Tiles of rows, int32 indices into (batch, head, tile of a head); -1 fills the last block."""
-    xp: Any = np if isinstance(mask.kv_counts, np.ndarray) else jnp
-    shape = (batch, heads, mask.num_q_blocks)
-    work = xp.broadcast_to(mask.kv_counts, shape)
-    work = xp.repeat(work, mask.block_q // config.rows, -1).reshape(-1)
+    xp: Any = np if isinstance(lists.counts, np.ndarray) else jnp
+    work = xp.broadcast_to(lists.counts, (batch, heads, lists.counts.shape[-1])).reshape(-1)
     classes = work * _CLASSES // xp.maximum(work.max(), 1)
     order = xp.argsort(-classes, stable=True).astype(np.int32)
     return xp.pad(order, (0, -order.size % config.streams), constant_values=-1)
@@ -317,9 +314,7 @@ class _Problem(NamedTuple):
 
     config: Config
     scale: float
-    block_rows: int
-    block_columns: int
-    num_column_blocks: int
+    part: int  # columns of an entry of a list
     clamp: bool
     interpret: bool
     without: str
@@ -333,7 +328,8 @@ class _Inputs(NamedTuple):
     u: Any
     w: Any
     stats: Any
-    indices: Any
+    parts: Any  # these three are `RealLists`
+    starts: Any
     counts: Any
     order: Any
 
@@ -372,26 +368,24 @@ class _Item:
         self.exists = index >= 0
         index = lax.max(index, 0)
         per_head, heads = inputs.x.shape[1] // config.rows, inputs.x.shape[2]
-        self.first = lax.rem(index, per_head) * config.rows
-        row = lax.div(index, per_head)
+        tile, row = lax.rem(index, per_head), lax.div(index, per_head)
+        self.first = tile * config.rows
         self.batch, self.head = lax.div(row, heads), lax.rem(row, heads)
-        self.list = self._of_head(inputs.indices, lax.div(self.first, problem.block_rows))
-        self.count = self._of_head(inputs.counts, lax.div(self.first, problem.block_rows))[...]
-        self.steps = self.count * (problem.block_columns // config.tile)
+        self.parts = self._of_head(inputs.parts)
+        self.start = self._of_head(inputs.starts).at[tile][...]
+        self.steps = self._of_head(inputs.counts).at[tile][...] * (problem.part // config.tile)
         self.problem = problem
 
     def column(self, step):
         """First column of a step."""
-        problem, tile = self.problem, self.problem.config.tile
-        per_block = problem.block_columns // tile
-        place, part = lax.div(step, per_block), lax.rem(step, per_block)
-        listed = self.list.at[lax.min(place, self.list.shape[-1] - 1)][...]
-        block = jnp.where(self.count == problem.num_column_blocks, place, listed)
-        return block * problem.block_columns + part * tile
+        tile = self.problem.config.tile
+        per_part = self.problem.part // tile
+        part = self.parts.at[self.start + lax.div(step, per_part)][...]
+        return part * self.problem.part + lax.rem(step, per_part) * tile
 
-    def _of_head(self, ref, block):
+    def _of_head(self, ref):
         batch, heads = ref.shape[:2]
-        return ref.at[lax.min(self.batch, batch - 1), lax.min(self.head, heads - 1), block]
+        return ref.at[lax.min(self.batch, batch - 1), lax.min(self.head, heads - 1)]
 
 
 def _kernel(problem: _Problem, inputs: _Inputs, *refs):

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from .. import _triton_call, _vmap
+from .. import _real_lists, _triton_call, _vmap
 from ..block_mask import BlockMask
 
 _MAX_HEAD_DIM = 256
@@ -142,14 +141,15 @@ def _run(name, scale, mask, data, out):
     length, other_length = length.shape[1], other_length.shape[1]
     heads, head_dim = q.shape[2:]
     config = heuristics(name, head_dim, q.dtype, mask.block_q, mask.block_kv)
-    row_sizes = _sizes(mask.q_lengths, length, mask.block_q, config.tile)
-    other_sizes = _sizes(mask.kv_lengths, other_length, mask.block_kv, config.other_tile)
-    counts = mask.kv_counts
+    tiles = {"tile": config.tile, "step": config.other_tile}
+    read = _real_lists.of(mask, length, other_length, **tiles)
+    row_sizes = _real_lists.sizes(mask.q_lengths, length, mask.block_q, config.tile)
     lists = (
-        mask.kv_indices,
-        counts,
-        counts if row_sizes is None else row_sizes,  # something to point to
-        counts if other_sizes is None else other_sizes,
+        read.parts,
+        read.starts,
+        read.counts,
+        read.counts if row_sizes is None else row_sizes,  # something to point to
+        read.counts if read.sizes is None else read.sizes,
     )
     constants = {
         "SCALE": scale,
@@ -158,18 +158,18 @@ def _run(name, scale, mask, data, out):
         "D": head_dim,
         "BLOCK_D": _width(head_dim),
         "BLOCK": mask.block_q,
-        "OTHER_BLOCK": mask.block_kv,
+        "OTHER_BLOCK": read.part,
         "TILE": config.tile,
         "OTHER_TILE": config.other_tile,
         "ROW_RAGGED": row_sizes is not None,
-        "OTHER_RAGGED": other_sizes is not None,
+        "OTHER_RAGGED": read.sizes is not None,
     }
 
     def launch(data, lists):
-        _, counts, row_sizes, other_sizes = lists
+        parts, _, counts, row_sizes, other_sizes = lists
         batch = data[0].shape[0]
-        numbers = (length, other_length, mask.num_q_blocks, mask.num_kv_blocks, mask.capacity)
-        for array in (counts, row_sizes, other_sizes):
+        numbers = length, other_length
+        for array in (parts, counts, row_sizes, other_sizes):
             numbers += _strides(array)
         return _triton_call.call(
             getattr(triton_kernels, name),
@@ -185,16 +185,7 @@ def _run(name, scale, mask, data, out):
     return _vmap.merge_vmap(launch)(data, tuple(map(jnp.asarray, lists)))
 
 
-def _sizes(lengths, length, block, tile):
-    """Real tokens of each block, int32 [B|1, H|1, N]; None if no tile holds anything else."""
-    if lengths is None and length % block == 0 and block % tile == 0:
-        return None
-    first = np.arange(0, length, block, dtype=np.int32).reshape(1, 1, -1)
-    room = np.minimum(length - first, block).astype(np.int32)
-    return room if lengths is None else jnp.minimum(lengths, room)
-
-
 def _strides(array):
-    """Blocks from one batch item, and one head, to the next in [B|1, H|1, N, ...]."""
+    """Entries from one batch item, and one head, to the next in [B|1, H|1, N, ...]."""
     batch, heads, count = array.shape[:3]
     return (heads * count if batch > 1 else 0), (count if heads > 1 else 0)

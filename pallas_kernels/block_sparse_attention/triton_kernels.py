@@ -6,11 +6,13 @@ Exponents are in base 2. Nothing is added atomically, so the order of every sum 
 
 Arguments in lower case are pointers and integers, those in upper case are known at compile time.
 "row" is the side whose tile a program computes, "other" the side that it walks.
-  lists, counts: int32 [b, h, N, capacity] and [b, h, N].
-  row_sizes, other_sizes: real tokens of each block, int32 [b, h, N]; looked at if *_RAGGED.
-  rows, others: tokens of each side. num_rows, num_others: their blocks.
-  *_b, *_h: blocks from one batch item and head to the next; 0 where an array broadcasts.
-  BLOCK, TILE, OTHER_BLOCK, OTHER_TILE: tokens; the last tile of a block may reach beyond it.
+  parts, starts, counts: int32 [b, h, T], [b, h, tiles] and [b, h, tiles], of `RealLists`.
+  row_sizes, other_sizes: real tokens of each block of rows, and of each part of the other side,
+    int32 [b, h, N]; looked at if *_RAGGED.
+  rows, others: tokens of each side.
+  *_b, *_h: entries from one batch item and head to the next; 0 where an array broadcasts.
+  BLOCK, TILE, OTHER_BLOCK, OTHER_TILE: tokens, OTHER_BLOCK those of a part; the last tile of a
+    block or part may reach beyond it.
   BINARY_SCALE: of the exponents, |SCALE| log2(e), and positive: times -inf it is never NaN.
   *_RAGGED: some tile of that side holds tokens that are padding or beyond the end.
 """
@@ -39,12 +41,10 @@ def _size(sizes, block, BLOCK: tl.constexpr, RAGGED: tl.constexpr):
 
 
 @triton.jit
-def _visit(lists, step, listed, BLOCK: tl.constexpr, TILE: tl.constexpr):
-    """Block and tokens that a step of a walk reads; beyond what is listed, blocks in order."""
+def _visit(parts, step, BLOCK: tl.constexpr, TILE: tl.constexpr):
+    """Part, and tokens of it, that a step of a walk reads."""
     tiles: tl.constexpr = (BLOCK + TILE - 1) // TILE
-    slot = step // tiles
-    block = tl.load(lists + slot, mask=slot < listed, other=slot)
-    return block, step % tiles * TILE + tl.arange(0, TILE)
+    return tl.load(parts + step // tiles), step % tiles * TILE + tl.arange(0, TILE)
 
 
 @triton.jit
@@ -98,9 +98,8 @@ def _signed(x, SCALE: tl.constexpr):
 
 @triton.jit
 def forward(
-    q, k, v, lists, counts, row_sizes, other_sizes,
-    rows, others, num_rows, num_others, capacity,
-    lists_b, lists_h, row_b, row_h, other_b, other_h,
+    q, k, v, parts, starts, counts, row_sizes, other_sizes,
+    rows, others, parts_b, parts_h, tile_b, tile_h, row_b, row_h, other_b, other_h,
     out, lse, top_logit, log_total,
     SCALE: tl.constexpr, BINARY_SCALE: tl.constexpr, HEADS: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -118,11 +117,10 @@ def forward(
     at = (batch * rows + block * BLOCK) * STRIDE + head * D
     k += batch * others * STRIDE + head * D
     v += batch * others * STRIDE + head * D
-    row = batch * lists_b + head * lists_h + block
-    lists += row * capacity
+    tile = batch * tile_b + head * tile_h + tl.program_id(0)
+    parts += batch * parts_b + head * parts_h + tl.load(starts + tile)
+    count = tl.load(counts + tile)
     other_sizes += batch * other_b + head * other_h
-    count = tl.load(counts + row)
-    listed = tl.where(count < num_others, count, 0)
     row_sizes += batch * row_b + head * row_h
     real_q = tokens < _size(row_sizes, block, BLOCK, ROW_RAGGED)
     q_tile = _signed(_load(q + at, tokens, real_q, dims, STRIDE, D, ROW_RAGGED), SCALE)
@@ -131,7 +129,7 @@ def forward(
     total = tl.zeros([TILE], tl.float32)
     acc = tl.zeros([TILE, BLOCK_D], tl.float32)
     for step in range(count * STEPS):
-        other, keys = _visit(lists, step, listed, OTHER_BLOCK, OTHER_TILE)
+        other, keys = _visit(parts, step, OTHER_BLOCK, OTHER_TILE)
         real_k = keys < _size(other_sizes, other, OTHER_BLOCK, OTHER_RAGGED)
         there = other.to(tl.int64) * (OTHER_BLOCK * STRIDE)
         k_tile = _load(k + there, keys, real_k, dims, STRIDE, D, OTHER_RAGGED)
@@ -161,9 +159,8 @@ def forward(
 
 @triton.jit
 def backward_q(
-    q, k, v, out, top_logit, log_total, d_out, d_lse, lists, counts, row_sizes, other_sizes,
-    rows, others, num_rows, num_others, capacity,
-    lists_b, lists_h, row_b, row_h, other_b, other_h,
+    q, k, v, out, top_logit, log_total, d_out, d_lse, parts, starts, counts, row_sizes, other_sizes,
+    rows, others, parts_b, parts_h, tile_b, tile_h, row_b, row_h, other_b, other_h,
     dq, delta,
     SCALE: tl.constexpr, BINARY_SCALE: tl.constexpr, HEADS: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -178,11 +175,10 @@ def backward_q(
     at = (batch * rows + block * BLOCK) * STRIDE + head * D
     k += batch * others * STRIDE + head * D
     v += batch * others * STRIDE + head * D
-    row = batch * lists_b + head * lists_h + block
-    lists += row * capacity
+    tile = batch * tile_b + head * tile_h + tl.program_id(0)
+    parts += batch * parts_b + head * parts_h + tl.load(starts + tile)
+    count = tl.load(counts + tile)
     other_sizes += batch * other_b + head * other_h
-    count = tl.load(counts + row)
-    listed = tl.where(count < num_others, count, 0)
     row_sizes += batch * row_b + head * row_h
     exists = (tokens < BLOCK) & (block * BLOCK + tokens < rows)
     numbers = (batch * HEADS + head) * rows + block * BLOCK + tokens
@@ -200,7 +196,7 @@ def backward_q(
 
     acc = tl.zeros([TILE, BLOCK_D], tl.float32)
     for step in range(count * STEPS):
-        other, keys = _visit(lists, step, listed, OTHER_BLOCK, OTHER_TILE)
+        other, keys = _visit(parts, step, OTHER_BLOCK, OTHER_TILE)
         real_k = keys < _size(other_sizes, other, OTHER_BLOCK, OTHER_RAGGED)
         there = other.to(tl.int64) * (OTHER_BLOCK * STRIDE)
         k_tile = _load(k + there, keys, real_k, dims, STRIDE, D, OTHER_RAGGED)
@@ -217,9 +213,8 @@ def backward_q(
 
 @triton.jit
 def backward_kv(
-    q, k, v, top_logit, log_total, d_out, delta, lists, counts, row_sizes, other_sizes,
-    rows, others, num_rows, num_others, capacity,
-    lists_b, lists_h, row_b, row_h, other_b, other_h,
+    q, k, v, top_logit, log_total, d_out, delta, parts, starts, counts, row_sizes, other_sizes,
+    rows, others, parts_b, parts_h, tile_b, tile_h, row_b, row_h, other_b, other_h,
     dk, dv,
     SCALE: tl.constexpr, BINARY_SCALE: tl.constexpr, HEADS: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -238,22 +233,20 @@ def backward_kv(
     top_logit += numbers
     log_total += numbers
     delta += numbers
-    row = batch * lists_b + head * lists_h + block
-    lists += row * capacity
+    tile = batch * tile_b + head * tile_h + tl.program_id(0)
+    parts += batch * parts_b + head * parts_h + tl.load(starts + tile)
+    count = tl.load(counts + tile)
     other_sizes += batch * other_b + head * other_h
-    count = tl.load(counts + row)
-    listed = tl.where(count < num_others, count, 0)
     row_sizes += batch * row_b + head * row_h
-    size = _size(row_sizes, block, BLOCK, ROW_RAGGED)
-    real_k = tokens < size
+    real_k = tokens < _size(row_sizes, block, BLOCK, ROW_RAGGED)
     k_tile = _signed(_load(k + at, tokens, real_k, dims, STRIDE, D, ROW_RAGGED), SCALE)
     v_tile = _load(v + at, tokens, real_k, dims, STRIDE, D, ROW_RAGGED)
 
     acc_k = tl.zeros([TILE, BLOCK_D], tl.float32)
     acc_v = tl.zeros([TILE, BLOCK_D], tl.float32)
     # A real query that lists a real key has a finite top; without one the walk could meet others.
-    for step in range(tl.where(size > 0, count, 0) * STEPS):
-        other, queries = _visit(lists, step, listed, OTHER_BLOCK, OTHER_TILE)
+    for step in range(count * STEPS):
+        other, queries = _visit(parts, step, OTHER_BLOCK, OTHER_TILE)
         real_q = queries < _size(other_sizes, other, OTHER_BLOCK, OTHER_RAGGED)
         there = other.to(tl.int64) * OTHER_BLOCK
         q_tile = _load(q + there * STRIDE, queries, real_q, dims, STRIDE, D, OTHER_RAGGED)

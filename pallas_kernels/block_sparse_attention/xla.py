@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import _tiles
+from .. import _real_lists, _tiles
 from ..block_mask import BlockMask
 from ._walk import Plan, over_heads, pick
+
+# Of parts that hold no key; where fewer are empty, the larger products of blocks are worth more.
+_EMPTY_SHARE = 1 / 16
 
 
 def block_sparse_attention(
@@ -22,19 +25,36 @@ def block_sparse_attention(
     dtype = q.dtype
     if dtype == jnp.float16:  # the range of float16 cannot hold unshifted weights
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    out, lse = _attention(scale, q, k, v, jax.tree.map(jnp.asarray, mask))
+    lists = plan_lists(mask, q.shape[1], k.shape[1])
+    out, lse = _attention(scale, q, k, v, *jax.tree.map(jnp.asarray, (mask, lists)))
     return out.astype(dtype), lse
 
 
+def plan_lists(mask: BlockMask, length_q: int, length_kv: int) -> _real_lists.RealLists:
+    """What query blocks read: parts of blocks where the host knows that it pays, or whole ones.
+
+    Queries stay in blocks. Each fetches what it reads, and three tiles of 128 would fetch the same
+    three times: a third more time for each pair, which the padding of few videos outweighs.
+    """
+    lengths = mask.kv_lengths
+    # The same for all heads, or a head could have other bits alone than among others.
+    known = lengths is None or (isinstance(lengths, np.ndarray) and lengths.shape[1] == 1)
+    of = functools.partial(_real_lists.of, mask, length_q, length_kv, tile=mask.block_q)
+    lists = of(step=1 if known else mask.block_kv)
+    if known and lists.sizes is not None and (lists.sizes == 0).mean() < _EMPTY_SHARE:
+        return of(step=mask.block_kv)
+    return lists
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(scale, q, k, v, mask):
-    return _forward(scale, q, k, v, mask)[0]
+def _attention(scale, q, k, v, mask, lists):
+    return _forward(scale, q, k, v, mask, lists)[0]
 
 
-def _forward(scale, q, k, v, mask):
-    plan = Plan.of(mask)
-    q_real, k, v, bias = _without_padding(q, k, v, mask)
-    q_rows, *keys = _blocks_of(q_real, k, v, mask)
+def _forward(scale, q, k, v, mask, lists):
+    plan = _plan(mask, lists)
+    q_real, k, v, bias = _without_padding(q, k, v, mask, lists)
+    q_rows, *keys = _cut(q_real, k, v, mask, lists)
     longest_key, longest_value = (_tiles.longest(x).max(-1)[..., None, None] for x in keys)
     untame = _tiles.untame(q_rows, longest_key, longest_value, scale)
 
@@ -70,32 +90,32 @@ def _forward(scale, q, k, v, mask):
         out, log_total = _tiles.normalise(total, acc)
         return (), (out.astype(q.dtype), shift, log_total)
 
-    row, rows = (plan.block_q,), q.shape[0] * q.shape[2] * plan.num_rows
+    row, rows = (plan.tile,), q.shape[0] * q.shape[2] * plan.num_rows
     fresh = (-jnp.inf, row), (0.0, row), (0.0, (*row, q.shape[-1]))
     sums = jnp.zeros((rows, *row), np.float32)
     results = [jnp.zeros((*sums.shape, q.shape[-1]), q.dtype), sums, sums]
-    _, (out, shift, log_total) = over_heads(mask, plan, q, fresh, lead, group, (), results)
+    _, (out, shift, log_total) = over_heads(lists, plan, q, fresh, lead, group, (), results)
     out = _from_blocks(out, q.shape[1])
     if mask.q_lengths is not None:
-        real = mask.real_queries(plan.block_q * mask.num_q_blocks)
+        real = mask.real_queries(mask.block_q * mask.num_q_blocks)
         log_total = jnp.where(real.reshape(*real.shape[:2], -1, *row), log_total, jnp.inf)
         real = real[..., : q.shape[1]].swapaxes(1, 2)
         out = jnp.where(real[..., None], out, jnp.zeros((), q.dtype))
     lse = _tiles.log_sum_exp(shift, log_total).reshape(*shift.shape[:2], -1)[..., : q.shape[1]]
-    return (out, lse), (q, k, v, mask, out, shift, log_total)
+    return (out, lse), (q, k, v, mask, lists, out, shift, log_total)
 
 
 def _backward(scale, residuals, cotangents):
-    q, k, v, mask, out, shift, log_total = residuals
+    q, k, v, mask, lists, out, shift, log_total = residuals
     d_out, d_lse = cotangents
-    plan = Plan.of(mask)
+    plan = _plan(mask, lists)
     live = _from_blocks(log_total[..., None], q.shape[1]) < jnp.inf
     d_out = jnp.where(live, d_out, jnp.zeros((), q.dtype))
     delta = jnp.einsum("blhd,blhd->blh", d_out, out, preferred_element_type=jnp.float32)
     delta = jnp.where(live[..., 0], delta - d_lse.swapaxes(1, 2), 0.0)
-    q_real, k, v, bias = _without_padding(q, k, v, mask)
-    q_rows, *keys = _blocks_of(q_real, k, v, mask)
-    d_rows, delta = (_to_blocks(x, plan.block_q) for x in (d_out, delta))
+    q_real, k, v, bias = _without_padding(q, k, v, mask, lists)
+    q_rows, *keys = _cut(q_real, k, v, mask, lists)
+    d_rows, delta = (_to_blocks(x, plan.tile, q_rows.shape[2]) for x in (d_out, delta))
     per_query = q_rows, d_rows, shift, log_total, delta
 
     def visit_all(d_kv, walk, sums):
@@ -114,25 +134,32 @@ def _backward(scale, residuals, cotangents):
         d_kv, (dq,) = visit_all(d_kv, walk, sums)
         return d_kv, ((dq * np.float32(scale)).astype(q.dtype),)
 
-    row, rows = (plan.block_q, q.shape[-1]), q.shape[0] * q.shape[2] * plan.num_rows
-    shape = np.prod(keys[0].shape[:3]), 2, q.shape[-1], mask.block_kv
+    row, rows = (plan.tile, q.shape[-1]), q.shape[0] * q.shape[2] * plan.num_rows
+    shape = np.prod(keys[0].shape[:3]), 2, q.shape[-1], lists.part
     d_kv = jnp.zeros(shape, np.float32)
     results = [jnp.zeros((rows, *row), q.dtype)]
     fresh = ((0.0, row),)
-    d_kv, (dq,) = over_heads(mask, plan, q, fresh, visit_all, group, d_kv, results)
+    d_kv, (dq,) = over_heads(lists, plan, q, fresh, visit_all, group, d_kv, results)
     dk, dv = (d_kv[:, i].swapaxes(-1, -2).reshape(keys[i].shape) for i in (0, 1))
     dk, dv = (_from_blocks(x, k.shape[1]).astype(q.dtype) for x in (dk * np.float32(scale), dv))
-    return _from_blocks(dq, q.shape[1]), dk, dv, None
+    return _from_blocks(dq, q.shape[1]), dk, dv, None, None
 
 
 _attention.defvjp(_forward, _backward)
 
 
-def _blocks_of(q, k, v, mask):
-    return [
-        _to_blocks(x, block)
-        for x, block in ((q, mask.block_q), (k, mask.block_kv), (v, mask.block_kv))
-    ]
+def _plan(mask, lists):
+    return Plan.of(lists, mask.block_q * mask.num_q_blocks // lists.counts.shape[-1])
+
+
+def _cut(q, k, v, mask, lists):
+    """q in tiles, k and v in parts."""
+    tiles, parts = lists.counts.shape[-1], mask.num_kv_blocks * (mask.block_kv // lists.part)
+    sizes = (
+        (q, mask.block_q * mask.num_q_blocks // tiles, tiles),
+        *((x, lists.part, parts) for x in (k, v)),
+    )
+    return [_to_blocks(x, size, count) for x, size, count in sizes]
 
 
 def _add_blocks(sums, tiles, rows):
@@ -147,8 +174,8 @@ def _add_blocks(sums, tiles, rows):
     return lax.fori_loop(0, rows.size, add, sums)
 
 
-def _without_padding(q, k, v, mask):
-    """q, k, v with padding zeroed, and the bias of keys, float32 [B|1, H|1, Nk, block]."""
+def _without_padding(q, k, v, mask, lists):
+    """q, k, v with padding zeroed, and the bias of keys, float32 [B|1, H|1, parts, part]."""
     lq, lk = q.shape[1], k.shape[1]
     zero = jnp.zeros((), q.dtype)
     if (real_q := mask.real_queries(lq)) is not None:
@@ -157,7 +184,8 @@ def _without_padding(q, k, v, mask):
         k, v = (jnp.where(real_kv.swapaxes(1, 2)[..., None], x, zero) for x in (k, v))
     real_kv = jnp.ones((1, 1, lk), bool) if real_kv is None else real_kv
     bias = jnp.where(real_kv, np.float32(0), np.float32(-np.inf)).swapaxes(1, 2)
-    return q, k, v, _to_blocks(bias, mask.block_kv, -np.inf)
+    parts = mask.num_kv_blocks * (mask.block_kv // lists.part)
+    return q, k, v, _to_blocks(bias, lists.part, parts, -np.inf)
 
 
 def _pad(x, length, fill=0):
@@ -167,9 +195,8 @@ def _pad(x, length, fill=0):
     return jnp.pad(x, pad, constant_values=fill)
 
 
-def _to_blocks(x, block, fill=0):
-    """[B, L, H, ...] to [B, H, N, block, ...]."""
-    count = -(-x.shape[1] // block)
+def _to_blocks(x, block, count, fill=0):
+    """[B, L, H, ...] to [B, H, count, block, ...]."""
     x = _pad(x, count * block, fill).swapaxes(1, 2)
     # Transposed here, once, and not again by every user with a layout of its own.
     return lax.optimization_barrier(x.reshape(*x.shape[:2], count, block, *x.shape[3:]))

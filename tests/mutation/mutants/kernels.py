@@ -173,12 +173,26 @@ MUTANTS = [
         ),
     ),
     *of(
-        "pallas_kernels/block_sparse_attention/triton.py",
+        "pallas_kernels/_real_lists.py",
         (
             "if lengths is None and length % block == 0 and block % tile == 0:",
             "if lengths is None and length % block == 0:",
             "tiles that overhang a block are not masked",
         ),
+        ("counts = xp.where(real_q > 0, counts, 0)", "pass", "padded queries read their lists"),
+        (
+            "real & xp.repeat(listed, parts, -1)",
+            "xp.repeat(listed, parts, -1)",
+            "parts that hold only padding stay listed",
+        ),
+        (
+            "xp.where(full[..., 0], most[..., None], short)",
+            "xp.where(full[..., 0], np.int32(mask.num_kv_blocks), short)",
+            "full rows count blocks where parts are listed",
+        ),
+    ),
+    *of(
+        "pallas_kernels/block_sparse_attention/triton.py",
         (
             "(heads * count if batch > 1 else 0)",
             "(count if batch > 1 else 0)",

@@ -32,11 +32,12 @@ def verdict(structure: str, without: str) -> str:
     q = jnp.asarray(rng.standard_normal((1, 256, 1, 64)), jnp.bfloat16)
     k, v = (jnp.asarray(rng.standard_normal((1, 192, 1, 64)), jnp.bfloat16) for _ in range(2))
     mask = BlockMask.full(256 // block_q, 3, block_q=block_q, block_kv=64)
-    plan = mosaic_gpu.plan_work(mask, 1, 1, config, 1)
+    lists = mosaic_gpu.plan_lists(mask, q, k, config)
+    plan = mosaic_gpu.plan_work(lists, 1, 1, config, 1)
 
     def call(q, k, v):
-        mask_and_plan = jax.tree.map(jnp.asarray, (mask, plan))
-        return mosaic_gpu.launch(0.125, config, q, k, v, *mask_and_plan, without=without)
+        planned = jax.tree.map(jnp.asarray, (mask, lists, plan))
+        return mosaic_gpu.launch(0.125, config, q, k, v, *planned, without=without)
 
     expected, _ = reference.block_sparse_attention(q, k, v, mask, scale=0.125)
 

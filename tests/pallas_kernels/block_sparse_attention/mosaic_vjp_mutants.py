@@ -25,10 +25,11 @@ def verdict(structure: str, without: str) -> str:
     x, y, u, w = draw(128), draw(128), draw(256), draw(256)
     stats = jnp.full((1, 1, 2, 128 if config.sums == 1 else 256), 0.5)
     mask = BlockMask.full(128 // block, 4, block_q=block, block_kv=64)
+    lists = mosaic_gpu_vjp.plan_lists(mask, 128, 256, config)
 
     def call(*arrays):
         return mosaic_gpu_vjp.launch(
-            1.0, config, arrays[:2], arrays[2:4], arrays[4], mask, without=without
+            1.0, config, arrays[:2], arrays[2:4], arrays[4], lists, without=without
         )
 
     arrays = x, y, u, w, stats

@@ -8,7 +8,7 @@ import pytest
 
 from pallas_kernels import BlockMask, _hopper, _interpret, block_sparse_attention
 from pallas_kernels.block_sparse_attention import mosaic_gpu, reference
-from tests import mosaic
+from tests import mosaic, undropped
 
 GEOMETRIES = [
     (d, q, kv)
@@ -56,7 +56,9 @@ def test_the_plan_takes_every_tile_once_and_long_ones_first(workers, traced):
     config = mosaic_gpu.Config(64, stages=2)
 
     def plan(mask):
-        return mosaic_gpu.plan_work(mask, 2, 3, config, workers)
+        q, k = (jax.ShapeDtypeStruct((2, length, 3, 64), "bfloat16") for length in (640, 1920))
+        lists = mosaic_gpu.plan_lists(mask, q, k, config)
+        return mosaic_gpu.plan_work(lists, 2, 3, config, workers)
 
     tiles, turns = jax.jit(plan)(mask) if traced else plan(mask)
     taken = [np.asarray(row[:n]) for row, n in zip(tiles, turns, strict=True)]
@@ -208,3 +210,22 @@ def test_logits_that_all_overflow_downwards_count_as_no_key():
         np.testing.assert_allclose(
             *(np.asarray(x, np.float32) for x in (got, want)), rtol=0.01, atol=0.01
         )
+
+
+# Parts of blocks and whole blocks that are empty, lists of one's own and shared ones.
+@mosaic.needs_interpreter
+@pytest.mark.parametrize(("block_q", "block_kv"), [(128, 256), (64, 64)])
+def test_leaving_padding_out_changes_no_bit(block_q, block_kv):
+    *arrays, mask = undropped.problem(block_q, block_kv, jnp.bfloat16, heads=1, head_dim=64)
+    attend = functools.partial(mosaic_gpu.attention, scale=0.2, num_sms=3)
+
+    def run(mask):
+        call = jax.jit(undropped.everything(lambda q, k, v, mask: attend(q, k, v, mask)))
+        return _interpret.run(call, *arrays, mask)[0]
+
+    got = run(mask)
+    with undropped.lists():
+        expected = run(mask)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert jnp.abs(a.astype(jnp.float32)).max() > 0

@@ -128,9 +128,10 @@ def test_lowers_for_cuda(head_dim, config):
     queries = x if config.sums == 1 else u
     stats = jax.ShapeDtypeStruct((1, 2, 2, queries.shape[1]), jnp.float32)
     mask = BlockMask.full(2, 2, block_q=config.rows, block_kv=2 * config.tile)
+    lists = mosaic_gpu_vjp.plan_lists(mask, x.shape[1], u.shape[1], config)
 
     def call(x, u, stats):
-        return mosaic_gpu_vjp.launch(0.1, config, [x, x], [u, u], stats, mask, clamp=True)
+        return mosaic_gpu_vjp.launch(0.1, config, [x, x], [u, u], stats, lists, clamp=True)
 
     assert "mosaic_gpu" in mosaic.lower_for_cuda(call, x, u, stats)
 

@@ -1,10 +1,12 @@
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pallas_kernels import BlockMask, _triton_call, block_sparse_attention
 from pallas_kernels.block_sparse_attention import triton
-from tests import triton_interpreter
+from tests import triton_interpreter, undropped
 from tests.conformance.op_suite import BlockSparseAttentionSuite
 
 
@@ -23,6 +25,17 @@ class TestTriton(BlockSparseAttentionSuite):
         out, lse = block_sparse_attention(x[:, :8], x, x, mask, scale=0.0, implementation="triton")
         np.testing.assert_allclose(out, np.full((1, 8, 1, 1), np.arange(11).mean()), rtol=1e-6)
         np.testing.assert_allclose(lse, np.full((1, 1, 8), np.log(11)), rtol=1e-6)
+
+    @pytest.mark.parametrize(("block_q", "block_kv"), [(256, 384), (24, 40)])
+    def test_leaving_padding_out_changes_no_bit(self, block_q, block_kv):
+        *arrays, mask = undropped.problem(block_q, block_kv, jnp.float32, heads=2, head_dim=16)
+        attend = functools.partial(block_sparse_attention, implementation="triton")
+        got = undropped.everything(attend)(*arrays, mask)
+        with undropped.lists():
+            expected = undropped.everything(attend)(*arrays, mask)
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert jnp.abs(a).max() > 0
 
     def test_refuses_wide_heads(self):
         x = jnp.zeros((1, 8, 1, 257))

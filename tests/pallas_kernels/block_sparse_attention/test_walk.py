@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from pallas_kernels import BlockMask
+from pallas_kernels import BlockMask, _real_lists
 from pallas_kernels.block_sparse_attention import _walk
 
 BLOCK = 128
@@ -16,7 +16,8 @@ def visits(mask, batch, heads):
     """How often each key block is visited for each query block, and the steps taken, by `over_heads`."""
     nq, nk = mask.num_q_blocks, mask.num_kv_blocks
     q = jnp.zeros((batch, nq * BLOCK, heads, 1))
-    plan = _walk.Plan.of(mask)
+    lists = _real_lists.of(mask, nq * BLOCK, nk * BLOCK, tile=BLOCK, step=BLOCK)
+    plan = _walk.Plan.of(lists, BLOCK)
     keys = [jnp.zeros((batch, heads, nk, BLOCK, 1))] * 2
     bias = jnp.zeros((1, 1, nk, BLOCK))
 
@@ -32,10 +33,10 @@ def visits(mask, batch, heads):
     results = [jnp.zeros((batch * heads * plan.num_rows, nk))]
     fresh = ((0.0, (nk,)),)
 
-    def run(mask):
-        return _walk.over_heads(mask, plan, q, fresh, count, count, jnp.int32(0), results)
+    def run(lists):
+        return _walk.over_heads(lists, plan, q, fresh, count, count, jnp.int32(0), results)
 
-    steps, (counts,) = jax.jit(run)(jax.tree.map(jnp.asarray, mask))
+    steps, (counts,) = jax.jit(run)(jax.tree.map(jnp.asarray, lists))
     return np.asarray(counts), int(steps), plan
 
 
