@@ -128,10 +128,9 @@ def arrays(out) -> list[np.ndarray]:
     ("kind", "flags"),
     [
         ("generate", GENERATE),
-        ("train", TRAIN),
-        pytest.param(
-            "finetune", FINETUNE, marks=pytest.mark.slow
-        ),  # saves and resumes through `experiments.training`, as train does
+        # Both save and resume through `experiments.training`, which test_train_tiny tests on one host.
+        pytest.param("train", TRAIN, marks=pytest.mark.slow),
+        pytest.param("finetune", FINETUNE, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(kind, flags, inputs, tmp_path):
