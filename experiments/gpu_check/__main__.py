@@ -103,7 +103,8 @@ def _steps(config, started: float) -> None:
         print(said, flush=True)
     if any(result.outcome == "wrong" for result in results):
         sys.exit(flags.WRONG)
-    if not all(summary.is_expected(result) for result in results) or seconds > 60 * minutes:
+    late = seconds > 60 * minutes and any(result.limit_s for result in results)
+    if late or not all(summary.is_expected(result) for result in results):
         sys.exit(flags.FAILED)
 
 

@@ -39,7 +39,7 @@ def folder(monkeypatch, tmp_path):
 
 
 def test_every_part_runs_and_records(folder, capsys):
-    cases = ["S1", "D1_512_64", *checks.IN_DRY_RUNS, "V4_own_out", "sta"]
+    cases = ["S1", "D1_512_64", *checks.IN_DRY_RUNS, "mass_stages", "sta"]
     # `reference` compiles in a quarter of the time that `xla` takes, and what is done with either is the same.
     how = ["--implementation", "reference", "--part", *flags.PARTS, "--case", *cases]
     gpu_check.main([*DRY, *how])
@@ -63,10 +63,8 @@ def test_every_part_runs_and_records(folder, capsys):
         row["candidate"] for row in timings if row["part"] == "layer"
     }
     tuned = {row["candidate"]: row for row in timings if row["part"] == "tune"}
-    assert set(tuned) == {"in use", "V4_own_out"}
-    assert tuned["in use"]["table"] == {
-        "block_sparse_attention,128,64,64,bfloat16": {"stages": 2, "own_out": True}
-    }
+    assert set(tuned) == {"in use", "mass_stages"}
+    assert tuned["in use"]["table"] == {"block_mass,128,128,128,bfloat16": {"stages": 2}}
     (step,) = [row for row in timings if row["part"] == "denoise"]
     assert (step["candidate"], step["case"]) == ("denoising step, sta", "hunyuanvideo")
     outcomes = [row["outcome"] for row in rows if "check" in row]

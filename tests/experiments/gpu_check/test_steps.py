@@ -48,7 +48,7 @@ def test_every_step_is_a_command(step, dry_run):
     assert parsed.case == step.case[: 1 if dry_run else None]
     assert set(parsed.case) <= {*checks.SMALL, *CASES, *tune.CANDIDATES, *tune.METHODS}
     assert (parsed.dtype, parsed.seed, parsed.torch, parsed.dry_run) == (("float16",), 5, True, dry_run)  # fmt: skip
-    assert parsed.implementation == (() if dry_run else ("mosaic_gpu", "cudnn"))
+    assert parsed.implementation == (("reference",) if dry_run else ("mosaic_gpu", "cudnn"))
     assert parsed.rounds == (1 if dry_run else 3)
     assert parsed.record == (step.part != "launch")
 
