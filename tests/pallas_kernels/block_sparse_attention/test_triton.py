@@ -26,9 +26,8 @@ class TestTriton(BlockSparseAttentionSuite):
         np.testing.assert_allclose(out, np.full((1, 8, 1, 1), np.arange(11).mean()), rtol=1e-6)
         np.testing.assert_allclose(lse, np.full((1, 1, 8), np.log(11)), rtol=1e-6)
 
-    @pytest.mark.parametrize(("block_q", "block_kv"), [(256, 384), (24, 40)])
-    def test_leaving_padding_out_changes_no_bit(self, block_q, block_kv):
-        *arrays, mask = undropped.problem(block_q, block_kv, jnp.float32, heads=2, head_dim=16)
+    def test_leaving_padding_out_changes_no_bit(self):
+        *arrays, mask = undropped.problem(24, 192, jnp.float32, heads=1, head_dim=16)
         attend = functools.partial(block_sparse_attention, implementation="triton")
         got = undropped.everything(attend)(*arrays, mask)
         with undropped.lists():
