@@ -248,22 +248,15 @@ def launch(
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     (b, lq, h, d), lk = q.shape, k.shape[1]
-    padded_q, padded_kv = (
-        mask.num_q_blocks * mask.block_q,
-        mask.num_kv_blocks * mask.block_kv,
-    )
+    padded_q = mask.num_q_blocks * mask.block_q
+    padded_kv = mask.num_kv_blocks * mask.block_kv
     if (real := mask.real_keys(lk)) is not None:
         v = jnp.where(real.swapaxes(1, 2)[..., None], v, jnp.zeros((), v.dtype))
     q, k, v = _pad(q, padded_q), _pad(k, padded_kv), _pad(v, padded_kv)
 
-    problem = device.Problem(
-        config,
-        scale * _hopper.LOG2E,
-        mask.block_q,
-        lists.part,
-        _interpret.active(),
-        without,
-    )
+    factor = scale * _hopper.LOG2E
+    how = _interpret.active(), without
+    problem = device.Problem(config, factor, mask.block_q, lists.part, *how)
     c, r = config.consumers, config.streams * config.stages
     tiles = (c, device.ROWS, d), (r, config.tile_kv, d)
     per_slot = c if config.shared else 1
