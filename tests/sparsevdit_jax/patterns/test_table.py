@@ -133,7 +133,7 @@ def test_a_step_outside_the_table_is_refused_and_a_traced_one_uses_its_nearest_r
     ("library", "choice", "match"),
     [
         ((Skip(),), ((0, 1),), r"choice holds \[1\], but the library has 1 patterns, 0..0"),
-        ((Skip(),), ((0, -1),), r"choice holds \[-1\]"),
+        ((Skip(),), ((0, -1),), r"choice=\(0, -1\) must be whole numbers"),
         ((Skip(),), ((0,), (0, 0)), r"choice has rows of \[1, 2\] heads"),
         ((Skip(),), (), r"choice has rows of \[\] heads"),
         (("skip",), ((0,),), "library holds 'skip'; its members must be block-sparse"),
