@@ -160,7 +160,8 @@ def test_all_groups_are_there(rows):
 )
 def test_computed_values(rows, system, group, name, value):
     (row,) = (r for r in rows if (r.system, r.group, r.name) == (system, group, name))
-    assert row.computed.value == pytest.approx(value, rel=1e-5)
+    # The values above are written with five or six digits: half a unit of the last is up to 1.2e-5 of them.
+    assert row.computed.value == pytest.approx(value, rel=2.5e-5)
 
 
 def test_head_adaptive_sparsity_keeps_the_mean():

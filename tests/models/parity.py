@@ -102,9 +102,10 @@ class Recorder:
             yield self
 
 
-def assert_close(got, want, roundings: float, what: str, more: float = 0.0) -> None:
+def assert_close(got, want, roundings: float, what: str, more: float = 0.0, near: str = "") -> None:
     """`got` is diffusers' `want` up to `roundings` in a row, counted as `tolerances.rounding` says."""
-    tolerances.assert_rounding_apart(got, want, roundings, f"{what} beside diffusers'", more=more)
+    what = f"{what} beside diffusers'"
+    tolerances.assert_rounding_apart(got, want, roundings, what, more=more, near=near)
 
 
 def of_angle(*angles) -> float:

@@ -25,7 +25,7 @@ def test_published_work(name, tokens, density, tflop, floor_ms):
     case = CASES[name]
     found = float(case.mask().density())
     assert case.tokens == tokens
-    assert found == pytest.approx(density, rel=2e-3)
+    assert found == pytest.approx(density, rel=3e-3)  # written with three digits
     flops = case.flops(found)
     assert flops / 1e12 == pytest.approx(tflop, rel=6e-3)
     assert flops / PEAK_TFLOPS / 1e9 == pytest.approx(floor_ms, rel=1e-2)

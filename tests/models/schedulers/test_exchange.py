@@ -28,7 +28,8 @@ def test_flow_schedulers_keep_the_shift():
     assert exchange_scheduler(UNIPC, "FlowMatchEulerDiscreteScheduler").config.shift == 3.0
     sigmas = np.linspace(1, 0, 9)[:-1]
     levels = [s.set_timesteps(8, sigmas).sigmas for s in (EULER, unipc)]
-    np.testing.assert_allclose(*levels, atol=1e-6)
+    # UniPC begins 1e-6 below 1, as in diffusers.
+    np.testing.assert_allclose(*levels, rtol=0, atol=2.5e-6)
 
 
 def test_cogvideoxs_keep_their_configuration():

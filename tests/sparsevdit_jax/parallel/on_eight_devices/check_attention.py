@@ -70,7 +70,22 @@ def run(pattern, q, k, v, d_out):
     return searched, out, state, grads
 
 
-@pytest.mark.parametrize("name", CASES)
+# Each way over devices and each kind of pattern; the other pairs of them are for make test-all.
+FEW = {
+    "dense",
+    "dense in a ring",
+    "windows",
+    "adaspa, padded heads",
+    "adaspa in a ring",
+    "modes, groups in rings",
+    "table",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+)
 def test_values_are_those_of_one_device(name):
     pattern, heads, axes = CASES[name]
     inputs = arrays(heads)
@@ -78,12 +93,12 @@ def test_values_are_those_of_one_device(name):
     with jax.set_mesh(parallel.make_mesh(**axes)):
         found = run(pattern, *inputs)
     # Whole heads are reduced in one order wherever they are. A ring adds up to 8 partial results,
-    # each a rounding of output and sum; a gradient is a sum of up to 215 products.
+    # each a rounding of logit, exponential, output and sum; a gradient is a sum of up to 215 products.
     eps = np.finfo(np.float32).eps
     for a, b in zip(jax.tree.leaves(found[:3]), jax.tree.leaves(expected[:3]), strict=True):
         if "ring" in name and a.dtype == np.float32:
             np.testing.assert_allclose(
-                a, b, rtol=0, atol=2 * 8 * eps * np.abs(b[np.isfinite(b)]).max()
+                a, b, rtol=0, atol=4 * 8 * eps * np.abs(b[np.isfinite(b)]).max()
             )
         else:
             np.testing.assert_array_equal(a, b)

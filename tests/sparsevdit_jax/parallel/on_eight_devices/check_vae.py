@@ -45,7 +45,7 @@ def close(found, expected):
     ("name", "frames", "tile", "sends"),
     [
         pytest.param("wan", 9, None, "collective-permute", marks=pytest.mark.slow),
-        ("wan", 8, None, "collective-permute"),  # does not divide
+        pytest.param("wan", 8, None, "collective-permute", marks=pytest.mark.slow),
         pytest.param("wan", 12, None, "collective-permute", marks=pytest.mark.slow),  # three each
         ("wan", 19, None, "collective-permute"),  # two at a time, three times
         ("wan", 4, None, "collective-permute"),  # two on a device, none on the others
@@ -71,7 +71,7 @@ def test_decoding_is_that_of_one_device(vaes, name, frames, tile, sends):
     assert sends in sent if sends else not sent
 
 
-@pytest.mark.parametrize("name", ["wan", "cogvideox"])
+@pytest.mark.parametrize("name", ["wan", pytest.param("cogvideox", marks=pytest.mark.slow)])
 def test_two_clips_on_both_axes_of_a_mesh(vaes, name):
     vae, z = vaes[name], latents(name, 11, batch=2)
     expected = vae.decode(z)
@@ -80,7 +80,9 @@ def test_two_clips_on_both_axes_of_a_mesh(vaes, name):
     close(found, expected)
 
 
-@pytest.mark.parametrize("name", LATENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param("wan", marks=pytest.mark.slow), "cogvideox", "hunyuan"]
+)
 def test_chunks_come_at_once(vaes, name):
     vae, z = vaes[name], latents(name, 5)
     expected = jnp.concatenate(list(vae.decode_chunks(z)), 2)
@@ -103,7 +105,9 @@ def test_gradients_cross_devices(vaes):
             close(jax.jit(jax.grad(loss), static_argnums=1)(z, remat), expected)
 
 
-@pytest.mark.parametrize(("name", "tile"), [("cogvideox", None), ("wan", WIDE)])
+@pytest.mark.parametrize(
+    ("name", "tile"), [("cogvideox", None), pytest.param("wan", WIDE, marks=pytest.mark.slow)]
+)
 def test_encoding_is_that_of_one_device(vaes, name, tile):
     video = np.random.default_rng(1).uniform(-1, 1, (1, 3, 33, 32, 48)).astype(np.float32)
     expected = vaes[name].encode(jnp.asarray(video), tile=tile)
@@ -124,7 +128,9 @@ def test_only_the_frames_before_travel(vaes):
     assert found["collective-permute"]["count"] in (convolutions, convolutions + 1)
 
 
-@pytest.mark.parametrize(("name", "first"), [("wan", 1), ("cogvideox", 2)])
+@pytest.mark.parametrize(
+    ("name", "first"), [pytest.param("wan", 1, marks=pytest.mark.slow), ("cogvideox", 2)]
+)
 def test_a_long_clip_takes_the_activations_of_a_turn(vaes, name, first):
     def memory(turns):
         z = latents(name, first + 4 * turns)
