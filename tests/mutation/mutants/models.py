@@ -74,10 +74,10 @@ MUTANTS = [
         ),
     ),
     *of(
-        "models/pretrained.py",
+        "models/keys.py",
         (
-            "        if files.shapes[name] != slots[name].shape\n",
-            "        if len(files.shapes[name]) != len(slots[name].shape)\n",
+            "        if shapes[name] != slots[name].shape\n",
+            "        if len(shapes[name]) != len(slots[name].shape)\n",
             "only the rank of a tensor is compared",
         ),
     ),
