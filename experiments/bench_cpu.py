@@ -22,7 +22,7 @@ import numpy as np
 from experiments import command
 from experiments.record import Run
 from pallas_kernels import BlockMask, block_sparse_attention, dense_attention
-from sparsevdit_jax import Phase, StepContext, VideoGrid, sparse_attention
+from sparsevdit_jax import KernelOptions, Phase, StepContext, VideoGrid, attend, sparse_attention
 from sparsevdit_jax.patterns import AdaSpa, SlidingTile
 
 TILE = (4, 8, 4)
@@ -169,11 +169,13 @@ def pattern_candidates(config: Config, length: int, q, k, v, build, both: bool) 
     if not both:
         adaspa = AdaSpa(density=config.density, block=config.block)
         state = adaspa.init(grid, batch=1, num_heads=config.heads, head_dim=config.head_dim)
-        search = StepContext(grid, Phase.SEARCH, implementation="xla")
-        step = jax.jit(lambda q, k, v, state: adaspa.attend(q, k, v, state, search))
-        state = step(q, k, v, state)[1]  # the fused first search; timed is a later one
+        first, search = (
+            StepContext(grid, phase, kernel=KernelOptions("xla"))
+            for phase in (Phase.FIRST_SEARCH, Phase.SEARCH)
+        )
+        state = jax.jit(attend, static_argnums=0)(adaspa, q, k, v, state, first).state
         table["adaspa_search"] = (
-            build(lambda q, k, v, state: adaspa.attend(q, k, v, state, search)[0], state),
+            build(lambda q, k, v, state: attend(adaspa, q, k, v, state, search).out, state),
             float(state.mask.density()),
             None,
         )

@@ -20,7 +20,7 @@ from experiments import command, measure_costs
 from experiments.measure_costs import Dtype, chain_timer, chosen_state, inputs
 from experiments.record import Run
 from experiments.timing import Timing, race
-from sparsevdit_jax import AttentionPattern, Phase, StepContext
+from sparsevdit_jax import AttentionPattern, KernelOptions, Phase, StepContext, attend
 from sparsevdit_jax.offline.costs import head_densities
 from sparsevdit_jax.patterns import (
     AdaSpa,
@@ -67,20 +67,20 @@ def mixes(config: Config) -> dict[str, tuple[AttentionPattern, ...]]:
 def ways(
     patterns: tuple[AttentionPattern, ...], config: Config
 ) -> dict[str, tuple[Callable, object]]:
-    """Name -> (attend(q, k, v, state) -> out, state)."""
-    ctx = StepContext(config.video_grid, Phase.REUSE, implementation=config.implementation)
+    """Name -> (function(q, k, v, state) -> out, state)."""
+    ctx = StepContext(config.video_grid, Phase.REUSE, kernel=KernelOptions(config.implementation))
     fused = PerHead.of(patterns)
-    state = tuple(_state(p, len(heads), config) for p, heads in fused.groups)
-    groups = [(p, list(heads), s) for (p, heads), s in zip(fused.groups, state, strict=True)]
+    groups = [(p, list(heads), _state(p, len(heads), config)) for p, heads in fused.groups]
+    state = _state(fused, config.heads, config)
     single = [(p, [h], _of_head(s, i)) for p, hs, s in groups for i, h in enumerate(hs)]
     found = {
-        "fused": (lambda q, k, v, s: fused.attend(q, k, v, s, ctx)[0], state),
+        "fused": (lambda q, k, v, s: attend(fused, q, k, v, s, ctx).out, state),
         "per_mode": _loop(groups, ctx),
         "per_head": _loop(single, ctx),
     }
     table = _table(patterns, config)
     if table is not None:
-        found["table"] = (lambda q, k, v, s: table.attend(q, k, v, s, ctx)[0], ())
+        found["table"] = (lambda q, k, v, s: attend(table, q, k, v, s, ctx).out, ())
     return found
 
 
@@ -107,17 +107,17 @@ def _of_head(state, head: int):
 
 
 def _loop(parts, ctx):
-    """(attend, states): each part gathers its heads, attends and puts them back."""
+    """(function, states): each part gathers its heads, attends and puts them back."""
 
-    def attend(q, k, v, states):
+    def loop(q, k, v, states):
         out = jnp.zeros_like(q)
         for (pattern, heads, _), state in zip(parts, states, strict=True):
             index = np.asarray(heads)
             taken = (jnp.take(x, index, axis=2) for x in (q, k, v))
-            out = out.at[:, :, index].set(pattern.attend(*taken, state, ctx)[0])
+            out = out.at[:, :, index].set(attend(pattern, *taken, state, ctx).out)
         return out
 
-    return attend, tuple(state for _, _, state in parts)
+    return loop, tuple(state for _, _, state in parts)
 
 
 def compare(

@@ -7,23 +7,26 @@ import jax
 import jax.numpy as jnp
 
 from models.tiny import TinyVideoDiT
-from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext
-from sparsevdit_jax.launch import attend_dense
+from sparsevdit_jax import Attended, AttentionPattern, Phase, SparseAttention, StepContext
+from sparsevdit_jax.ops import attend_dense
 
 
 @dataclasses.dataclass(frozen=True)
 class Tap(AttentionPattern):
     """Dense attention whose state is the q, k, v that it was given: what a layer's heads really see."""
 
+    sees_dense_steps = True
+
     def init(self, grid, *, batch, num_heads, head_dim):
         """Zeros of the shapes to come."""
-        shape = (batch, grid.num_tokens, num_heads, head_dim)
+        shape = (batch, num_heads, grid.num_tokens, head_dim)
         return tuple(jnp.zeros(shape, jnp.float32) for _ in range(3))
 
-    def attend(self, q, k, v, state, ctx):
-        """Exact attention; the state becomes (q, k, v)."""
+    def compute(self, q, k, v, state, ctx):
+        """Exact attention; the state becomes (q, k, v), [B, H, L, D]."""
         del state
-        return attend_dense(q, k, v, ctx)[0], tuple(x.astype(jnp.float32) for x in (q, k, v))
+        seen = tuple(x.astype(jnp.float32).swapaxes(1, 2) for x in (q, k, v))
+        return Attended(*attend_dense(q, k, v, ctx), seen)
 
 
 @functools.partial(jax.jit, static_argnames="attention")
@@ -45,4 +48,4 @@ def layer_inputs(
     label = jnp.asarray(label, jnp.int32)
     layers = _tapped(model, x, times, label, states, ctx, attention=attention)
     dtype = model.blocks[0].dtype
-    return [tuple(a.astype(dtype) for a in layer) for layer in layers]
+    return [tuple(a.swapaxes(1, 2).astype(dtype) for a in layer) for layer in layers]

@@ -19,21 +19,27 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import command
 from experiments.record import RESULTS, Run, environment
 from experiments.timing import Timer, race
 from experiments.timing import Timing as Race
-from sparsevdit_jax import AttentionPattern, Phase, StepContext, TokenOrder, VideoGrid
+from sparsevdit_jax import (
+    AttentionPattern,
+    KernelOptions,
+    Phase,
+    StepContext,
+    TokenOrder,
+    VideoGrid,
+    attend,
+    codec,
+)
 from sparsevdit_jax.offline.costs import (
     CostTable,
     Measurement,
     Timing,
-    block_size,
     head_densities,
-    pattern_kind,
 )
 from sparsevdit_jax.patterns import (
     AdaSpa,
@@ -145,20 +151,20 @@ def inputs(config: Config, dtype: Dtype) -> tuple[jax.Array, jax.Array, jax.Arra
 
 
 def chosen_state(pattern: AttentionPattern, config: Config):
-    """The pattern's state in a REUSE step: that of AdaSpa lists blocks of random masses."""
+    """The pattern's state in a REUSE step: one that searches has searched random q and k."""
     state = pattern.init(
         config.video_grid,
         batch=config.batch,
         num_heads=config.heads,
         head_dim=config.head_dim,
     )
-    if not isinstance(pattern, AdaSpa):
+    if not pattern.searches:
         return state
-    order = pattern.token_order(config.video_grid)
-    shape = (config.batch, config.heads, order.num_blocks, order.num_blocks)
-    mass = jax.random.uniform(jax.random.key(1), shape)
-    mask = jax.jit(pattern.choose, static_argnums=1)(mass, order)
-    return dataclasses.replace(state, mask=mask, searched=jnp.ones((), bool))
+    kernel = KernelOptions(config.implementation)
+    search = StepContext(config.video_grid, Phase.FIRST_SEARCH, kernel=kernel)
+    return jax.jit(attend, static_argnums=0)(
+        pattern, *inputs(config, "float32"), state, search
+    ).state
 
 
 def chain_timer(program, q, k, v, state) -> Timer:
@@ -179,8 +185,8 @@ def chain_timer(program, q, k, v, state) -> Timer:
 def attend_timer(pattern: AttentionPattern, config: Config, q, k, v) -> Timer:
     """A timer of the pattern's REUSE step as a model's layer runs it."""
     state = chosen_state(pattern, config)
-    ctx = StepContext(config.video_grid, Phase.REUSE, implementation=config.implementation)
-    program = jax.jit(lambda q, k, v, state: pattern.attend(q, k, v, state, ctx)[0])
+    ctx = StepContext(config.video_grid, Phase.REUSE, kernel=KernelOptions(config.implementation))
+    program = jax.jit(lambda q, k, v, state: attend(pattern, q, k, v, state, ctx).out)
     return chain_timer(program, q, k, v, state)
 
 
@@ -196,19 +202,19 @@ def measure(config: Config, dtype: Dtype) -> tuple[Measurement, dict[AttentionPa
         result = results[str(pattern)]
         if isinstance(result, Race):
             times[pattern] = result
-        elif isinstance(pattern, Dense):
+        elif pattern.is_dense:
             raise result
         else:
             print(f"left out: {pattern}: {result}")
     timings = (
         Timing(
-            pattern_kind(pattern),
-            block_size(pattern, config.video_grid),
+            codec.class_name(type(pattern)),
+            pattern.block_on(config.video_grid),
             float(np.mean(head_densities(pattern, config.video_grid, config.heads))),
             result.latency_ms,
         )
         for pattern, result in times.items()
-        if not isinstance(pattern, Dense)
+        if not pattern.is_dense
     )
     device, *facts = (environment()[k] for k in ("device", "jax", "jaxlib", "processor"))
     measurement = Measurement(
@@ -272,8 +278,8 @@ def main(config: Config) -> None:
                 "batch": config.batch,
                 "dtype": dtype,
                 "implementation": config.implementation,
-                "pattern": pattern_kind(pattern),
-                "block": block_size(pattern, config.video_grid),
+                "pattern": codec.class_name(type(pattern)),
+                "block": pattern.block_on(config.video_grid),
                 "setting": str(pattern),
                 "density": float(np.mean(density)),
                 "cost_ratio": result.latency_ms / measurement.dense_ms,

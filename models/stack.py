@@ -7,7 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import (
+    AttentionPattern,
+    KernelOptions,
+    Phase,
+    SparseAttention,
+    StepContext,
+    VideoGrid,
+)
 from sparsevdit_jax.parallel import spread_tokens, whole
 from sparsevdit_jax.patterns import Dense
 
@@ -37,10 +44,8 @@ def layer_patterns(
       ValueError: `attention` without `ctx`, or made for another grid, layer count or head count.
     """
     if attention is None:
-        implementation = None if ctx is None else ctx.implementation
-        dense = StepContext(
-            grid, Phase.DENSE, text_lengths=text_lengths, implementation=implementation
-        )
+        kernel = KernelOptions() if ctx is None else ctx.kernel
+        dense = StepContext(grid, Phase.DENSE, text_lengths=text_lengths, kernel=kernel)
         return (Dense(),) * num_layers, ((),) * num_layers, dense
     if ctx is None:
         raise ValueError(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid, attend
 from sparsevdit_jax.parallel import join
 from sparsevdit_jax.parallel.mesh import current
 
@@ -85,7 +85,8 @@ class Block(nnx.Module):
         q = apply_rope(layers.rms_norm(q, self.q_scale[...]), rope).astype(self.dtype)
         k = apply_rope(layers.rms_norm(k, self.k_scale[...]), rope).astype(self.dtype)
         v = v.astype(self.dtype)
-        h, state = pattern.attend(q, k, v, state, ctx)
+        attended = attend(pattern, q, k, v, state, ctx)
+        h, state = attended.out, attended.state
         x = x + gate * self.out(h.reshape(x.shape))
         h = layers.layer_norm(x) * (1 + mlp_scale) + mlp_shift
         return x + mlp_gate * self.down(jax.nn.gelu(self.up(h), approximate=True)), state

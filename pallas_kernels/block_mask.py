@@ -149,6 +149,16 @@ class BlockMask:
         batch, heads = np.broadcast_shapes(*(a.shape[:2] for a in arrays if a is not None))
         return batch, heads
 
+    @property
+    def is_full(self) -> bool:
+        """Whether every row is known to be full while tracing: counts in NumPy say so."""
+        return isinstance(self.kv_counts, np.ndarray) and bool(self._full_rows().all())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every row is known to be empty while tracing: counts in NumPy say so."""
+        return isinstance(self.kv_counts, np.ndarray) and not self.kv_counts.any()
+
     def to_dense(self) -> jax.Array:
         """Bool [B|1, H|1, Nq, Nk]: True where the block pair is kept."""
         listed = _block_lists.to_dense(self.kv_indices, self.kv_counts, self.num_kv_blocks)

@@ -5,13 +5,14 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from pallas_kernels._values import listed, whole, wholes
 from sparsevdit_jax import codec
+from sparsevdit_jax.context import KernelOptions, StepContext
 from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.pattern import AttentionPattern
 from sparsevdit_jax.patterns.dense import Dense
-from sparsevdit_jax.patterns.per_head import PerHead
-from sparsevdit_jax.patterns.table import Table
 from sparsevdit_jax.schedule import Phase, StepSchedule
 
 FORMAT = "sparsevdit-jax/attention"
@@ -54,13 +55,16 @@ class SparseAttention:
                 raise ValueError(
                     f"patterns[{layer}]={pattern!r} must be an AttentionPattern object"
                 )
-            for table in _tables(pattern):
-                if table.num_steps != self.schedule.num_steps:
-                    raise ValueError(
-                        f"the Table of layer {layer} has {table.num_steps} steps, but the schedule "
-                        "has "
-                        f"{self.schedule.num_steps}; search again for this number of steps"
-                    )
+            if pattern.num_steps not in (None, self.schedule.num_steps):
+                raise ValueError(
+                    f"the Table of layer {layer} has {pattern.num_steps} steps, but the schedule has "
+                    f"{self.schedule.num_steps}; search again for this number of steps"
+                )
+        if self.schedule.density and not any(p.takes_density for p in self.patterns):
+            raise ValueError(
+                "the schedule gives a density for each step, but no pattern here has a budget that "
+                "can follow it; leave density out, or take a pattern such as AdaSpa"
+            )
 
     @classmethod
     def uniform(
@@ -90,7 +94,7 @@ class SparseAttention:
         layers = {self._layer(layer) for layer in layers}
         if steps is None and last_steps is None and not layers:
             return self
-        if all(isinstance(pattern, Dense) for pattern in self.patterns):
+        if all(pattern.is_dense for pattern in self.patterns):
             named = dict(
                 dense_steps=steps, dense_last_steps=last_steps, dense_layers=layers or None
             )
@@ -155,8 +159,32 @@ class SparseAttention:
         for.
         """
         self.check(grid=grid, num_heads=num_heads)
+        room = self.schedule.largest_density
+        patterns = self.patterns
+        if room is not None:
+            patterns = tuple(p.with_density(room) for p in patterns)
         return tuple(
-            p.init(grid, batch=batch, num_heads=num_heads, head_dim=head_dim) for p in self.patterns
+            p.init(grid, batch=batch, num_heads=num_heads, head_dim=head_dim) for p in patterns
+        )
+
+    def context(
+        self,
+        step: int,
+        grid: VideoGrid,
+        *,
+        text_lengths=None,
+        kernel: KernelOptions = KernelOptions(),  # noqa: B008 (frozen)
+    ) -> StepContext:
+        """The context of step `step` (from 0) of the schedule; see `StepContext`."""
+        schedule = self.schedule
+        return StepContext(
+            grid,
+            schedule.phase(step),
+            np.int32(step),
+            text_lengths,
+            kernel,
+            None if schedule.density is None else np.float32(schedule.density[step]),
+            schedule.largest_density,
         )
 
     def to_json(self) -> str:
@@ -229,18 +257,11 @@ class SparseAttention:
 
 def _check_rows(step, patterns):
     for layer, pattern in enumerate(patterns):
-        for table in _tables(pattern):
-            if all(isinstance(table.library[i], Dense) for i in table.choice[step]):
-                raise ValueError(
-                    f"step {step} would be sparse, but the Table of layer {layer} was made with "
-                    "this step dense and has no other choice for it; keep at least the dense steps "
-                    "that the table was made with, or search again with fewer"
-                )
-
-
-def _tables(pattern):
-    if isinstance(pattern, Table):
-        yield pattern
-    elif isinstance(pattern, PerHead):
-        for member, _ in pattern.groups:
-            yield from _tables(member)
+        if pattern.num_steps is None:
+            continue
+        if all(p.is_dense for p in pattern.at_step(step, pattern.num_heads)):
+            raise ValueError(
+                f"step {step} would be sparse, but the Table of layer {layer} was made with "
+                "this step dense and has no other choice for it; keep at least the dense steps "
+                "that the table was made with, or search again with fewer"
+            )

@@ -1,7 +1,8 @@
 """Patterns as JSON values: ``{"pattern": "sliding_tile.SlidingTile", "tile": [6, 8, 8], ...}``.
 
-The module path is the registry: the name is resolved by importing
-`sparsevdit_jax.patterns.<module>`, and nothing else can be named.
+A name is resolved by importing its module: `sparsevdit_jax.patterns.<module>` where that exists, else
+the module itself, so that a pattern of your own needs no registration. Reading a file thus imports the
+modules that it names, as Python's `import` would. Nothing that is no pattern can be made.
 """
 
 import dataclasses
@@ -14,23 +15,18 @@ from typing import Any, cast
 from sparsevdit_jax.pattern import AttentionPattern
 
 _PACKAGE = "sparsevdit_jax.patterns"
-_NAME = re.compile(r"[a-z][a-z0-9_]*\.[A-Z][A-Za-z0-9]*")
+_NAME = re.compile(
+    r"((?:[A-Za-z_][A-Za-z0-9_]*\.)*[A-Za-z_][A-Za-z0-9_]*)\.([A-Za-z_][A-Za-z0-9_]*)"
+)
 
 
 def encode(value: Any) -> Any:
     """A pattern, or a field of one, as what `json` can write."""
     if isinstance(value, AttentionPattern):
-        cls = type(value)
-        package, _, module = cls.__module__.rpartition(".")
-        if package != _PACKAGE:
-            raise ValueError(
-                f"{cls.__qualname__} lives in {cls.__module__}; only patterns of {_PACKAGE} can be "
-                "written as JSON"
-            )
         fields = {
-            f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(cast(Any, cls))
+            f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(cast(Any, value))
         }
-        return {"pattern": f"{module}.{cls.__name__}", **fields}
+        return {"pattern": class_name(type(value)), **fields}
     if isinstance(value, tuple | list):
         return [encode(v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
@@ -75,20 +71,51 @@ def check_fields(what: str, fields: dict, known: Iterable[str], needed: Iterable
         )
 
 
+def class_name(cls: type) -> str:
+    """The name of a pattern's class in JSON: "sliding_tile.SlidingTile", or "your_module.YourPattern".
+
+    Raises:
+      ValueError: the name would not lead back to the class.
+    """
+    package, _, module = cls.__module__.rpartition(".")
+    name = f"{module if package == _PACKAGE else cls.__module__}.{cls.__qualname__}"
+    try:
+        found = _find(name)
+    except ValueError:
+        found = None
+    if found is not cls:
+        raise ValueError(
+            f"{cls.__qualname__} of {cls.__module__} cannot be written as JSON, because {name!r} does "
+            "not name it; put it at the top of a module that can be imported, and that is not called "
+            f"like one of {_PACKAGE}"
+        )
+    return name
+
+
 def _find(name):
-    if isinstance(name, str) and _NAME.fullmatch(name):
-        module, _, cls_name = name.partition(".")
-        try:
-            cls = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), cls_name, None)
-        except ModuleNotFoundError:
-            cls = None
-        if (
-            inspect.isclass(cls)
-            and issubclass(cls, AttentionPattern)
-            and not inspect.isabstract(cls)
-        ):
+    parts = _NAME.fullmatch(name) if isinstance(name, str) else None
+    if parts:
+        module, cls_name = parts.groups()
+        cls = getattr(_import(f"{_PACKAGE}.{module}") or _import(module), cls_name, None)
+        is_pattern = inspect.isclass(cls) and issubclass(cls, AttentionPattern)
+        if is_pattern and dataclasses.is_dataclass(cls):
             return cls
     raise ValueError(
         f"unknown pattern {name!r}; it must name a class of {_PACKAGE}, such as "
-        "'sliding_tile.SlidingTile'"
+        "'sliding_tile.SlidingTile', or a pattern of a module that can be imported, such as "
+        "'my_module.MyPattern'"
     )
+
+
+def _import(module):
+    """The module; None if there is none of this name."""
+    if module == "__main__":
+        return None
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as problem:
+        if problem.name and (module == problem.name or module.startswith(f"{problem.name}.")):
+            return None
+        raise ValueError(
+            f"module {module} of a pattern needs {problem.name}, which is missing"
+        ) from problem

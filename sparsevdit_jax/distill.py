@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels._pytree import pytree
+from pallas_kernels._pytree import pytree, static
 from sparsevdit_jax.attention import SparseAttention
 from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.pattern import AttentionPattern
@@ -31,13 +31,15 @@ class RecordedState:
     """State of a `Recorded` pattern.
 
     Attributes:
-      output: float32 [B, L, H, D], what the layer's attention returned last, in raster order and before the
-        output projection; zeros before the first step.
+      output: float32 [B, H, L, D], what the heads' attention returned last, in raster order and before
+        the output projection; zeros before the first step.
       inner: state of the wrapped pattern.
+      heads: of the layer, which these are; None: all.
     """
 
     output: jax.Array
     inner: Any
+    heads: tuple[int, ...] | None = static(default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,20 +48,68 @@ class Recorded(AttentionPattern):
 
     The copy is float32 whatever the model computes in, because `init` does not know that and a state's
     dtype never changes: 4 B L H D bytes a layer.
+
+    Attributes:
+      pattern: what attends.
+      heads: of the layer, those that it serves; None: all.
     """
 
     pattern: AttentionPattern
+    heads: tuple[int, ...] | None = None
+
+    sees_dense_steps = True
+
+    @property
+    def searches(self) -> bool:
+        """Whether the pattern does."""
+        return self.pattern.searches
+
+    @property
+    def in_ring(self) -> bool:  # pyrefly: ignore
+        """Whether the pattern is."""
+        return self.pattern.in_ring
+
+    @property
+    def takes_density(self) -> bool:  # pyrefly: ignore
+        """Whether the pattern does."""
+        return self.pattern.takes_density
+
+    @property
+    def num_steps(self) -> int | None:
+        """Those of the pattern."""
+        return self.pattern.num_steps
+
+    def with_density(self, density):
+        """Of the pattern with this density."""
+        return Recorded(self.pattern.with_density(density), self.heads)
+
+    def at_step(self, step, num_heads):
+        """Those of the pattern."""
+        return self.pattern.at_step(step, num_heads)
+
+    def parts(self, grid, num_heads):
+        """Those of the pattern, each recorded."""
+        parts = self.pattern.parts(grid, num_heads)
+        return parts and tuple((Recorded(p, heads), heads) for p, heads in parts)
 
     def init(self, grid, *, batch, num_heads, head_dim):
         """Zeros of the output to come, and the pattern's state."""
-        inner = self.pattern.init(grid, batch=batch, num_heads=num_heads, head_dim=head_dim)
-        shape = (batch, grid.num_tokens, num_heads, head_dim)
-        return RecordedState(jnp.zeros(shape, np.float32), inner)
+        sizes = dict(batch=batch, head_dim=head_dim)
+        if parts := self.parts(grid, num_heads):
+            return tuple(p.init(grid, num_heads=len(heads), **sizes) for p, heads in parts)
+        inner = self.pattern.init(grid, num_heads=num_heads, **sizes)
+        shape = (batch, num_heads, grid.num_tokens, head_dim)
+        return RecordedState(jnp.zeros(shape, np.float32), inner, self.heads)
 
-    def attend(self, q, k, v, state, ctx):
-        """See `AttentionPattern.attend`; gradients flow through the recorded output, too."""
-        out, inner = self.pattern.attend(q, k, v, state.inner, ctx)
-        return out, RecordedState(out.astype(np.float32), inner)
+    def compute(self, q, k, v, state, ctx):
+        """See `AttentionPattern.compute`; gradients flow through the recorded output, too."""
+        found = self.pattern.compute(q, k, v, state.inner, ctx)
+        output = found.out.astype(np.float32).swapaxes(1, 2)
+        return dataclasses.replace(found, state=RecordedState(output, found.state, self.heads))
+
+    def head_work(self, state, ctx, num_heads):
+        """Those of the pattern."""
+        return self.pattern.head_work(state.inner, ctx, num_heads)
 
 
 def record(attention: SparseAttention) -> SparseAttention:
@@ -67,9 +117,18 @@ def record(attention: SparseAttention) -> SparseAttention:
     return dataclasses.replace(attention, patterns=tuple(map(Recorded, attention.patterns)))
 
 
-def layer_outputs(states: Sequence[RecordedState]) -> tuple[jax.Array, ...]:
+def layer_outputs(states: Sequence[Any]) -> tuple[jax.Array, ...]:
     """Each layer's attention output, float32 [B, L, H, D], from the states of `record`'s attention."""
-    return tuple(state.output for state in states)
+    return tuple(_output(state).swapaxes(1, 2) for state in states)
+
+
+def _output(state):
+    """Recorded output of all heads of a layer, in order; a tuple holds those of its parts."""
+    if isinstance(state, RecordedState):
+        return state.output
+    heads = np.concatenate([part.heads for part in state])
+    outputs = jnp.concatenate([part.output for part in state], 1)
+    return jnp.take(outputs, np.argsort(heads), axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

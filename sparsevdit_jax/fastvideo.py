@@ -3,7 +3,6 @@
 The released HunyuanVideo file has 50 x 60 x 24 = 72,000 entries: 15 steps of full windows, then five windows.
 """
 
-import itertools
 import json
 import re
 from collections.abc import Callable
@@ -105,26 +104,21 @@ def to_strategy(attention: SparseAttention, grid: VideoGrid | None = None) -> st
             f"{grid=} and num_heads={attention.num_heads} must be known to write a strategy; give "
             "SparseAttention(patterns, schedule, grid, num_heads)"
         )
-    sizes = {
-        p.tile
-        for pattern in attention.patterns
-        for p in _members(pattern)
-        if isinstance(p, SlidingTile)
+    steps, heads = range(attention.schedule.num_steps), attention.num_heads
+    rows = {
+        (step, layer): pattern.at_step(step, heads)
+        for step in steps
+        for layer, pattern in enumerate(attention.patterns)
     }
+    sizes = {p.tile for row in rows.values() for p in row if hasattr(p, "tile")}
     if len(sizes) > 1:
         raise ValueError(f"tiles {sorted(sizes)} differ; a strategy file is for one tile")
     full = tiles_of(grid, sizes.pop() if sizes else TILE)
     windows = {}
-    for step, (layer, pattern) in itertools.product(
-        range(attention.schedule.num_steps), enumerate(attention.patterns)
-    ):
+    for (step, layer), row in rows.items():
         dense = attention.schedule.phase(step) is Phase.DENSE
-        row = (
-            [full] * attention.num_heads
-            if dense
-            else _row(pattern, step, attention.num_heads, full)
-        )
-        for head, window in enumerate(row):
+        for head, pattern in enumerate(row):
+            window = full if dense else _window(pattern, full)
             windows[f"{step}_{layer}_{head}"] = list(window)
     return json.dumps(windows)
 
@@ -195,15 +189,10 @@ def _carried(window, own, tiles):
     return tuple(n if w >= o else min(w, n) for w, o, n in pairs)
 
 
-def _members(pattern):
-    return pattern.library if isinstance(pattern, Table) else (pattern,)
-
-
-def _row(pattern, step, num_heads, full):
-    if isinstance(pattern, Table):
-        return [_row(pattern.library[i], step, 1, full)[0] for i in pattern.choice[step]]
-    if isinstance(pattern, Dense):
-        return [full] * num_heads
-    if isinstance(pattern, SlidingTile) and len(pattern.windows) in (1, num_heads):
-        return list(pattern.windows) * (num_heads // len(pattern.windows))
+def _window(pattern, full):
+    """The window of a head's pattern, in tiles."""
+    if pattern.is_dense:
+        return full
+    if hasattr(pattern, "tile"):
+        return pattern.window
     raise ValueError(f"{pattern} has no place in a strategy file: it holds STA windows only")

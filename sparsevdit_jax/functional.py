@@ -4,11 +4,10 @@ import functools
 
 import jax
 
+from sparsevdit_jax.context import KernelOptions, StepContext
+from sparsevdit_jax.engine import attend, check_inputs
 from sparsevdit_jax.grid import VideoGrid
-from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern, check_inputs
-from sparsevdit_jax.patterns.per_head import PerHead
-from sparsevdit_jax.patterns.table import Table
-from sparsevdit_jax.schedule import Phase, StepContext
+from sparsevdit_jax.pattern import AttentionPattern
 
 
 def sparse_attention(
@@ -26,7 +25,7 @@ def sparse_attention(
     """softmax(scale q k^T) v over the token pairs that `pattern` keeps on `grid`.
 
     For patterns without state; one that searches or has a table of steps runs in a model's loop,
-    through ``pattern.init`` and ``pattern.attend``. Differentiable in q, k and v.
+    through ``pattern.init`` and `attend`. Differentiable in q, k and v.
 
     Args:
       q: [B, L, H, D] in raster order, after RoPE; float32, bfloat16 or float16.
@@ -49,32 +48,23 @@ def sparse_attention(
       ValueError: shapes, dtypes, grid, lengths or names do not fit, or the pattern keeps state
         between steps.
     """
-    ctx = StepContext(
-        grid,
-        Phase.REUSE,
-        text_lengths=text_lengths,
-        implementation=implementation,
-        scale=None if scale is None else float(scale),
-    )
+    kernel = KernelOptions(implementation, None if scale is None else float(scale))
+    ctx = StepContext(grid, text_lengths=text_lengths, kernel=kernel)
     check_inputs(q, k, v, ctx)
-    out, lse = _attend(q, k, v, ctx, pattern=pattern, with_lse=return_lse)
+    out, lse = _attend(q, k, v, ctx, pattern=pattern)
+    if return_lse and lse is None:
+        raise ValueError(f"{pattern} is no softmax, so it has no lse; leave out return_lse")
     return (out, lse) if return_lse else out
 
 
-@functools.partial(jax.jit, static_argnames=("pattern", "with_lse"))
-def _attend(q, k, v, ctx, *, pattern, with_lse):
+@functools.partial(jax.jit, static_argnames=("pattern",))
+def _attend(q, k, v, ctx, *, pattern):
     batch, _, heads, head_dim = q.shape
     state = pattern.init(ctx.grid, batch=batch, num_heads=heads, head_dim=head_dim)
-    if jax.tree.leaves(state) or (isinstance(pattern, Table) and pattern.num_steps > 1):
+    if jax.tree.leaves(state) or pattern.searches or pattern.num_steps not in (None, 1):
         raise ValueError(
             f"{type(pattern).__name__} changes between steps; use state = pattern.init(...) and "
-            "out, state = pattern.attend(q, k, v, state, ctx)"
+            "attended = sparsevdit_jax.attend(pattern, q, k, v, state, ctx)"
         )
-    if not with_lse:
-        return pattern.attend(q, k, v, state, ctx)[0], None
-    if not isinstance(pattern, BlockSparsePattern | PerHead):
-        raise ValueError(
-            f"{pattern} has no lse: it is not a BlockSparsePattern; leave out return_lse"
-        )
-    out, lse, _ = pattern.attend_with_lse(q, k, v, state, ctx)
-    return out, lse
+    attended = attend(pattern, q, k, v, state, ctx)
+    return attended.out, attended.lse

@@ -1,5 +1,7 @@
 """Density, recall and output error of patterns; PSNR and SSIM of videos. Pure functions."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,12 @@ import numpy as np
 from pallas_kernels import BlockMask
 from pallas_kernels._values import whole
 from sparsevdit_jax import parallel
+from sparsevdit_jax.context import StepContext
+from sparsevdit_jax.engine import attend
 from sparsevdit_jax.grid import VideoGrid
-from sparsevdit_jax.launch import attend_dense, attention_mass
-from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern
-from sparsevdit_jax.patterns.per_head import PerHead
-from sparsevdit_jax.schedule import Phase, StepContext
+from sparsevdit_jax.ops import attend_dense, attention_mass
+from sparsevdit_jax.pattern import Attended, AttentionPattern
+from sparsevdit_jax.patterns.dense import Dense
 from sparsevdit_jax.token_order import TokenOrder
 
 
@@ -27,37 +30,17 @@ def density(
     """Kept / all pairs of real tokens, text included, batch mean: float32 [num_heads].
 
     Args:
-      pattern: a block-sparse pattern, or a PerHead of such.
+      pattern: one that chooses blocks, online or not, or mixes such.
       grid: shape of the sequence.
       num_heads: heads of the layer.
-      state: the pattern's state, for one that has any (AdaSpa after a search). None: before the
-        first step.
+      state: the pattern's state, for one that has any. None: what its settings say, after a search.
       step: the row of a Table.
       text_lengths: real text tokens of each row, int32 [B]; None: all of the room.
+
+    Raises:
+      ValueError: `pattern` chooses no blocks.
     """
-    if state is None:
-        state = pattern.init(grid, batch=1, num_heads=num_heads, head_dim=1)
-    if isinstance(pattern, PerHead):
-        result = np.zeros(num_heads, np.float32)
-        for (member, heads), member_state in zip(pattern.groups, state, strict=True):
-            result[list(heads)] = density(
-                member,
-                grid,
-                num_heads=len(heads),
-                state=member_state,
-                step=step,
-                text_lengths=text_lengths,
-            )
-        return result
-    if not isinstance(pattern, BlockSparsePattern):
-        raise ValueError(
-            f"{pattern} chooses no blocks, so it has no density; count a BlockSparsePattern"
-        )
-    tokens = jax.ShapeDtypeStruct((1, grid.num_tokens, num_heads, 1), np.float32)
-    ctx = StepContext(grid, Phase.REUSE, step, text_lengths)
-    plan, _ = pattern.plan(tokens, tokens, state, ctx)
-    kept = np.float32(plan.full) if plan.mask is None else plan.mask.density(per_head=True)
-    return np.broadcast_to(np.asarray(kept, np.float32), num_heads).copy()
+    return pattern.density_on(grid, num_heads, state=state, step=step, text_lengths=text_lengths)
 
 
 def device_imbalance(
@@ -69,14 +52,14 @@ def device_imbalance(
     state=None,
     step: int = 0,
 ) -> tuple[float, float]:
-    """Work of the busiest device / mean work, with heads dealt out by work, and as they are numbered.
+    """Work of the busiest device / mean work, with heads assigned by work, and as they are numbered.
 
     1 is perfect. Both count the pairs of `density`; arguments as there, `devices` those of the mesh's
     axis `seq`.
     """
     work = density(pattern, grid, num_heads=num_heads, state=state, step=step)
-    dealt = parallel.imbalance(work, devices, parallel.deal_heads(work, devices))
-    return dealt, parallel.imbalance(work, devices)
+    assigned = parallel.imbalance(work, devices, parallel.assign_heads(work, devices))
+    return assigned, parallel.imbalance(work, devices)
 
 
 def recall(lse: jax.Array, dense_lse: jax.Array) -> jax.Array:
@@ -113,9 +96,7 @@ def output_error(out: jax.Array, exact: jax.Array) -> jax.Array:
     )
 
 
-def measure(
-    q, k, v, state, ctx: StepContext, *, pattern: BlockSparsePattern | PerHead
-) -> dict[str, jax.Array]:
+def measure(q, k, v, state, ctx: StepContext, *, pattern: AttentionPattern) -> dict[str, jax.Array]:
     """Recall and output error, f32 [B, H] each, of one step of `pattern` against exact attention.
 
     Args:
@@ -126,9 +107,11 @@ def measure(
       ctx: the step; in Phase.DENSE the result is 1 and 0.
       pattern: what to measure; static under jit.
     """
-    out, lse, _ = pattern.attend_with_lse(q, k, v, state, ctx)
-    exact, exact_lse = attend_dense(q, k, v, ctx)
-    return {"recall": recall(lse, exact_lse), "error": output_error(out, exact)}
+    found = attend(pattern, q, k, v, state, ctx)
+    exact = attend(Dense(), q, k, v, (), ctx)
+    if found.lse is None or exact.lse is None:
+        raise ValueError(f"{pattern} is no softmax, so it has no recall; compare its output alone")
+    return {"recall": recall(found.lse, exact.lse), "error": output_error(found.out, exact.out)}
 
 
 def attention_map(q, k, ctx: StepContext, *, order: TokenOrder) -> jax.Array:
@@ -143,9 +126,22 @@ def attention_map(q, k, ctx: StepContext, *, order: TokenOrder) -> jax.Array:
       ctx: the step's grid, text lengths and scale.
       order: block order, e.g. ``TokenOrder(grid, 64)`` or ``pattern.token_order(grid)``.
     """
-    _, lse = attend_dense(q, k, k, ctx)
-    mass = attention_mass(q, k, lse, order, ctx)
+    mass = attend(_Mass(order), q, k, k, (), ctx).state
     return mass / jnp.maximum(mass.sum(-1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mass(AttentionPattern):
+    """Dense attention whose state is the mass of every block pair."""
+
+    order: TokenOrder
+
+    in_ring = True
+    sees_dense_steps = True
+
+    def compute(self, q, k, v, state, ctx):
+        out, lse = attend_dense(q, k, v, ctx)
+        return Attended(out, lse, attention_mass(q, k, lse, self.order, ctx))
 
 
 def psnr(video: jax.Array, reference: jax.Array, *, data_range: float = 1.0) -> jax.Array:

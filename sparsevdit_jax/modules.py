@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sparsevdit_jax.engine import attend
 from sparsevdit_jax.pattern import AttentionPattern
 from sparsevdit_jax.schedule import StepContext
 
@@ -71,5 +72,5 @@ class SparseSelfAttention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = rope(q), rope(k)
-        y, state = pattern.attend(q, k, v, state, ctx)
-        return self.out(y.reshape(batch, length, -1)), state
+        attended = attend(pattern, q, k, v, state, ctx)
+        return self.out(attended.out.reshape(batch, length, -1)), attended.state

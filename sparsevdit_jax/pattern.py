@@ -1,183 +1,268 @@
-"""The interfaces of a pattern. Read this first.
+"""The interface of a pattern. Read this first.
 
-`AttentionPattern` is what a model calls. `BlockSparsePattern` is a pattern whose output is a
-softmax over chosen blocks: it says *which* blocks (`plan`), and `attend` is written here, once.
-`StaticPattern` chooses by position alone: it gives a token order and a keep matrix. A class is
-either one of these or final; patterns are frozen, hashable dataclasses, and whatever changes
-between steps is a value that `init` makes and `attend` returns.
+A pattern says how the heads of a layer attend. `engine.attend` calls it, and there is no other way
+in: the engine checks the arrays, brings whole sequences of a share of the heads to each device, and
+calls `AttentionPattern.compute` there. So a pattern never sees a device.
+
+Most patterns are a softmax over chosen blocks. They say *which* blocks (`plan`), and `compute` is
+written here, once. A `StaticPattern` chooses by position alone: it gives a token order and a keep
+matrix. A pattern is a frozen, hashable dataclass that holds no arrays. Whatever changes between
+steps is a value that `init` makes and the engine returns.
 """
 
-import abc
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
-from pallas_kernels._checks import check_dtype
-from pallas_kernels._pytree import pytree, static
+from pallas_kernels._pytree import pytree
+from sparsevdit_jax import ops
+from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.grid import VideoGrid
-from sparsevdit_jax.launch import attend_blocks, attend_dense
-from sparsevdit_jax.schedule import Phase, StepContext
+from sparsevdit_jax.schedule import Phase
 from sparsevdit_jax.token_order import TokenOrder
 from sparsevdit_jax.token_permutation import TokenPermutation
+
+Heads = tuple[int, ...]
+_DRAWN = 8  # head_dim of random q and k, of which an online pattern's density is counted
 
 
 @pytree
 class AttentionPlan:
-    """What one launch computes.
+    """Which block pairs one launch computes.
 
     Attributes:
-      mask: the block pairs to compute, in the order of `order`. None: all of them or none, see
-        `full`.
-      order: block order of the mask, one for all heads (TokenOrder) or one for each
-        (TokenPermutation). None: the raster sequence as it is.
-      exact: bool scalar; where true, attention is exact whatever the mask says (AdaSpa's first
-        search). None: never.
-      deal: which heads go to which device, from `parallel.deal_heads`; None: by the mask's counts.
-      full: meaning of ``mask=None``: dense attention (True), or nothing computed and output zero
-        (False).
+      mask: the block pairs, in block order. Blocks of queries and of keys may differ in size and in
+        number. Without lengths in it, a mask takes those of its orders. A NumPy mask that is full, or
+        empty, costs what dense attention costs, or nothing.
+      q_order: block order of the queries; TokenPermutation has one for each head or row. None: raster.
+      kv_order: block order of the keys and values; None: `q_order`.
     """
 
-    mask: BlockMask | None
-    order: TokenOrder | TokenPermutation | None = None
-    exact: jax.Array | None = None
-    deal: jax.Array | None = None
-    full: bool = static(default=True)
+    mask: BlockMask
+    q_order: TokenOrder | TokenPermutation | None = None
+    kv_order: TokenOrder | TokenPermutation | None = None
 
-    def run(self, q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
+    @classmethod
+    def everything(cls, grid: VideoGrid) -> "AttentionPlan":
+        """Dense attention: one block, full."""
+        block = grid.num_tokens
+        return cls(BlockMask.full(1, 1, block_q=block, block_kv=block))
+
+    @classmethod
+    def nothing(cls, grid: VideoGrid) -> "AttentionPlan":
+        """Attention to no key: out 0, lse -inf."""
+        none, block = np.zeros((1, 1), bool), grid.num_tokens
+        return cls(BlockMask.from_dense(none, block_q=block, block_kv=block))
+
+    def attend(self, q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
         """(out [B, L, H, D], lse f32 [B, H, L]) of raster-order q, k, v, in raster order."""
-        if self.mask is None:
-            return attend_dense(q, k, v, ctx) if self.full else attend_nothing(q)
-        mask, order = self.mask, self.order
-        if self.exact is None:
-            return attend_blocks(q, k, v, mask, order, ctx, self.deal)
-        return jax.lax.cond(
-            self.exact,
-            lambda q, k, v: attend_dense(q, k, v, ctx),
-            lambda q, k, v: attend_blocks(q, k, v, mask, order, ctx, self.deal),
-            q,
-            k,
-            v,
-        )
+        if self.mask.is_full:
+            return ops.attend_dense(q, k, v, ctx)
+        if self.mask.is_empty:
+            batch, length, heads, _ = q.shape
+            return jnp.zeros_like(q), jnp.full((batch, heads, length), -jnp.inf, np.float32)
+        return ops.attend_blocks(q, k, v, self.mask, self.q_order, self.kv_order, ctx)
 
 
-class AttentionPattern(abc.ABC):
-    """How one layer attends. Frozen and hashable; state is a value."""
+@pytree
+class Attended:
+    """What attention of one layer gave.
 
-    @abc.abstractmethod
+    Attributes:
+      out: [B, L, H, D], dtype of q, raster order; zero for text beyond its length.
+      lse: f32 [B, H, L], natural log-sum-exp of the scaled kept logits, -inf where nothing is kept;
+        None from a pattern that is no softmax.
+      state: the pattern's new state.
+      side: [B, L, H, D], a second branch that the model combines with `out` by learned weights
+        (VSA's coarse attention, SLA's linear attention); None from most patterns.
+    """
+
+    out: jax.Array
+    lse: jax.Array | None
+    state: Any
+    side: jax.Array | None = None
+
+
+class AttentionPattern:
+    """How one layer attends. Frozen and hashable; state is a value.
+
+    A state is a tree of arrays [B, H, ...]; arrays with fewer than two axes are one for all heads and
+    rows. A pattern overrides `plan`, and where it is no softmax over blocks `compute`.
+    """
+
+    takes_density: ClassVar[bool] = False
+    """Whether its number of blocks follows `StepContext.density` (it then has a field `density`)."""
+    in_ring: ClassVar[bool] = False
+    """Whether it also runs where heads are fewer than devices: it plans without looking at q or k,
+    or looks only through `ops`, on arrays whose tokens are sharded."""
+    sees_dense_steps: ClassVar[bool] = False
+    """Whether it is called in Phase.DENSE too, where others would only be exact."""
+    is_dense: ClassVar[bool] = False
+    """Whether it keeps every pair at every step."""
+    num_steps: int | None = None
+    """Steps of the run that it was made for; None: any."""
+
+    @property
+    def searches(self) -> bool:
+        """Whether it chooses blocks from q and k in the searching phases."""
+        return False
+
     def init(self, grid: VideoGrid, *, batch: int, num_heads: int, head_dim: int) -> Any:
-        """State before the first step. Its tree structure, shapes and dtypes never change."""
+        """State before the first step. Its tree structure, shapes and dtypes never change.
 
-    @abc.abstractmethod
-    def attend(self, q, k, v, state, ctx: StepContext) -> tuple[jax.Array, Any]:
-        """(out, state) of q, k, v [B, L, H, D] in raster order, after RoPE; out as q.
-
-        In Phase.DENSE the output is exact. Text beyond ``ctx.text_lengths`` changes nothing and its
-        rows are zero.
+        A pattern that does not fit the grid or the heads is refused here. The default has no state.
         """
+        del grid, batch, num_heads, head_dim
+        return ()
 
-
-class BlockSparsePattern(AttentionPattern):
-    """A pattern whose output is a softmax over chosen block pairs."""
-
-    @abc.abstractmethod
     def plan(self, q, k, state, ctx: StepContext) -> tuple[AttentionPlan, Any]:
-        """(plan, state): the block pairs that this step computes; never called in Phase.DENSE."""
+        """(plan, state): the block pairs that this step computes; never called in Phase.DENSE.
 
-    @abc.abstractmethod
-    def update(self, q, k, lse, state, ctx: StepContext) -> Any:
-        """State after the launch, whose lse is f32 [B, H, L] in raster order; not called in
-        Phase.DENSE.
+        q and k are whole sequences [B, L, H, D] in raster order, of the heads that are on this device
+        (`ctx.heads`). Let no gradient through the choice: `jax.lax.stop_gradient` on scores.
         """
+        del q, k, state, ctx
+        raise ValueError(f"{self} chooses no blocks, so it has no plan and no density")
 
-    def attend(self, q, k, v, state, ctx):
-        """See `AttentionPattern.attend`."""
-        out, _, state = self.attend_with_lse(q, k, v, state, ctx)
-        return out, state
+    def update(self, q, k, lse, state, ctx: StepContext) -> Any:
+        """State after the launch, whose lse is f32 [B, H, L] in raster order; never called in
+        Phase.DENSE. The default remembers nothing.
+        """
+        del q, k, lse, ctx
+        return state
 
-    def attend_with_lse(self, q, k, v, state, ctx: StepContext):
-        """(out, lse, state): as `attend`, with the lse of the kept logits, f32 [B, H, L]."""
-        check_inputs(q, k, v, ctx)
+    def side(self, q, k, v, plan: AttentionPlan, ctx: StepContext) -> jax.Array | None:
+        """The side branch [B, L, H, D] of a step that is not dense; None: there is none."""
+        del q, k, v, plan, ctx
+        return None
+
+    def compute(self, q, k, v, state, ctx: StepContext) -> Attended:
+        """Attention of the heads on this device; `engine.attend` calls it.
+
+        q, k, v are whole sequences [B, L, H, D] in raster order. In Phase.DENSE the result is exact.
+        Text beyond ``ctx.text_lengths`` changes nothing, and its rows are zero.
+        """
         if ctx.phase is Phase.DENSE:
-            return *attend_dense(q, k, v, ctx), state
+            return Attended(*ops.attend_dense(q, k, v, ctx), state)
         plan, state = self.plan(q, k, state, ctx)
-        out, lse = plan.run(q, k, v, ctx)
-        return out, lse, self.update(q, k, lse, state, ctx)
+        out, lse = plan.attend(q, k, v, ctx)
+        side = self.side(q, k, v, plan, ctx)
+        return Attended(out, lse, self.update(q, k, lse, state, ctx), side)
+
+    def parts(
+        self, grid: VideoGrid, num_heads: int
+    ) -> tuple[tuple["AttentionPattern", Heads], ...] | None:
+        """The patterns of a composite and the heads that each serves; its state is a tuple of theirs.
+        None: it serves all heads itself.
+        """
+        del grid, num_heads
+        return None
+
+    def at_step(self, step: int, num_heads: int) -> tuple["AttentionPattern", ...]:
+        """The pattern that each head uses at a step: what a composite consists of."""
+        del step
+        return (self,) * num_heads
+
+    def head_work(self, state, ctx: StepContext, num_heads: int) -> Any:
+        """Work of each head, [H], or of each step and head, [steps, H], concrete or traced: by it
+        heads are assigned to devices. None: equal.
+        """
+        del state, ctx, num_heads
+        return None
+
+    def with_density(self, density: float) -> "AttentionPattern":
+        """This pattern with another budget where it has one (`takes_density`), else itself."""
+        return dataclasses.replace(self, density=density) if self.takes_density else self  # pyrefly: ignore
+
+    def density_on(
+        self, grid: VideoGrid, num_heads: int, *, state=None, step: int = 0, text_lengths=None
+    ) -> np.ndarray:
+        """Kept / all pairs of real tokens for each head, text included, batch mean: f32 [num_heads].
+
+        Without a state it is what the settings say. The default counts a plan. For an online pattern
+        that is the plan of random q and k: exact for a rule that keeps a number of blocks, an
+        example for one that keeps a share of the mass.
+        """
+        ctx = StepContext(grid, Phase.REUSE, step, text_lengths)
+        plan = self.static_plan(grid, num_heads) if isinstance(self, StaticPattern) else None
+        if plan is None:
+            batch = 1 if ctx.text_lengths is None else len(ctx.text_lengths)
+            shape = (2, batch, grid.num_tokens, num_heads, _DRAWN)
+            q, k = jax.random.normal(jax.random.key(0), shape, np.float32)
+            if state is None:
+                state = self.init(grid, batch=batch, num_heads=num_heads, head_dim=_DRAWN)
+            plan, _ = self.plan(q, k, state, ctx)
+        mask = ops.with_lengths(plan.mask, plan.q_order, plan.kv_order, ctx)
+        kept = np.asarray(mask.density(per_head=True), np.float32)
+        return np.broadcast_to(kept, num_heads).copy()
+
+    def block_on(self, grid: VideoGrid) -> int:
+        """Tokens in a block of queries; 0 where there is no one number."""
+        order = getattr(self, "token_order", None)
+        return 0 if order is None else order(grid).block
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it depends on positions alone: `StaticPattern`."""
+        return False
+
+    @property
+    def serves_any_head(self) -> bool:
+        """Whether it can be given to any number of heads: it names none."""
+        return True
 
 
-class StaticPattern(BlockSparsePattern):
+class StaticPattern(AttentionPattern):
     """A pattern that depends on positions alone: no state, one mask for a grid."""
 
-    @abc.abstractmethod
+    in_ring = True
+
+    @property
+    def is_static(self) -> bool:
+        """True."""
+        return True
+
     def token_order(self, grid: VideoGrid) -> TokenOrder:
         """Block order in which `keep_blocks` is expressed."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def keep_blocks(self, grid: VideoGrid, num_heads: int) -> np.ndarray:
         """Block pairs to compute, bool [H|1, N, N] (numpy), text blocks last."""
+        raise NotImplementedError
+
+    def static_plan(self, grid: VideoGrid, num_heads: int) -> AttentionPlan:
+        """The plan of all heads, in numpy; its mask is built once for equal arguments."""
+        return AttentionPlan(_static_mask(self, grid, num_heads), self.token_order(grid))
 
     def block_mask(self, grid: VideoGrid, num_heads: int, text_lengths=None) -> BlockMask:
-        """The mask in this pattern's block order, heads [H|1]; built once for equal arguments."""
-        mask = _static_mask(self, grid, num_heads)
-        return with_lengths(mask, self.token_order(grid), grid, text_lengths)
+        """The mask in this pattern's block order, heads [H|1], with the lengths of its blocks."""
+        plan = self.static_plan(grid, num_heads)
+        ctx = StepContext(grid, text_lengths=text_lengths)
+        return ops.with_lengths(plan.mask, plan.q_order, plan.kv_order, ctx)
 
     def init(self, grid, *, batch, num_heads, head_dim):
         """No state. Builds the mask, so that a pattern that does not fit is refused here."""
         del batch, head_dim
-        _static_mask(self, grid, num_heads)
+        self.static_plan(grid, num_heads)
         return ()
 
     def plan(self, q, k, state, ctx):
-        """The pattern's mask, with this step's text lengths."""
+        """The pattern's mask, of the heads that are here."""
         del k
-        mask = self.block_mask(ctx.grid, q.shape[2], ctx.text_lengths)
-        return AttentionPlan(mask, self.token_order(ctx.grid)), state
+        plan = self.static_plan(ctx.grid, ctx.num_heads(q))
+        mask = jax.tree.map(ctx.local_heads, plan.mask)
+        return dataclasses.replace(plan, mask=mask), state
 
-    def update(self, q, k, lse, state, ctx):
-        """Nothing to remember."""
-        del q, k, lse, ctx
-        return state
-
-
-def attend_nothing(q) -> tuple[jax.Array, jax.Array]:
-    """Attention to no key: out 0, lse -inf."""
-    batch, length, heads, _ = q.shape
-    return jnp.zeros_like(q), jnp.full((batch, heads, length), -jnp.inf, np.float32)
-
-
-def check_inputs(q, k, v, ctx: StepContext) -> None:
-    """ValueError unless q, k, v are one sequence of the context's grid."""
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.ndim != 4 or x.shape != q.shape or x.dtype != q.dtype:
-            raise ValueError(
-                f"{name} is {x.dtype} {x.shape} and q is {q.dtype} {q.shape}; "
-                "q, k and v must be [batch, tokens, heads, head_dim] of one shape and dtype"
-            )
-        check_dtype(name, x)
-    if q.shape[1] != ctx.grid.num_tokens:
-        raise ValueError(
-            f"q has {q.shape[1]} tokens, but {ctx.grid} has {ctx.grid.num_tokens} "
-            f"({ctx.grid.num_video_tokens} of video, {ctx.grid.text_len} of text); pass the grid "
-            "of this sequence"
-        )
-    if ctx.text_lengths is not None and ctx.text_lengths.shape[0] != q.shape[0]:
-        raise ValueError(
-            f"text_lengths has {ctx.text_lengths.shape[0]} entries, but q has {q.shape[0]} batch "
-            "rows; "
-            "give one length for each row"
-        )
-
-
-def with_lengths(
-    mask: BlockMask, order: TokenOrder, grid: VideoGrid, text_lengths=None
-) -> BlockMask:
-    """`mask` with the real tokens of each block of `order`; text_lengths int32 [B] or None."""
-    lengths = order.mask_lengths(text_lengths if grid.text_len else None)
-    return dataclasses.replace(mask, q_lengths=lengths, kv_lengths=lengths)
+    def head_work(self, state, ctx, num_heads):
+        """Blocks that each head keeps, where masks differ."""
+        del state
+        counts = self.static_plan(ctx.grid, num_heads).mask.kv_counts
+        return counts.sum((0, 2)) if counts.shape[1] > 1 else None
 
 
 @functools.lru_cache(maxsize=64)

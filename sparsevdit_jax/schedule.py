@@ -1,16 +1,11 @@
-"""What each denoising step is for: Phase, StepSchedule (step -> phase), StepContext (one step)."""
+"""What each denoising step is for: Phase, and StepSchedule (step -> phase)."""
 
 import collections
 import dataclasses
 import enum
 from typing import Any
 
-import jax
-import numpy as np
-
-from pallas_kernels._pytree import pytree, static
-from pallas_kernels._values import whole, wholes
-from sparsevdit_jax.grid import VideoGrid
+from pallas_kernels._values import share, whole, wholes
 
 
 class Phase(enum.Enum):
@@ -20,8 +15,14 @@ class Phase(enum.Enum):
     """Exact attention for every pattern: the warm-up, and the last steps where they are asked for.
     States pass through it untouched.
     """
+    FIRST_SEARCH = "first search"
+    """The first search of a run: patterns that search online attend exactly and choose their blocks
+    from what they see; the others act as in REUSE.
+    """
     SEARCH = "search"
-    """Patterns that search online choose their blocks anew; the others act as in REUSE."""
+    """Patterns that search online choose their blocks anew, from what the first search left; the
+    others act as in REUSE.
+    """
     REUSE = "reuse"
     """Sparse attention with the blocks chosen before."""
 
@@ -39,6 +40,9 @@ class StepSchedule:
         open (arXiv 2502.21079): {10, 30} of 50 means 10 exact steps read from 1, and 11 read from
         0.
       dense_last_steps: last steps that run exact attention, for what a sparse end would blur.
+      density: share of the blocks that each step keeps, one number in (0, 1] for each step, in place
+        of the density of patterns with a budget (`AttentionPattern.takes_density`). A step of
+        density 1 is dense. None: patterns keep their own.
     """
 
     num_steps: int = 50
@@ -46,6 +50,7 @@ class StepSchedule:
     search_steps: tuple[int, ...] = ()
     first_step: int = 0
     dense_last_steps: int = 0
+    density: tuple[float, ...] | None = None
 
     def __post_init__(self):
         for name in ("num_steps", "dense_steps", "first_step", "dense_last_steps"):
@@ -63,6 +68,8 @@ class StepSchedule:
             )
         if list(self.search_steps) != sorted(set(self.search_steps)):
             raise ValueError(f"search_steps={self.search_steps} must be ascending and distinct")
+        if self.density is not None:
+            object.__setattr__(self, "density", _densities(self.density, self.num_steps))
         low = self.first_step + self.dense_steps
         high = self.first_step + self._end - 1
         outside = [s for s in self.search_steps if not low <= s <= high]
@@ -71,6 +78,10 @@ class StepSchedule:
                 f"search_steps {outside} lie outside {low}..{high}: they are counted from "
                 f"first_step={self.first_step} and lie between the {self.dense_steps} leading and "
                 f"the {self.dense_last_steps} last dense steps"
+            )
+        if full := [s for s in self.search_steps if self._is_full(s - self.first_step)]:
+            raise ValueError(
+                f"search_steps {full} have density 1, so they would be dense; give them a lower one"
             )
 
     @classmethod
@@ -102,7 +113,7 @@ class StepSchedule:
         """
         first = self.dense_steps if first is None else first
         last = self.dense_last_steps if last is None else last
-        bare = StepSchedule(self.num_steps, first, (), self.first_step, last)
+        bare = StepSchedule(self.num_steps, first, (), self.first_step, last, self.density)
         begin, end = bare.dense_steps, bare._end
         searches = [s - self.first_step for s in self.search_steps]
         if searches:
@@ -115,17 +126,19 @@ class StepSchedule:
         that files and measurements without it stay the same for every version.
         """
         fields = dataclasses.asdict(self)
-        if not self.dense_last_steps:
-            del fields["dense_last_steps"]
-        return fields
+        late = {"dense_last_steps": 0, "density": None}
+        return {name: x for name, x in fields.items() if name not in late or x != late[name]}
 
     def phase(self, step: int) -> Phase:
         """Phase of loop index `step` (from 0, whatever `first_step` is)."""
         if not 0 <= step < self.num_steps:
             raise ValueError(f"step={step} lies outside this schedule's 0..{self.num_steps - 1}")
-        if not self.dense_steps <= step < self._end:
+        if not self.dense_steps <= step < self._end or self._is_full(step):
             return Phase.DENSE
-        return Phase.SEARCH if step + self.first_step in self.search_steps else Phase.REUSE
+        number = step + self.first_step
+        if number not in self.search_steps:
+            return Phase.REUSE
+        return Phase.FIRST_SEARCH if number == self.search_steps[0] else Phase.SEARCH
 
     def phases(self) -> tuple[Phase, ...]:
         """Phase of every step."""
@@ -134,6 +147,17 @@ class StepSchedule:
     def counts(self) -> dict[Phase, int]:
         """How many steps each phase has (phases that do not occur are absent)."""
         return dict(collections.Counter(self.phases()))
+
+    @property
+    def largest_density(self) -> float | None:
+        """Largest density of a sparse step, for which patterns make room; None without `density`."""
+        if self.density is None:
+            return None
+        sparse = (d for d, p in zip(self.density, self.phases(), strict=True) if p != Phase.DENSE)
+        return max(sparse, default=1.0)
+
+    def _is_full(self, step: int) -> bool:
+        return self.density is not None and self.density[step] == 1
 
     @property
     def _end(self) -> int:
@@ -148,82 +172,29 @@ def attention_cost(schedule: StepSchedule, density: float, *, lse_cache: bool = 
     first search is fused with an exact step (1 + 0.5); a later one adds to its sparse step the 0.5
     of a pass over q and k under the cached LSE, and without `lse_cache` another 0.5 for its own LSE.
     """
-    cost, searched = 0.0, False
-    for phase in schedule.phases():
-        search = phase is Phase.SEARCH
-        exact = phase is Phase.DENSE or (search and not searched)
-        passes = (1 if lse_cache or not searched else 2) * search
-        cost += (1.0 if exact else density) + 0.5 * passes
-        searched |= search
-    return cost
+    later = 0.5 if lse_cache else 1.0
+    costs = {
+        Phase.DENSE: 1.0,
+        Phase.FIRST_SEARCH: 1.5,
+        Phase.SEARCH: density + later,
+        Phase.REUSE: density,
+    }
+    return sum(costs[phase] for phase in schedule.phases())
 
 
 def exact_steps(schedule: StepSchedule) -> int:
     """Steps whose attention is exact: the dense ones and the first (fused) search."""
-    counts = schedule.counts()
-    return counts.get(Phase.DENSE, 0) + min(1, counts.get(Phase.SEARCH, 0))
+    return sum(phase in (Phase.DENSE, Phase.FIRST_SEARCH) for phase in schedule.phases())
 
 
-@pytree
-class StepContext:
-    """What a pattern must know of the present step. A pytree: pass it to a jitted step as an
-    ordinary argument.
-
-    `grid`, `phase`, `implementation` and `scale` are static (another value compiles another
-    program); `step` and `text_lengths` are data (another value does not).
-
-    Attributes:
-      grid: the token sequence's shape.
-      phase: why this step runs.
-      step: index of the denoising step, int32 scalar, from 0; the row of a `Table`.
-      text_lengths: real text tokens of each batch row, int32 [B]; None: the whole room is used.
-      implementation: name passed to the kernels; None lets them choose.
-      scale: factor on the logits; None is ``head_dim ** -0.5``.
-    """
-
-    grid: VideoGrid = static()
-    phase: Phase = static(default=Phase.REUSE)
-    step: jax.Array | np.integer | int = 0
-    text_lengths: jax.Array | None = None
-    implementation: str | None = static(default=None)
-    scale: float | None = static(default=None)
-
-    def __post_init__(self):
-        if not isinstance(self.phase, Phase):
-            raise ValueError(
-                f"phase={self.phase!r} must be a Phase, one of {[str(p) for p in Phase]}"
-            )
-        if not isinstance(self.step, jax.Array):
-            object.__setattr__(self, "step", np.int32(whole("step", self.step)))
-        elif self.step.ndim or not np.issubdtype(self.step.dtype, np.integer):
-            raise ValueError(
-                f"step is {self.step.dtype} {self.step.shape}; it must be one whole number"
-            )
-        elif self.step.dtype != np.int32:  # int64 under JAX_ENABLE_X64
-            object.__setattr__(self, "step", self.step.astype(np.int32))
-        if self.text_lengths is not None:
-            object.__setattr__(
-                self, "text_lengths", check_text_lengths(self.text_lengths, self.grid)
-            )
-
-
-def check_text_lengths(text_lengths, grid: VideoGrid):
-    """`text_lengths` as an int32 [B] array; ValueError where a concrete value does not fit the
-    grid's room.
-    """
-    traced = isinstance(text_lengths, jax.core.Tracer)
-    lengths = text_lengths if isinstance(text_lengths, jax.Array) else np.asarray(text_lengths)
-    if lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer):
+def _densities(values, num_steps):
+    """A tuple of `num_steps` shares; ValueError otherwise."""
+    values = tuple(
+        share("density", d, remedy="kept blocks / all blocks of a row in each step") for d in values
+    )
+    if len(values) != num_steps:
         raise ValueError(
-            f"text_lengths has shape {lengths.shape} and dtype {lengths.dtype}; "
-            "it must be integers [batch], the real text tokens of each row"
+            f"density has {len(values)} entries, but the schedule has {num_steps} steps; give one "
+            "for each"
         )
-    if not traced:
-        values = np.asarray(lengths)
-        if values.size and (values.min() < 0 or values.max() > grid.text_len):
-            raise ValueError(
-                f"text_lengths={values.tolist()} must lie in 0..{grid.text_len}, the room for text "
-                f"of {grid}; "
-                "truncate the text or make the grid with a larger text_len"
-            )
-    return lengths.astype(np.int32)
+    return values

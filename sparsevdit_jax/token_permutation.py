@@ -1,4 +1,4 @@
-"""TokenPermutation: a block order for each head, which may depend on traced values."""
+"""TokenPermutation: a block order for each head or row, which may depend on traced values."""
 
 from typing import Any
 
@@ -7,28 +7,44 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels._pytree import pytree
-from sparsevdit_jax.token_order import gather_indices, slot_positions
+from sparsevdit_jax.token_order import TokenOrder, gather_indices, slot_positions
 
 
 @pytree
 class TokenPermutation:
-    """A block order for each head: per-head gather indices, which may be traced.
+    """Block orders of heads and batch rows as data: gather indices, which may be traced.
 
     Attributes:
-      gather: int32 [H, slots], token of the raster sequence in each slot; L marks padding.
-      positions: int32 [H, L], slot of each token.
+      gather: int32 [B|1, H|1, slots], token of the raster sequence in each slot; L marks padding.
+      positions: int32 [B|1, H|1, L], slot of each token.
+      lengths: real tokens of each block, int32 [B|1, H|1, N]; None: every block is full.
     """
 
     gather: jax.Array
     positions: jax.Array
+    lengths: Any = None
 
     @classmethod
-    def choose(cls, orders, which) -> "TokenPermutation":
+    def of(cls, gather: jax.Array, num_tokens: int, lengths: Any = None) -> "TokenPermutation":
+        """The permutation that puts token ``gather[..., s]`` into slot s.
+
+        Args:
+          gather: int32 [B|1, H|1, slots]; every token once, and `num_tokens` where a slot is padding.
+          num_tokens: L of the raster sequence.
+          lengths: real tokens of each block, int32 [B|1, H|1, N]. Padding stands at the end of a
+            block. None: there is none.
+        """
+        positions = jnp.argsort(gather, axis=-1)[..., :num_tokens].astype(np.int32)
+        return cls(gather, positions, lengths)
+
+    @classmethod
+    def choose(cls, orders, which, text_lengths=None) -> "TokenPermutation":
         """Head h has order ``orders[which[h]]``.
 
         Args:
           orders: TokenOrders of one grid, block size and number of blocks.
           which: int32 [H], concrete or traced.
+          text_lengths: real text tokens of each row, int32 [B]; None: all of the room.
         """
         geometry = {(o.grid, o.block, o.num_blocks) for o in orders}
         if len(geometry) > 1:
@@ -42,9 +58,15 @@ class TokenPermutation:
             ]
         )
         positions = np.stack([slot_positions(o) for o in orders])
+        lengths = _lengths(orders, which, text_lengths)
         # The barrier keeps XLA from folding a concrete choice into constants of [H, slots].
         which = jax.lax.optimization_barrier(jnp.asarray(which))
-        return cls(jnp.asarray(gather)[which], jnp.asarray(positions)[which])
+        return cls(jnp.asarray(gather)[which][None], jnp.asarray(positions)[which][None], lengths)
+
+    def mask_lengths(self, text_lengths=None) -> Any:
+        """`lengths`: those of the text are known where it was made."""
+        del text_lengths
+        return self.lengths
 
     def apply(self, x, axis: int = 1):
         """Block order of each head; `x` is [B, L, H, D] (axis 1) or [B, H, L] (axis 2)."""
@@ -55,16 +77,15 @@ class TokenPermutation:
         return _take_by_head(x, self.positions, axis)
 
 
-def shared_lengths(orders, which, text_lengths=None) -> Any:
-    """Real tokens of each block, int32 [B|1, H|1, N], or None if all blocks are full.
+def choose_order(orders, which, text_lengths=None) -> TokenOrder | TokenPermutation:
+    """The order of heads of which head h has ``orders[which[h]]``: one for all where there is one."""
+    if len(orders) == 1:
+        return orders[0]
+    return TokenPermutation.choose(orders, which, text_lengths)
 
-    Head h has order ``orders[which[h]]``.
 
-    Args:
-      orders: TokenOrders of one grid, block size and number of blocks.
-      which: int32 [H], concrete or traced.
-      text_lengths: int32 [B] or None.
-    """
+def _lengths(orders, which, text_lengths) -> Any:
+    """Real tokens of each block, int32 [B|1, H|1, N], or None if all blocks are full."""
     text_lengths = text_lengths if orders[0].grid.text_len else None
     if all(np.array_equal(o.video_lengths, orders[0].video_lengths) for o in orders):
         return orders[0].mask_lengths(text_lengths)
@@ -74,5 +95,5 @@ def shared_lengths(orders, which, text_lengths=None) -> Any:
 
 
 def _take_by_head(x, index, axis):
-    index = index[None, :, :, None].swapaxes(1, 2) if x.ndim == 4 else index[None]
+    index = index[..., None].swapaxes(1, 2) if x.ndim == 4 else index
     return jnp.take_along_axis(x, index, axis=axis, mode="fill", fill_value=0)

@@ -10,8 +10,9 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from pallas_kernels import BlockMask, block_mass, block_sparse_attention, dense_attention
-from sparsevdit_jax import Phase, StepContext, VideoGrid
+from sparsevdit_jax import KernelOptions, Phase, StepContext, VideoGrid
 from sparsevdit_jax.patterns import AdaSpa, SlidingTile
+from tests.attending import attended
 
 GRID = VideoGrid(32, 32, 32)
 LENGTH, HEADS, HEAD_DIM = GRID.num_tokens, 2, 64
@@ -37,8 +38,8 @@ def mass(q, k, lse, implementation="xla"):
 def one_step(pattern, phase):
     def attend(q, k, v):
         state = pattern.init(GRID, batch=1, num_heads=HEADS, head_dim=HEAD_DIM)
-        ctx = StepContext(GRID, phase, implementation="xla")
-        return pattern.attend_with_lse(q, k, v, state, ctx)
+        ctx = StepContext(GRID, phase, kernel=KernelOptions("xla"))
+        return attended(pattern, q, k, v, state, ctx)
 
     return attend
 

@@ -50,6 +50,7 @@ from sparsevdit_jax.patterns import (
     VerticalStripe,
 )
 from tests import mosaic, triton_interpreter
+from tests.attending import attended, jitted
 
 GRID = VideoGrid(3, 4, 4, 5)
 BANDS = Diagonal(0.4, 8), MultiDiagonal(0.4, 8)
@@ -98,7 +99,7 @@ def test_patterns_and_their_gradients(name):
         def attend(x, state, text_lengths, phase=phase, implementation=implementation):
             step = jnp.asarray(1)  # int64 here
             ctx = StepContext(GRID, phase, step, text_lengths, implementation)
-            out, state = pattern.attend(*x, state, ctx)
+            out, _, state = attended(pattern, *x, state, ctx)
             return out.astype(np.float32).sum(), (out, state)
 
         state = pattern.init(GRID, batch=1, num_heads=2, head_dim=8)
@@ -118,7 +119,7 @@ def test_the_numbers_are_those_without():
 
     def run():
         state = pattern.init(GRID, batch=1, num_heads=2, head_dim=8)
-        attend = jax.jit(pattern.attend)
+        attend = jitted(pattern)
         return attend(*map(jnp.asarray, x), state, StepContext(GRID, Phase.SEARCH))
 
     wide = run()

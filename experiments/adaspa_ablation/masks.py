@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsevdit_jax import TokenOrder
+from sparsevdit_jax import StepContext, TokenOrder
 from sparsevdit_jax.patterns import AdaSpa
 
 
 def adaspa_masks(mass: np.ndarray, order: TokenOrder, pattern: AdaSpa) -> np.ndarray:
     """What AdaSpa keeps given block masses f32 [B, H, N, N]: bool of that shape."""
-    chosen = jax.jit(pattern.choose, static_argnums=1)(jnp.asarray(mass), order)
+    chosen = jax.jit(pattern.choose)(jnp.asarray(mass), StepContext(order.grid))
     return np.asarray(chosen.to_dense())
 
 

@@ -15,7 +15,7 @@ from experiments.progress import progress_bar
 from models.sampling import sampling_times
 from models.tiny import TinyVideoDiT
 from sparsevdit_jax import StepContext, TokenOrder, VideoGrid
-from sparsevdit_jax.launch import attend_dense, attention_mass
+from sparsevdit_jax.ops import attend_dense, attention_mass
 from sparsevdit_jax.pattern import StaticPattern
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, MultiDiagonal, SlidingTile, VerticalStripe
 

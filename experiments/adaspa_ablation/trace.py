@@ -12,8 +12,15 @@ from experiments.adaspa_ablation.tiny import check_digits, denoise, kept, noise,
 from experiments.demo.runner import VIDEO, WEIGHTS
 from experiments.progress import progress_bar
 from models.tiny import TinyVideoDiT
-from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepSchedule, TokenOrder
-from sparsevdit_jax.launch import attend_dense, attention_mass
+from sparsevdit_jax import (
+    Attended,
+    AttentionPattern,
+    Phase,
+    SparseAttention,
+    StepSchedule,
+    TokenOrder,
+)
+from sparsevdit_jax.ops import attend_dense, attention_mass
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +91,8 @@ class Watch(AttentionPattern):
 
     block: int = 64
 
+    sees_dense_steps = True
+
     def init(self, grid, *, batch, num_heads, head_dim):
         """Zeros."""
         del head_dim
@@ -92,15 +101,15 @@ class Watch(AttentionPattern):
         mass = jnp.zeros((batch, num_heads, blocks, blocks), jnp.float32)
         return Watched(lse, mass, lse.copy(), mass.copy())
 
-    def attend(self, q, k, v, state, ctx):
+    def compute(self, q, k, v, state, ctx):
         """Exact attention; see `Watched`."""
         order = TokenOrder(ctx.grid, self.block)
         out, lse = attend_dense(q, k, v, ctx)
         mass = attention_mass(q, k, lse, order, ctx)
         if ctx.phase is not Phase.REUSE:
-            return out, Watched(lse, mass, lse.copy(), mass.copy())
+            return Attended(out, lse, Watched(lse, mass, lse.copy(), mass.copy()))
         stale = attention_mass(q, k, state.first_lse, order, ctx)
-        return out, Watched(lse, mass, state.first_lse, stale)
+        return Attended(out, lse, Watched(lse, mass, state.first_lse, stale))
 
 
 def watched_run(model: TinyVideoDiT, config: TraceConfig, out: Path) -> dict[str, np.ndarray]:

@@ -6,9 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsevdit_jax import AttentionPattern, Phase, StepContext, TokenOrder, VideoGrid
+from sparsevdit_jax import (
+    AttentionPattern,
+    AttentionPlan,
+    Phase,
+    StepContext,
+    TokenOrder,
+    VideoGrid,
+)
 from sparsevdit_jax.metrics import output_error
-from sparsevdit_jax.patterns import PerHead
 from sparsevdit_jax.token_order import slot_positions
 
 STRIDE = 5
@@ -31,18 +37,25 @@ def head_masks(
       num_heads: of the layer.
       step: index of the step.
     """
-    if isinstance(pattern, PerHead):
+    parts = pattern.parts(grid, num_heads)
+    if parts is not None:
         masks: dict[int, HeadMask] = {}
-        for (member, heads), own in zip(pattern.groups, state, strict=True):
+        for (member, heads), own in zip(parts, state, strict=True):
             found = head_masks(member, own, grid, num_heads=len(heads), step=step)
             masks |= dict(zip(heads, found, strict=True))
         return [masks[head] for head in range(num_heads)]
+    members = pattern.at_step(step, num_heads)
+    if all(member.is_static for member in members):
+        return [_of_plan(member.static_plan(grid, 1), 1)[0] for member in members]
     tokens = jax.ShapeDtypeStruct((1, grid.num_tokens, num_heads, 1), np.float32)
     plan, _ = pattern.plan(tokens, tokens, state, StepContext(grid, Phase.REUSE, step))
-    if plan.mask is None:
-        return [(np.full((1, 1), plan.full), None)] * num_heads
+    return _of_plan(plan, num_heads)
+
+
+def _of_plan(plan: AttentionPlan, num_heads: int) -> list[HeadMask]:
+    """The masks of a plan whose order is one for all heads."""
     keep = np.asarray(plan.mask.to_dense())[0]
-    return [(k, plan.order) for k in np.broadcast_to(keep, (num_heads, *keep.shape[1:]))]
+    return [(k, plan.q_order) for k in np.broadcast_to(keep, (num_heads, *keep.shape[1:]))]
 
 
 def density(mask: HeadMask) -> float:

@@ -11,7 +11,7 @@ from experiments.demo.methods import Method
 from experiments.demo.rounds import ROUNDS, Spread, in_rounds
 from experiments.demo.runner import Runner
 from sparsevdit_jax import Phase, SparseAttention, StepContext
-from sparsevdit_jax.launch import attend_dense
+from sparsevdit_jax.ops import attend_dense
 from sparsevdit_jax.schedule import exact_steps
 
 ATTENTION_ROUNDS = 2
@@ -42,7 +42,7 @@ def measure_times(
     found = {"dense": dense_spreads(dense_ms, shares, runner.config.steps)}
     for method in sparse:
         search_ms = None
-        if Phase.SEARCH in method.attention.schedule.phases():
+        if method.attention.schedule.search_steps:
             search_ms = runner.time_step(method, Phase.SEARCH)
             advance(f"{method.key}, search")
         found[method.key] = spreads_of(pairs[method.key], shares, method.attention, search_ms)
@@ -52,7 +52,7 @@ def measure_times(
 def turns(methods: Sequence[Method]) -> int:
     """Timed runs of `measure_times`."""
     sparse = [m.attention for m in methods if m.attention is not None]
-    searching = sum(Phase.SEARCH in attention.schedule.phases() for attention in sparse)
+    searching = sum(bool(attention.schedule.search_steps) for attention in sparse)
     return ROUNDS * (len(sparse) + -(-len(sparse) // 2)) + 2 * ATTENTION_ROUNDS + searching
 
 
@@ -102,7 +102,7 @@ def spreads_of(
     schedule, exact = attention.schedule, exact_steps(attention.schedule)
     middle = statistics.median(own for own, _ in pairs)
     extra = 0.0 if search_ms is None else max(search_ms / middle - 1, 0.0)
-    searches = schedule.counts().get(Phase.SEARCH, 0)
+    searches = len(schedule.search_steps)
     reuse = schedule.num_steps - exact + searches * extra
     runs = [(exact + reuse * r) / schedule.num_steps for r in relative]
     dense_ms = statistics.median(dense for _, dense in pairs)

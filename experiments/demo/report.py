@@ -9,8 +9,8 @@ import numpy as np
 from experiments.demo.masks import HeadMask, head_quality
 from experiments.demo.methods import Method
 from experiments.demo.rounds import READING, Spread, spread_of, word_for
+from sparsevdit_jax import AttentionPattern
 from sparsevdit_jax.metrics import psnr, ssim
-from sparsevdit_jax.patterns import PerHead
 from sparsevdit_jax.schedule import exact_steps
 
 COLUMNS = {
@@ -59,8 +59,11 @@ def quality(
     measured = [head_quality(own, qkv) for own, qkv in zip(masks, layers, strict=True)]
     found = {name: np.stack([m[name] for m in measured]) for name in measured[0]}
     heads: dict[str, Any] = {name: found[name].tolist() for name in ("density", "recall")}
-    if all(isinstance(p, PerHead) for p in method.attention.patterns):
-        heads["mode"] = [head_modes(p) for p in method.attention.patterns]
+    modes = [
+        head_modes(p, len(own)) for p, own in zip(method.attention.patterns, masks, strict=True)
+    ]
+    if len({mode for layer in modes for mode in layer}) > 1:
+        heads["mode"] = modes
     means = {name: float(values.mean()) for name, values in found.items()}
     schedule = method.attention.schedule
     exact = exact_steps(schedule) / schedule.num_steps
@@ -73,10 +76,9 @@ def quality(
     return row, heads
 
 
-def head_modes(pattern: PerHead) -> list[str]:
-    """Name of the pattern of each head."""
-    names = {h: type(member).__name__ for member, heads in pattern.groups for h in heads}
-    return [names[h] for h in range(pattern.num_heads)]
+def head_modes(pattern: AttentionPattern, num_heads: int) -> list[str]:
+    """Name of the pattern of each head, at the first step."""
+    return [type(p).__name__ for p in pattern.at_step(0, num_heads)]
 
 
 def as_row(spreads: Mapping[str, Spread]) -> dict[str, dict[str, float]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from experiments.hosts import say
 from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.fastvideo import from_strategy
-from sparsevdit_jax.patterns import Dense
 from sparsevdit_jax.presets import METHODS, PRESETS, attention_for
 
 
@@ -101,7 +100,7 @@ def _file(choice, grid, num_steps, sizes) -> tuple[str, SparseAttention]:
 
 def _counted(attention: SparseAttention) -> str:
     schedule = attention.schedule
-    dense = [i for i, pattern in enumerate(attention.patterns) if isinstance(pattern, Dense)]
+    dense = [i for i, pattern in enumerate(attention.patterns) if pattern.is_dense]
     layers = f", dense layers {', '.join(map(str, dense))}" if dense else ""
     return (
         f"{schedule.dense_steps} dense steps first, {schedule.dense_last_steps} last of "

@@ -13,8 +13,6 @@ from experiments.new_file import written_whole
 from experiments.record import environment
 from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.metrics import device_imbalance, psnr, ssim
-from sparsevdit_jax.pattern import StaticPattern
-from sparsevdit_jax.patterns import Table
 
 Steps = Iterable[tuple[str, float]]
 """Phase ("dense" where there are none) and seconds of each step."""
@@ -70,13 +68,13 @@ def describe(attention: SparseAttention | None) -> str | None:
 
 def balance(attention: SparseAttention, grid: VideoGrid, num_heads: int, devices: int) -> str:
     """How evenly the heads keep the devices busy, at the first step, where a pattern alone says so."""
-    known = [p for p in dict.fromkeys(attention.patterns) if isinstance(p, StaticPattern | Table)]
+    known = [p for p in dict.fromkeys(attention.patterns) if not p.searches]
     if not known or num_heads < devices:
         return f"{num_heads} heads on {devices} devices"
     found = [device_imbalance(p, grid, num_heads=num_heads, devices=devices) for p in known]
-    dealt, numbered = (max(values) for values in zip(*found, strict=True))
+    assigned, numbered = (max(values) for values in zip(*found, strict=True))
     return (
-        f"{num_heads} heads dealt to {devices} devices by work: the busiest has {dealt:.2f} of the mean "
+        f"{num_heads} heads assigned to {devices} devices by work: the busiest has {assigned:.2f} of the mean "
         f"({numbered:.2f} in the order of their numbers)"
     )
 

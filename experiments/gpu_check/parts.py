@@ -12,7 +12,7 @@ from experiments.gpu_check.session import Session
 from experiments.gpu_check.shapes import CASES, DENSE, PUBLISHED_MS, SPARSE, Case
 from experiments.timing import Timer, timer
 from pallas_kernels import BlockMask, block_mass, block_sparse_attention, dense_attention
-from sparsevdit_jax import Phase, StepContext, VideoGrid, sparse_attention
+from sparsevdit_jax import KernelOptions, Phase, StepContext, VideoGrid, attend, sparse_attention
 from sparsevdit_jax.patterns import AdaSpa
 from sparsevdit_jax.token_order import TokenOrder
 from sparsevdit_jax.token_permutation import TokenPermutation
@@ -211,11 +211,12 @@ def layer(session: Session) -> None:
         inside = case.inputs(jax.random.key(0), 3, dtype)
         adaspa = AdaSpa(density=0.1, block=128 if case.tokens > 1024 else 16)
         sizes = {"batch": case.batch, "num_heads": case.heads, "head_dim": case.head_dim}
-        step = jax.jit(adaspa.attend)
-        search, reuse = (
-            StepContext(grid, phase, implementation=name) for phase in (Phase.SEARCH, Phase.REUSE)
+        step = jax.jit(functools.partial(attend, adaspa))
+        first, search, reuse = (
+            StepContext(grid, phase, kernel=KernelOptions(name))
+            for phase in (Phase.FIRST_SEARCH, Phase.SEARCH, Phase.REUSE)
         )
-        state = step(q, k, v, adaspa.init(grid, **sizes), search)[1]
+        state = step(q, k, v, adaspa.init(grid, **sizes), first).state
         choose = jax.jit(adaspa.search)
         timers = {
             "STA layer": timer(jax.jit(sta), q, k, v),

@@ -132,11 +132,10 @@ def step_density(
     schedule = attention.schedule
     if schedule.phase(step) is Phase.DENSE:
         return 1.0
-    # The first search is exact: what it computes is what was kept before it, everything.
-    first = Phase.SEARCH not in map(schedule.phase, range(step))
-    before = first and schedule.phase(step) is Phase.SEARCH
     measure = functools.partial(metrics.density, num_heads=num_heads, step=step)
-    states = (None,) * len(states) if before else states
+    if schedule.phase(step) is Phase.FIRST_SEARCH:
+        # It is exact: what it computes is what was kept before it, everything.
+        states = attention.init(grid, batch=1, num_heads=num_heads, head_dim=1)
     layers = zip(attention.patterns, states, strict=True)
     return float(np.mean([measure(pattern, grid, state=state) for pattern, state in layers]))
 

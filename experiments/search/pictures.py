@@ -9,18 +9,17 @@ from experiments.search.choose import Choice
 from experiments.search.report import agreeing
 from experiments.search.task import Task
 from sparsevdit_jax.offline.rules import agreement
-from sparsevdit_jax.pattern import BlockSparsePattern
-from sparsevdit_jax.patterns import SlidingTile
+from sparsevdit_jax.pattern import AttentionPattern
 
 _FULL = "full"
 
 
-def short_name(pattern: BlockSparsePattern) -> str:
+def short_name(pattern: AttentionPattern) -> str:
     """A pattern in a legend's few letters."""
     name = type(pattern).__name__
-    if isinstance(pattern, SlidingTile):
-        return "STA " + "x".join(str(n) for n in pattern.windows[0])
-    density = getattr(pattern, "density", None)
+    windows, density = getattr(pattern, "windows", None), getattr(pattern, "density", None)
+    if windows is not None:
+        return "STA " + "x".join(str(n) for n in windows[0])
     return name if density is None else f"{name} {density:g}"
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sparsevdit_jax import StepSchedule, TokenOrder, VideoGrid, codec
 from sparsevdit_jax.fastvideo import tiles_of
-from sparsevdit_jax.pattern import BlockSparsePattern
+from sparsevdit_jax.pattern import AttentionPattern
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -140,7 +140,7 @@ def schedule_of(config: Config, num_steps: int) -> StepSchedule:
     return dense(num_steps)
 
 
-def candidates_of(config: Config, grid: VideoGrid) -> tuple[BlockSparsePattern, ...]:
+def candidates_of(config: Config, grid: VideoGrid) -> tuple[AttentionPattern, ...]:
     """What is searched over: the file's patterns, or the method's own for this canvas."""
     if config.candidates is not None:
         return _read_candidates(config.candidates)
@@ -191,13 +191,13 @@ def default_windows(tiles: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
     return tuple(dict.fromkeys(windows))
 
 
-def _modes(density: float, block: int, grid: VideoGrid) -> tuple[BlockSparsePattern, ...]:
+def _modes(density: float, block: int, grid: VideoGrid) -> tuple[AttentionPattern, ...]:
     """Sparse-vDiT's three sparse modes; stripes have at least room for the first frame."""
     stripe = VerticalStripe(max(density, VerticalStripe.least_density(grid, block)), block)
     return Diagonal(density, block), MultiDiagonal(density, block), stripe
 
 
-def _read_candidates(path: Path) -> tuple[BlockSparsePattern, ...]:
+def _read_candidates(path: Path) -> tuple[AttentionPattern, ...]:
     try:
         patterns = codec.decode(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as problem:
@@ -205,6 +205,6 @@ def _read_candidates(path: Path) -> tuple[BlockSparsePattern, ...]:
             f"{path} holds no list of patterns ({problem}); write one as in attention.json"
         ) from problem
     listed = isinstance(patterns, tuple) and patterns
-    if not listed or not all(isinstance(p, BlockSparsePattern) for p in patterns):
+    if not listed or not all(isinstance(p, AttentionPattern) for p in patterns):
         raise ValueError(f"{path} must hold a list of patterns, as in attention.json")
     return patterns

@@ -7,10 +7,9 @@ import numpy as np
 from experiments.measure_costs import read_table
 from experiments.search.settings import Config
 from experiments.search.subjects import Subject
-from sparsevdit_jax import StepSchedule
+from sparsevdit_jax import StepSchedule, metrics
 from sparsevdit_jax.offline.measurements import Measurements
-from sparsevdit_jax.offline.tables import declared_density
-from sparsevdit_jax.patterns import AdaSpa, SlidingTile, Table
+from sparsevdit_jax.patterns import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Task:
     @property
     def steps(self) -> np.ndarray:
         """Steps that count."""
-        online = any(isinstance(p, AdaSpa) for p in self.candidates)
+        online = any(p.searches for p in self.candidates)
         return Measurements.sparse_steps(self.schedule, online=online)
 
     def check(self) -> None:
@@ -61,10 +60,10 @@ class Task:
             table = Table(self.candidates, ((0,),))
             table.init(self.subject.grid, batch=1, num_heads=1, head_dim=self.subject.head_dim)
         tile = getattr(self.candidates[0], "tile", None)
-        other = [p for p in self.candidates if not isinstance(p, SlidingTile) or p.tile != tile]
-        if method == "sta" and other:
+        other = [p for p in self.candidates if getattr(p, "tile", None) != tile]
+        if method == "sta" and (tile is None or other):
             raise ValueError(
-                f"{other[0]} is no window of the first candidate's tile, and --method sta takes "
+                f"{(other or self.candidates)[0]} is no window of the first candidate's tile, and --method sta takes "
                 "nothing else; search with --method mixture"
             )
         least = min(self.costs if method == "mixture" else self.densities)
@@ -81,7 +80,7 @@ def make_task(config: Config, subject: Subject, candidates: tuple, schedule: Ste
     Raises:
       ValueError: see `Task.check`; or a table of costs was given that has not measured every candidate here.
     """
-    densities = np.array([declared_density(p, subject.grid) for p in candidates])
+    densities = np.array([metrics.density(p, subject.grid, num_heads=1)[0] for p in candidates])
     costs = densities if config.costs is None else _measured_costs(config, subject, candidates)
     task = Task(config, subject, candidates, schedule, costs, densities)
     task.check()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, StepContext
+from sparsevdit_jax import AttentionPattern, StepContext, attend
 
 from .. import nn
 from ..layers import gelu_tanh, modulate, silu, split_heads
@@ -70,7 +70,8 @@ class Attention(nnx.Module):
         v = split_heads(self.to_v(x), self.num_heads)
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
-        out, state = pattern.attend(q, k, v, state, ctx)
+        attended = attend(pattern, q, k, v, state, ctx)
+        out, state = attended.out, attended.state
         return self.to_out(out.reshape(x.shape)), state
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, StepContext
+from sparsevdit_jax import AttentionPattern, StepContext, attend
 from sparsevdit_jax.parallel import join
 
 from .. import layers, nn
@@ -72,7 +72,8 @@ class SingleAttention(_Attention):
     ) -> tuple[jax.Array, Any]:
         """[B, L, dim] to the same, and the pattern's new state; `rope` has the video's rows only."""
         q, k, v = self.project(x)
-        out, state = pattern.attend(apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
+        attended = attend(pattern, apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
+        out, state = attended.out, attended.state
         return out.reshape(x.shape), state
 
 
@@ -113,7 +114,8 @@ class DualAttention(_Attention):
         q, k, v = (
             join(*pair) for pair in zip(self.project(video), self.project_text(text), strict=True)
         )
-        out, state = pattern.attend(apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
+        attended = attend(pattern, apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
+        out, state = attended.out, attended.state
         out = out.reshape(*out.shape[:2], -1)
         tokens = video.shape[1]
         return self.to_out(out[:, :tokens]), self.to_add_out(out[:, tokens:]), state

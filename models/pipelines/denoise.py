@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import KernelOptions, Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.parallel import head_spec, put
 
 from .conditions import Conditions
@@ -173,7 +173,7 @@ class Denoiser:
             self.grid,
             phase or Phase.DENSE,
             step=np.int32(step),  # NumPy's: a host's own number is every host's
-            implementation=self.implementation,
+            kernel=KernelOptions(self.implementation),
         )
 
     def _step(self, model, x, solver, states, i, conditions, ctx, tables, key):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, StepContext
-from sparsevdit_jax.launch import attend_across
+from sparsevdit_jax import AttentionPattern, StepContext, attend
+from sparsevdit_jax.ops import attend_across
 
 from .. import layers, nn
 from ..layers import modulate, split_heads
@@ -39,7 +39,8 @@ class SelfAttention(_Attention):
         q = apply_rope(split_heads(self.norm_q(self.to_q(x)), self.num_heads), rope)
         k = apply_rope(split_heads(self.norm_k(self.to_k(x)), self.num_heads), rope)
         v = split_heads(self.to_v(x), self.num_heads)
-        out, state = pattern.attend(q, k, v, state, ctx)
+        attended = attend(pattern, q, k, v, state, ctx)
+        out, state = attended.out, attended.state
         return self.to_out(out.reshape(x.shape)), state
 
 
@@ -121,7 +122,7 @@ class Block(nnx.Module):
         h, state = self.attn1(h, rope, pattern=pattern, state=state, ctx=ctx)
         x = (x.astype(jnp.float32) + h.astype(jnp.float32) * gate).astype(dtype)
         h = x if self.norm2 is None else self.norm2(x)
-        x = x + self.attn2(h, text, image, implementation=ctx.implementation)
+        x = x + self.attn2(h, text, image, implementation=ctx.kernel.implementation)
         h = modulate(self.norm3(x.astype(jnp.float32)), ffn_shift, ffn_scale).astype(dtype)
         h = self.ffn(h)
         return (x.astype(jnp.float32) + h.astype(jnp.float32) * ffn_gate).astype(dtype), state

@@ -14,11 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsevdit_jax import codec, metrics
+from sparsevdit_jax import codec
 from sparsevdit_jax.grid import VideoGrid
-from sparsevdit_jax.offline.tables import declared_density
-from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern
-from sparsevdit_jax.patterns import AdaSpa, Dense, Skip, Table
+from sparsevdit_jax.pattern import AttentionPattern, StaticPattern
 
 FORMAT = "sparsevdit-jax/costs"
 VERSION = 1
@@ -44,7 +42,7 @@ class Timing:
     """One pattern on a setting.
 
     Attributes:
-      kind: the pattern's class, as `pattern_kind` writes it.
+      kind: the pattern's class, as `codec.class_name` writes it.
       block: tokens in its blocks.
       density: kept / all token pairs, text included.
       latency_ms: of all heads and batch rows, from raster order to raster order, in a REUSE step.
@@ -177,12 +175,14 @@ class CostTable:
         device = jax.devices()[0].device_kind if device is None else device
         shape = (grid.num_tokens, num_heads, head_dim)
         measurement = self._find((device, implementation, jnp.dtype(dtype).name, *shape), batch)
-        if isinstance(pattern, Dense | Skip):
-            return Cost(float(isinstance(pattern, Dense)), measurement is not None)
         densities = head_densities(pattern, grid, num_heads)
+        if isinstance(pattern, StaticPattern):
+            mask = pattern.static_plan(grid, num_heads).mask
+            if mask.is_full or mask.is_empty:
+                return Cost(float(mask.is_full), measurement is not None)
         curve = None
         if measurement is not None:
-            curve = measurement.curve(pattern_kind(pattern), block_size(pattern, grid))
+            curve = measurement.curve(codec.class_name(type(pattern)), pattern.block_on(grid))
         if curve is None or not curve[0].size:
             return Cost(float(np.mean(densities)), False)
         return Cost(float(np.mean([_interpolate(d, *curve) for d in densities])), True)
@@ -232,19 +232,6 @@ class CostTable:
         return cls(tuple(_measurement(m) for m in document["measurements"]))
 
 
-def pattern_kind(pattern: AttentionPattern) -> str:
-    """The pattern's class as JSON files name it, "sliding_tile.SlidingTile"; in full if not ours."""
-    package, _, module = type(pattern).__module__.rpartition(".")
-    inside = package == "sparsevdit_jax.patterns"
-    return f"{module if inside else type(pattern).__module__}.{type(pattern).__name__}"
-
-
-def block_size(pattern: AttentionPattern, grid: VideoGrid) -> int:
-    """Tokens in a block of a pattern that has a token order; 0 for one that has none."""
-    order = getattr(pattern, "token_order", None)
-    return 0 if order is None else order(grid).block
-
-
 @functools.lru_cache(maxsize=4096)
 def head_densities(pattern: AttentionPattern, grid: VideoGrid, num_heads: int) -> tuple[float, ...]:
     """Kept / all token pairs of each head by the pattern's settings alone, before any search.
@@ -255,14 +242,12 @@ def head_densities(pattern: AttentionPattern, grid: VideoGrid, num_heads: int) -
     Raises:
       ValueError: `pattern` mixes patterns, or chooses no blocks.
     """
-    if isinstance(pattern, Table) or not isinstance(pattern, BlockSparsePattern):
+    if pattern.num_steps is not None or pattern.at_step(0, num_heads) != (pattern,) * num_heads:
         raise ValueError(
-            f"{type(pattern).__name__} mixes patterns or chooses no blocks, so no density is its "
-            "own; ask for the pattern of each head"
+            f"{type(pattern).__name__} mixes patterns, so no density is its own; ask for the pattern "
+            "of each head"
         )
-    if not isinstance(pattern, AdaSpa):
-        return tuple(metrics.density(pattern, grid, num_heads=num_heads).tolist())
-    return (declared_density(pattern, grid),) * num_heads
+    return tuple(pattern.density_on(grid, num_heads).tolist())
 
 
 def _interpolate(density, densities, costs):

@@ -48,9 +48,9 @@ class Measurements:
                     f"the state of layer {layer} is a {type(state).__name__}; every layer must be "
                     "a Probe"
                 )
-            self.error[prompt, step, layer] = np.asarray(state.error, np.float64).mean(0)
+            self.error[prompt, step, layer] = np.asarray(state.error, np.float64).mean(0).T
             self.power[prompt, step, layer] = np.asarray(state.power, np.float64).mean(0)
-            self.choice[prompt, step, layer] = np.asarray(state.choice)
+            self.choice[prompt, step, layer] = np.asarray(state.choice)[0]
 
     def has(self, prompt: int, step: int) -> bool:
         """Whether this step of this prompt is there."""
@@ -62,10 +62,8 @@ class Measurements:
         first search, which is exact for them.
         """
         phases = schedule.phases()
-        steps = [i for i, phase in enumerate(phases) if phase is not Phase.DENSE]
-        if online and Phase.SEARCH in phases:
-            steps.remove(phases.index(Phase.SEARCH))
-        return np.asarray(steps, int)
+        exact = {Phase.DENSE, Phase.FIRST_SEARCH} if online else {Phase.DENSE}
+        return np.asarray([i for i, phase in enumerate(phases) if phase not in exact], int)
 
     def save(self, path: Path, settings: dict[str, Any]) -> None:
         """Writes an .npz file; the one before it stays until this one is whole."""

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels._pytree import pytree
-from sparsevdit_jax.launch import attend_dense
 from sparsevdit_jax.offline.rules import SparseVditRule
-from sparsevdit_jax.pattern import AttentionPattern, BlockSparsePattern, check_inputs
-from sparsevdit_jax.schedule import Phase
+from sparsevdit_jax.ops import attend_dense
+from sparsevdit_jax.parallel.ulysses import mean_over_rows
+from sparsevdit_jax.pattern import Attended, AttentionPattern
 
 
 @pytree
@@ -26,10 +26,11 @@ class ProbeState:
     """What a `Probe` measured in the last step that was not of Phase.DENSE.
 
     Attributes:
-      error: f32 [B, C, H], mean squared difference between the head's output under each candidate
+      error: f32 [B, H, C], mean squared difference between the head's output under each candidate
         and its exact output, over tokens and channels.
       power: f32 [B, H], mean square of the exact output: the error of leaving the head out.
-      choice: int32 [H], the candidate whose output was fed onward; -1 the exact one.
+      choice: int32 [B, H], the candidate whose output was fed onward, one for all rows; -1 the exact
+        one.
       inner: the candidates' own states.
     """
 
@@ -58,7 +59,7 @@ class Probe(AttentionPattern):
       rule: what chooses the output to go on with; None goes on with the exact one.
     """
 
-    candidates: tuple[BlockSparsePattern, ...]
+    candidates: tuple[AttentionPattern, ...]
     rule: SparseVditRule | None = None
 
     def __post_init__(self):
@@ -68,9 +69,9 @@ class Probe(AttentionPattern):
         if twice := [p for p in self.candidates if self.candidates.count(p) > 1]:
             raise ValueError(f"candidates holds {twice[0]} twice; name each once")
         for pattern in self.candidates:
-            if not isinstance(pattern, BlockSparsePattern):
+            if not isinstance(pattern, AttentionPattern) or not pattern.serves_any_head:
                 raise ValueError(
-                    f"candidates holds {pattern!r}; its members must be block-sparse patterns"
+                    f"candidates holds {pattern!r}; its members must be patterns that serve any head"
                 )
         if self.rule is not None and len(self.rule.costs) != len(self.candidates):
             raise ValueError(
@@ -78,36 +79,46 @@ class Probe(AttentionPattern):
                 "give one each"
             )
 
+    @property
+    def searches(self) -> bool:
+        """Whether one of its candidates does."""
+        return any(p.searches for p in self.candidates)
+
+    @property
+    def in_ring(self) -> bool:  # pyrefly: ignore
+        """Whether all of its candidates are."""
+        return all(p.in_ring for p in self.candidates)
+
     def init(self, grid, *, batch, num_heads, head_dim):
         """Zeros, and the candidates' own states."""
         sizes = dict(batch=batch, num_heads=num_heads, head_dim=head_dim)
         return ProbeState(
-            jnp.zeros((batch, len(self.candidates), num_heads), np.float32),
+            jnp.zeros((batch, num_heads, len(self.candidates)), np.float32),
             jnp.zeros((batch, num_heads), np.float32),
-            jnp.full((num_heads,), -1, np.int32),
+            jnp.full((batch, num_heads), -1, np.int32),
             tuple(p.init(grid, **sizes) for p in self.candidates),
         )
 
-    def attend(self, q, k, v, state, ctx):
-        """See `AttentionPattern.attend`; the state is new in every step that is not dense."""
-        check_inputs(q, k, v, ctx)
-        exact, _ = attend_dense(q, k, v, ctx)
-        if ctx.phase is Phase.DENSE:
-            return exact, state
-        outs, inner = [], []
+    def compute(self, q, k, v, state, ctx):
+        """See `AttentionPattern.compute`; the state is new in every step that is not dense."""
+        exact, lse = attend_dense(q, k, v, ctx)
+        reference, found = exact.astype(np.float32), []
         for pattern, own in zip(self.candidates, state.inner, strict=True):
-            out, own = pattern.attend(q, k, v, own, ctx)
-            outs.append(out)
-            inner.append(own)
-        reference = exact.astype(np.float32)
-        errors = [_mean_square(out.astype(np.float32) - reference) for out in outs]
-        error, power = jnp.stack(errors, 1), _mean_square(reference)
-        fed, choice = exact, jnp.full((q.shape[2],), -1, np.int32)
+            found.append(pattern.compute(q, k, v, own, ctx))
+        errors = [_mean_square(x.out.astype(np.float32) - reference) for x in found]
+        error, power = jnp.stack(errors, -1), _mean_square(reference)
+        fed, choice = exact, jnp.full(q.shape[2:3], -1, np.int32)
         if self.rule is not None:
-            choice = jnp.asarray(self.rule.choose(error.mean(0), power.mean(0)))
-            for i, out in enumerate(outs):
-                fed = jnp.where((choice == i)[None, None, :, None], out, fed)
-        return fed, ProbeState(error, power, choice, tuple(inner))
+            choice = jnp.asarray(
+                self.rule.choose(mean_over_rows(error).swapaxes(0, 1), mean_over_rows(power))
+            )
+            for i, x in enumerate(found):
+                chosen = choice == i
+                fed = jnp.where(chosen[None, None, :, None], x.out, fed)
+                lse = jnp.where(chosen[None, :, None], x.lse, lse)
+        inner = tuple(x.state for x in found)
+        choice = jnp.broadcast_to(choice, power.shape)
+        return Attended(fed, lse, ProbeState(error, power, choice, inner))
 
 
 def _mean_square(x):

@@ -2,13 +2,9 @@
 
 import numpy as np
 
-from pallas_kernels import BlockMask
-from sparsevdit_jax import metrics
 from sparsevdit_jax.attention import SparseAttention
 from sparsevdit_jax.grid import VideoGrid
-from sparsevdit_jax.masks.blocks import with_text
-from sparsevdit_jax.pattern import BlockSparsePattern, with_lengths
-from sparsevdit_jax.patterns.adaspa import AdaSpa
+from sparsevdit_jax.pattern import AttentionPattern, StaticPattern
 from sparsevdit_jax.patterns.dense import Dense
 from sparsevdit_jax.patterns.per_head import PerHead
 from sparsevdit_jax.patterns.table import Table
@@ -17,7 +13,7 @@ from sparsevdit_jax.schedule import Phase, StepSchedule
 
 def step_table(
     choice: np.ndarray,
-    candidates: tuple[BlockSparsePattern, ...],
+    candidates: tuple[StaticPattern, ...],
     schedule: StepSchedule,
     *,
     grid: VideoGrid,
@@ -47,7 +43,7 @@ def step_table(
 
 def fixed_table(
     choice: np.ndarray,
-    candidates: tuple[BlockSparsePattern, ...],
+    candidates: tuple[AttentionPattern, ...],
     schedule: StepSchedule,
     *,
     grid: VideoGrid,
@@ -56,7 +52,7 @@ def fixed_table(
 
     Args:
       choice: int [N, H] over layers and heads; -1 is full attention.
-      candidates: block-sparse patterns, also such that search online.
+      candidates: patterns, also such that search online.
       schedule: of the run.
       grid: the canvas that the choice was made on; the result refuses another.
     """
@@ -67,23 +63,6 @@ def fixed_table(
         PerHead.of(Dense() if i < 0 else candidates[i] for i in row) for row in choice.tolist()
     )
     return SparseAttention(layers, schedule, grid, choice.shape[1])
-
-
-def declared_density(pattern: BlockSparsePattern, grid: VideoGrid) -> float:
-    """Kept / all token pairs of one head of `pattern` after any search, text included.
-
-    For `AdaSpa` without heads that trade it is what every head has, but for the raggedness of its
-    last block.
-    """
-    if isinstance(pattern, AdaSpa):
-        order, (_, base, _) = pattern.token_order(grid), pattern.video_counts(grid)
-        keep = np.zeros((order.num_video_blocks,) * 2, bool)
-        keep[:, :base] = True
-        mask = BlockMask.from_dense(
-            with_text(keep, order)[None], block_q=order.block, block_kv=order.block
-        )
-        return float(with_lengths(mask, order, grid).density())
-    return float(metrics.density(pattern, grid, num_heads=1)[0])
 
 
 def choice_density(choice: np.ndarray, densities) -> np.ndarray:

@@ -8,13 +8,11 @@ Nothing else changes: under a mesh every pattern's attention runs under `jax.sha
 lies around it is partitioned by XLA. Arrays keep their shapes, and values are those of one device.
 """
 
-from .balance import deal_heads as deal_heads
-from .balance import deal_steps as deal_steps
+from .balance import assign_heads as assign_heads
 from .balance import imbalance as imbalance
 from .join import join as join
 from .mesh import head_spec as head_spec
 from .mesh import make_mesh as make_mesh
-from .mesh import per_head as per_head
 from .mesh import put as put
 from .mesh import spread_tokens as spread_tokens
 from .mesh import whole as whole

@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .mesh import current
 
-
-def deal_heads(work: Any, devices: int) -> Any:
+def assign_heads(work: Any, devices: int) -> Any:
     """The order in which heads are laid out so that devices, each with its share, do equal work.
 
     Rounds of one head to each device: the largest heads left, the largest of them to the device
@@ -34,45 +32,37 @@ def deal_heads(work: Any, devices: int) -> Any:
         taken = row[xp.argsort(xp.argsort(load, stable=True), stable=True)]
         load = load + padded[taken]
         rounds.append(taken)
-    dealt = xp.stack(rounds, axis=1)
+    assigned = xp.stack(rounds, axis=1)
     if xp is np:
-        dealt = _swap(dealt, padded.astype(np.float64))
-    return dealt.reshape(-1).astype(np.int32)
+        assigned = _swap(assigned, padded.astype(np.float64))
+    return assigned.reshape(-1).astype(np.int32)
 
 
-def deal_steps(work: np.ndarray) -> np.ndarray | None:
-    """`deal_heads` of every step's work [steps, H] for the present mesh; None if none is needed."""
-    shards = current()
-    if shards is None or shards.tokens == 1 or shards.uses_ring(work.shape[1]):
-        return None
-    return np.stack([deal_heads(row, shards.tokens) for row in work])
-
-
-def imbalance(work: np.ndarray, devices: int, deal: np.ndarray | None = None) -> float:
+def imbalance(work: np.ndarray, devices: int, order: np.ndarray | None = None) -> float:
     """Work of the busiest device / mean work of a device, 1 at best.
 
     Args:
       work: of each head, [H].
       devices: n.
-      deal: from `deal_heads`; None lays heads out as they are numbered.
+      order: from `assign_heads`; None lays heads out as they are numbered.
     """
-    deal = np.arange(-(-work.shape[0] // devices) * devices) if deal is None else deal
-    padded = np.concatenate([work, np.zeros(len(deal) - work.shape[0], work.dtype)])
-    load = padded[deal].reshape(devices, -1).sum(-1, dtype=np.float64)
+    order = np.arange(-(-work.shape[0] // devices) * devices) if order is None else order
+    padded = np.concatenate([work, np.zeros(len(order) - work.shape[0], work.dtype)])
+    load = padded[order].reshape(devices, -1).sum(-1, dtype=np.float64)
     return float(load.max() / load.mean()) if load.any() else 1.0
 
 
-def _swap(dealt: np.ndarray, work: np.ndarray) -> np.ndarray:
-    """`dealt` [n, heads of a device] after the best swaps with the busiest device."""
-    dealt = dealt.copy()
+def _swap(assigned: np.ndarray, work: np.ndarray) -> np.ndarray:
+    """`assigned` [n, heads of a device] after the best swaps with the busiest device."""
+    assigned = assigned.copy()
     while True:
-        load = work[dealt].sum(-1)
+        load = work[assigned].sum(-1)
         most = int(load.argmax())
         # moved[i, d, j]: what the busiest loses if its place i trades with place j of device d
-        moved = work[dealt[most]][:, None, None] - work[dealt][None]
+        moved = work[assigned[most]][:, None, None] - work[assigned][None]
         higher = np.maximum(load[most] - moved, load[None, :, None] + moved)
         higher[:, most] = np.inf
         i, d, j = np.unravel_index(higher.argmin(), higher.shape)
         if higher[i, d, j] >= load[most] * (1 - 1e-9):
-            return dealt
-        dealt[most, i], dealt[d, j] = dealt[d, j], dealt[most, i]
+            return assigned
+        assigned[most, i], assigned[d, j] = assigned[d, j], assigned[most, i]

@@ -109,6 +109,15 @@ def spec(ndim: int, *, rows: int | None = 0, tokens: int | None = None) -> Parti
     return PartitionSpec(*axes)
 
 
+def row_axes() -> tuple[str, ...]:
+    """Inside of `jax.shard_map`: the axes over which batch rows are spread; none elsewhere."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return tuple(
+        name for name in _BATCH if types.get(name) == AxisType.Manual and mesh.shape[name] > 1
+    )
+
+
 def held_by(x: jax.Array, distance: int, n: int) -> jax.Array:
     """Under `jax.shard_map`: what the device at a distance on `seq` holds, around the ring of n."""
     if not distance:
@@ -135,18 +144,10 @@ def whole(tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
-def per_head(x: jax.Array) -> jax.Array:
-    """`x` [B, H, ...], part of a pattern's state, with each head where it attends.
-
-    Stays whole on every device without a mesh, and where heads do not divide.
-    """
-    if current() is None:
-        return x
-    return jax.lax.with_sharding_constraint(x, head_spec(x.shape))
-
-
 def head_spec(shape: Sequence[int]) -> PartitionSpec:
-    """Where `per_head` puts an array [B, H, ...]; scalars and what does not divide: everywhere."""
+    """Where an array [B, H, ...] of a pattern's state lies; scalars and what does not divide:
+    everywhere.
+    """
     shards = current()
     if shards is None or len(shape) < 2 or shape[1] % shards.tokens or shape[0] % shards.rows:
         return PartitionSpec()

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask, block_mass, block_sparse_attention
+from sparsevdit_jax.merge import merge_by_lse
 
 from .mesh import Shards, held_by, spec
 
@@ -50,7 +51,7 @@ def attend(
         def step(carry, hop, distance=1):
             k, v, out, lse = carry
             k, v = (held_by(x, distance, n) for x in (k, v))
-            return (k, v, *_merge(out, lse, *visit(hop, k, v))), None
+            return (k, v, *merge_by_lse([(out, lse), visit(hop, k, v)])), None
 
         out, lse = visit(0, k, v)
         carry = k, v, out.astype(np.float32), lse
@@ -198,22 +199,6 @@ def _columns(mask: BlockMask, kv_lengths, owner, share: int) -> BlockMask:
         block_kv=mask.block_kv,
         num_kv_blocks=share,
     )
-
-
-def _merge(out, lse, out_2, lse_2):
-    """Softmax over both sets of keys, from the softmax over each; -inf is a set without keys."""
-    top = jax.lax.stop_gradient(jnp.maximum(lse, lse_2))
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    weight, weight_2 = jnp.exp(lse - top), jnp.exp(lse_2 - top)
-    total = weight + weight_2
-    some = total > 0
-    total = jnp.where(some, total, 1)
-
-    def share(w):
-        return (w / total).swapaxes(1, 2)[..., None]
-
-    out = out * share(weight) + out_2.astype(np.float32) * share(weight_2)
-    return out, jnp.where(some, top + jnp.log(total), -jnp.inf)
 
 
 def _rows_spec(a):

@@ -1,6 +1,7 @@
 """AdaSpa: online search of the blocks with the most mass (arXiv 2502.21079; no public code)."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,11 @@ import numpy as np
 from pallas_kernels import BlockMask
 from pallas_kernels._pytree import pytree
 from pallas_kernels._values import flag, share, whole
-from sparsevdit_jax.launch import attend_dense, attention_mass
-from sparsevdit_jax.parallel import per_head
-from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern, with_lengths
-from sparsevdit_jax.schedule import Phase, StepContext
+from sparsevdit_jax.context import StepContext
+from sparsevdit_jax.masks.blocks import with_text
+from sparsevdit_jax.ops import attend_dense, attention_mass, with_lengths
+from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan
+from sparsevdit_jax.schedule import Phase
 from sparsevdit_jax.search import select
 from sparsevdit_jax.token_order import TokenOrder
 
@@ -26,19 +28,17 @@ class AdaSpaState:
         the step that searched first, or without the cache that of the step that searched last.
       mask: the blocks chosen last, int32 lists [B, H, N, S]; full before any search, so that a
         REUSE step is exact.
-      searched: bool scalar, whether `lse` and `mask` have been written.
     """
 
     lse: jax.Array
     mask: BlockMask
-    searched: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaSpa(BlockSparsePattern):
+class AdaSpa(AttentionPattern):
     """Each video block row keeps its blocks of greatest mass, found by an online search.
 
-    The first SEARCH step is fused: its output is exact, its LSE is cached and its block masses give
+    The FIRST_SEARCH step is fused: its output is exact, its LSE is cached and its block masses give
     the mask. A later SEARCH step takes the masses of its own q and k under the cached LSE, and is
     sparse itself. Without `lse_cache` it first takes its own LSE, and its mask is that of an exact
     search: one more pass over all of q and k (a whole exact attention where XLA or the kernel
@@ -59,7 +59,8 @@ class AdaSpa(BlockSparsePattern):
 
     Attributes:
       density: blocks that a video row keeps / blocks there are, before heads trade; counted over
-        video blocks, or over all when `text_in_budget`. At least one video block is kept.
+        video blocks, or over all when `text_in_budget`. At least one video block is kept. Where a
+        schedule gives densities, that of the searching step takes its place.
       block: tokens in a block (64 is the paper's).
       head_adaptive: heads of high recall give half their blocks to as many heads of low recall,
         among the heads that this pattern serves (in a `PerHead`, those of its group).
@@ -76,6 +77,9 @@ class AdaSpa(BlockSparsePattern):
     text_in_budget: bool = False
     lse_cache: bool = True
 
+    takes_density = True
+    in_ring = True
+
     def __post_init__(self):
         checked = dict(
             density=share("density", self.density, remedy="kept blocks / all blocks of a row"),
@@ -91,20 +95,33 @@ class AdaSpa(BlockSparsePattern):
         """Raster order with text last."""
         return TokenOrder(grid, self.block)
 
-    def video_counts(self, grid) -> tuple[int, int, int]:
-        """Video blocks that a video row keeps in heads that give, neither, and that receive."""
+    @property
+    def searches(self) -> bool:
+        """True."""
+        return True
+
+    def video_counts(self, grid, density=None) -> tuple[Any, Any, Any]:
+        """Video blocks that a video row keeps in heads that give, neither, and that receive.
+
+        Args:
+          grid: the sequence.
+          density: in place of the pattern's own; where it is traced, so are the counts.
+        """
+        density = self.density if density is None else density
         order = self.token_order(grid)
         video, text = order.num_video_blocks, order.num_text_blocks
-        count = select.block_budget(self.density, video)
         if self.text_in_budget:
-            count = min(max(select.round_half_up(self.density * order.num_blocks) - text, 1), video)
+            count = select.block_budget(density, order.num_blocks, most=video, less=text)
+        else:
+            count = select.block_budget(density, video)
         return select.head_adaptive_counts(count, video) if self.head_adaptive else (count,) * 3
 
     def init(self, grid, *, batch, num_heads, head_dim):
         """State before any search: everything kept."""
         del head_dim
         order = self.token_order(grid)
-        rows, capacity = (batch, num_heads, order.num_blocks), self._capacity(order)
+        capacity = self.video_counts(grid)[2] + order.num_text_blocks
+        rows = (batch, num_heads, order.num_blocks)
         mask = BlockMask(
             jnp.zeros((*rows, capacity), np.int32),
             jnp.full(rows, order.num_blocks, np.int32),
@@ -112,57 +129,69 @@ class AdaSpa(BlockSparsePattern):
             block_kv=self.block,
             num_kv_blocks=order.num_blocks,
         )
-        lse = jnp.zeros((batch, num_heads, grid.num_tokens), np.float32)
-        return _with_its_heads(AdaSpaState(lse, mask, jnp.zeros((), bool)))
+        return AdaSpaState(jnp.zeros((batch, num_heads, grid.num_tokens), np.float32), mask)
 
     def plan(self, q, k, state, ctx):
-        """The mask in the state; a SEARCH step renews it, or is exact if no LSE is cached."""
-        order, exact = self.token_order(ctx.grid), None
+        """The mask in the state, which a SEARCH step renews; everything in the first search."""
+        if ctx.phase is Phase.FIRST_SEARCH:
+            return AttentionPlan.everything(ctx.grid), state
         if ctx.phase is Phase.SEARCH:
-            exact = ~state.searched
-            state = jax.lax.cond(
-                state.searched, lambda: self._search_again(q, k, state, ctx), lambda: state
-            )
-        mask = with_lengths(state.mask, order, ctx.grid, ctx.text_lengths)
-        return AttentionPlan(mask, order, exact), state
+            lse = state.lse if self.lse_cache else attend_dense(q, k, k, ctx)[1]
+            state = AdaSpaState(lse, self.search(q, k, lse, ctx))
+        return AttentionPlan(state.mask, self.token_order(ctx.grid)), state
 
     def update(self, q, k, lse, state, ctx):
-        """After the first SEARCH: its LSE and the mask that its masses give."""
-        if ctx.phase is not Phase.SEARCH:
+        """After the first search: its LSE and the mask that its masses give."""
+        if ctx.phase is not Phase.FIRST_SEARCH:
             return state
-        state = jax.lax.cond(
-            state.searched,
-            lambda: state,
-            lambda: AdaSpaState(lse, self.search(q, k, lse, ctx), jnp.ones((), bool)),
-        )
-        return _with_its_heads(state)
+        return AdaSpaState(lse, self.search(q, k, lse, ctx))
+
+    def head_work(self, state, ctx, num_heads):
+        """Blocks that each head keeps in a step without a search."""
+        del num_heads
+        return state.mask.kv_counts.sum((0, 2)) if ctx.phase is Phase.REUSE else None
+
+    def density_on(self, grid, num_heads, *, state=None, step=0, text_lengths=None):
+        """After any search, before heads trade; with a state that of its mask."""
+        del step
+        order = self.token_order(grid)
+        if state is None:
+            video, (_, base, _) = order.num_video_blocks, self.video_counts(grid)
+            keep = np.broadcast_to(np.arange(video) < base, (video, video))
+            keep = with_text(keep, order)[None]
+            mask = BlockMask.from_dense(keep, block_q=self.block, block_kv=self.block)
+        else:
+            mask = state.mask
+        ctx = StepContext(grid, text_lengths=text_lengths)
+        kept = with_lengths(mask, order, None, ctx).density(per_head=True)
+        return np.broadcast_to(np.asarray(kept, np.float32), num_heads).copy()
 
     def search(self, q, k, lse, ctx: StepContext) -> BlockMask:
         """The mask of these q, k [B, L, H, D] under `lse` f32 [B, H, L], all in raster order."""
         order = self.token_order(ctx.grid)
         q, k, lse = (jax.lax.stop_gradient(x) for x in (q, k, lse))
-        mass = attention_mass(q, k, lse, order, ctx)
-        return self.choose(mass, order)
+        return self.choose(attention_mass(q, k, lse, order, ctx), ctx)
 
-    def _search_again(self, q, k, state, ctx):
-        lse = state.lse if self.lse_cache else attend_dense(q, k, k, ctx)[1]
-        return dataclasses.replace(state, lse=lse, mask=self.search(q, k, lse, ctx))
-
-    def choose(self, mass, order: TokenOrder) -> BlockMask:
+    def choose(self, mass, ctx: StepContext) -> BlockMask:
         """Block masses f32 [B, H, N, N] -> the lists of every row, [B, H, N, S]."""
+        order = self.token_order(ctx.grid)
         video, text, total = order.num_video_blocks, order.num_text_blocks, order.num_blocks
-        low, base, high = self.video_counts(order.grid)
+        low, base, high = self.video_counts(ctx.grid, ctx.density)
+        capacity = self.video_counts(ctx.grid, ctx.room)[2] + text
         # Text columns win every row: they take the first `text` ranks and lie outside the count.
         scores = mass[:, :, :video].at[..., video:].set(jnp.inf)
-        ranked = select.rank_blocks(scores, self._capacity(order))
+        ranked = select.rank_blocks(scores, capacity)
         counts = jnp.full(mass.shape[:2], base, np.int32)
         if self.head_adaptive:
-            kept = jnp.take_along_axis(mass[:, :, :video], ranked[..., : base + text], axis=-1)
-            kept = kept.sum((-1, -2)) + mass[:, :, video:].sum((-1, -2))
+            most = base + text if isinstance(base, int) else capacity
+            best = jnp.take_along_axis(mass[:, :, :video], ranked[..., :most], axis=-1)
+            kept = jnp.where(np.arange(most) < base + text, best, 0).sum((-1, -2))
+            kept = kept + mass[:, :, video:].sum((-1, -2))
             recall = kept / jnp.maximum(mass.sum((-1, -2)), np.finfo(np.float32).tiny)
-            levels = select.head_levels(recall, self.recall_threshold)
+            recall = ctx.all_heads(recall)  # heads of all devices trade with one another
+            levels = ctx.local_heads(select.head_levels(recall, self.recall_threshold))
             counts = jnp.asarray([low, base, high], np.int32)[levels + 1]
-        counts = jnp.broadcast_to(counts[..., None] + text, scores.shape[:-1])
+        counts = jnp.broadcast_to(counts[..., None] + np.int32(text), scores.shape[:-1])
         listed = select.list_ranked(ranked, counts, total)
         indices = jnp.where(listed == total, 0, listed)
         rows = ((0, 0), (0, 0), (0, text))
@@ -173,11 +202,3 @@ class AdaSpa(BlockSparsePattern):
             block_kv=self.block,
             num_kv_blocks=total,
         )
-
-    def _capacity(self, order):
-        return self.video_counts(order.grid)[2] + order.num_text_blocks
-
-
-def _with_its_heads(state: AdaSpaState) -> AdaSpaState:
-    """Under a mesh, each head's LSE and lists where the head attends."""
-    return jax.tree.map(per_head, state)

@@ -2,24 +2,16 @@
 
 import dataclasses
 
-from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern
+from sparsevdit_jax.pattern import AttentionPlan, StaticPattern
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense(BlockSparsePattern):
+class Dense(StaticPattern):
     """Exact attention at every step; density 1."""
 
-    def init(self, grid, *, batch, num_heads, head_dim):
-        """No state."""
-        del grid, batch, num_heads, head_dim
-        return ()
+    is_dense = True
 
-    def plan(self, q, k, state, ctx):
+    def static_plan(self, grid, num_heads):
         """Everything, through `dense_attention`."""
-        del q, k, ctx
-        return AttentionPlan(None, full=True), state
-
-    def update(self, q, k, lse, state, ctx):
-        """Nothing to remember."""
-        del q, k, lse, ctx
-        return state
+        del num_heads
+        return AttentionPlan.everything(grid)

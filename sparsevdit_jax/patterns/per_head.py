@@ -1,37 +1,27 @@
-"""PerHead: different patterns for different heads of a layer, in one launch if blocks agree.
+"""PerHead: different patterns for different heads of a layer, in one launch where blocks agree.
 
 Sparse-vDiT (arXiv 2506.03065) batches the heads of one mode into a call; here heads of different
 modes share one.
 """
 
 import dataclasses
-from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from pallas_kernels import BlockMask
 from pallas_kernels._values import listed, wholes
-from sparsevdit_jax.launch import attend_dense
-from sparsevdit_jax.pattern import (
-    AttentionPattern,
-    AttentionPlan,
-    BlockSparsePattern,
-    check_inputs,
-)
-from sparsevdit_jax.schedule import Phase, StepContext
-from sparsevdit_jax.token_order import TokenOrder
-from sparsevdit_jax.token_permutation import TokenPermutation, shared_lengths
+from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan
+from sparsevdit_jax.token_permutation import choose_order
 
 
 @dataclasses.dataclass(frozen=True)
 class PerHead(AttentionPattern):
     """Pattern i serves the heads that group i names; the bits are those of a loop over the heads.
 
-    Groups whose blocks have one size and number are merged into one mask and one launch, also when
-    their token orders differ. `Skip` joins any launch as empty rows; `Dense` heads share one call
-    of `dense_attention`. Patterns that are not block sparse, or that search in this step, run by
-    themselves.
+    Static patterns whose blocks have one size and number are merged into one mask and one launch,
+    also when their token orders differ. `Skip` joins any launch as empty rows; `Dense` heads share one
+    call of `dense_attention`. Other patterns run by themselves.
 
     Attributes:
       groups: (pattern, heads) pairs; every head of the layer appears once.
@@ -63,61 +53,121 @@ class PerHead(AttentionPattern):
         return cls(tuple((p, tuple(heads)) for p, heads in groups.items()))
 
     @property
+    def serves_any_head(self) -> bool:
+        """False: it names its heads."""
+        return False
+
+    @property
     def num_heads(self) -> int:
         """Heads of the layer."""
         return sum(len(heads) for _, heads in self.groups)
 
-    def init(self, grid, *, batch, num_heads, head_dim):
-        """Tuple of the groups' states."""
+    @property
+    def in_ring(self) -> bool:  # pyrefly: ignore
+        """Whether all of its patterns are."""
+        return all(p.in_ring for p, _ in self.groups)
+
+    @property
+    def searches(self) -> bool:
+        """Whether one of its patterns does."""
+        return any(p.searches for p, _ in self.groups)
+
+    @property
+    def takes_density(self) -> bool:  # pyrefly: ignore
+        """Whether one of its patterns does."""
+        return any(p.takes_density for p, _ in self.groups)
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps that one of its patterns was made for; ValueError where two differ."""
+        steps = {p.num_steps for p, _ in self.groups} - {None}
+        if len(steps) > 1:
+            raise ValueError(
+                f"PerHead mixes patterns made for {sorted(steps)} steps; give one number"
+            )
+        return steps.pop() if steps else None
+
+    def with_density(self, density):
+        """Each pattern with another budget where it has one."""
+        return PerHead(tuple((p.with_density(density), heads) for p, heads in self.groups))
+
+    def at_step(self, step, num_heads):
+        """The pattern of each head."""
         self._check_heads(num_heads)
+        found = {
+            head: pattern
+            for member, heads in self.groups
+            for head, pattern in zip(heads, member.at_step(step, len(heads)), strict=True)
+        }
+        return tuple(found[head] for head in range(num_heads))
+
+    def init(self, grid, *, batch, num_heads, head_dim):
+        """Tuple of the parts' states; none where all heads share one launch."""
+        parts = self.parts(grid, num_heads)
+        if parts is None:
+            self._merged(grid)
+            return ()
         return tuple(
-            p.init(grid, batch=batch, num_heads=len(heads), head_dim=head_dim)
-            for p, heads in self.groups
+            p.init(grid, batch=batch, num_heads=len(heads), head_dim=head_dim) for p, heads in parts
         )
 
-    def attend(self, q, k, v, state, ctx):
-        """See `AttentionPattern.attend`."""
-        check_inputs(q, k, v, ctx)
-        self._check_heads(q.shape[2])
-        if all(isinstance(p, BlockSparsePattern) for p, _ in self.groups):
-            out, _, state = self.attend_with_lse(q, k, v, state, ctx)
-            return out, state
-        outs, states = [], []
-        for (pattern, heads), group_state in zip(self.groups, state, strict=True):
-            q_g, k_g, v_g = (_take(x, heads, 2) for x in (q, k, v))
-            out, group_state = pattern.attend(q_g, k_g, v_g, group_state, ctx)
-            outs.append((heads, out))
-            states.append(group_state)
-        return _join(outs, 2), tuple(states)
+    def parts(self, grid, num_heads):
+        """Static patterns that share a launch as one `PerHead`, every other pattern by itself.
 
-    def attend_with_lse(self, q, k, v, state, ctx: StepContext) -> tuple[Any, Any, Any]:
-        """(out, lse f32 [B, H, L], state); ValueError for patterns that are not block sparse."""
-        check_inputs(q, k, v, ctx)
-        self._check_heads(q.shape[2])
-        members = [(p, heads) for p, heads in self.groups if isinstance(p, BlockSparsePattern)]
-        if len(members) != len(self.groups):
-            other = next(p for p, _ in self.groups if not isinstance(p, BlockSparsePattern))
-            raise ValueError(f"{other} has no lse: it is not a BlockSparsePattern; use attend")
-        if ctx.phase is Phase.DENSE:
-            return *attend_dense(q, k, v, ctx), state
-        plans, states = [], []
-        for (pattern, heads), group_state in zip(members, state, strict=True):
-            q_g, k_g = _take(q, heads, 2), _take(k, heads, 2)
-            plan, group_state = pattern.plan(q_g, k_g, group_state, ctx)
-            plans.append((heads, plan))
-            states.append(group_state)
-        outs, lses = [], []
-        for heads, plan in _merge(plans, ctx):
-            q_g, k_g, v_g = (_take(x, heads, 2) for x in (q, k, v))
-            out, lse = plan.run(q_g, k_g, v_g, ctx)
-            outs.append((heads, out))
-            lses.append((heads, lse))
-        lse = _join(lses, 1)
-        states = tuple(
-            p.update(_take(q, heads, 2), _take(k, heads, 2), _take(lse, heads, 1), s, ctx)
-            for (p, heads), s in zip(members, states, strict=True)
-        )
-        return _join(outs, 2), lse, states
+        None where one launch serves all heads.
+        """
+        self._check_heads(num_heads)
+        launches: dict = {}
+        for member, heads in self.groups:
+            launches.setdefault(_launch(member, grid, heads), []).append((member, heads))
+        if _EMPTY in launches and (shared := [k for k in launches if k[0] == "blocks"]):
+            launches[shared[0]] += launches.pop(_EMPTY)
+        if len(launches) == 1 and len(self.groups) > 1:
+            return None
+        return tuple(_part(group) for group in launches.values())
+
+    def density_on(self, grid, num_heads, *, state=None, step=0, text_lengths=None):
+        """Those of its patterns."""
+        parts = self.parts(grid, num_heads)
+        result, given = np.zeros(num_heads, np.float32), dict(step=step, text_lengths=text_lengths)
+        if parts is None:
+            for member, heads in self.groups:
+                result[list(heads)] = member.density_on(grid, len(heads), **given)
+            return result
+        states = (None,) * len(parts) if state is None else state
+        for (member, heads), own in zip(parts, states, strict=True):
+            result[list(heads)] = member.density_on(grid, len(heads), state=own, **given)
+        return result
+
+    def plan(self, q, k, state, ctx):
+        """One launch for all heads; called where `parts` says that they share one."""
+        del k
+        mask, orders, which = self._merged(ctx.grid)
+        mask, which = jax.tree.map(ctx.local_heads, mask), ctx.local_heads(which, axis=0)
+        if mask.is_full or mask.is_empty:
+            return AttentionPlan(mask), state
+        return AttentionPlan(mask, choose_order(orders, which, ctx.text_lengths)), state
+
+    def head_work(self, state, ctx, num_heads):
+        """Blocks that each head keeps."""
+        del state, num_heads
+        counts = self._merged(ctx.grid)[0].kv_counts
+        return counts.sum((0, 2)) if counts.shape[1] > 1 else None
+
+    def _merged(self, grid):
+        """(mask of all heads without lengths, the distinct orders, which of them each head has)."""
+        plans = [(p.static_plan(grid, len(heads)), heads) for p, heads in self.groups]  # pyrefly: ignore
+        like = next((plan for plan, _ in plans if not plan.mask.is_empty), plans[0][0])
+        if like.mask.is_full:
+            return like.mask, (), np.zeros(self.num_heads, np.int32)
+        masks = [_like(plan.mask, like.mask) for plan, _ in plans]
+        heads = np.concatenate([heads for _, heads in plans])
+        rank = np.argsort(heads)
+        mask = BlockMask.concat_heads(masks, [len(hs) for _, hs in plans]).take_heads(rank)
+        orders = [like.q_order if plan.mask.is_empty else plan.q_order for plan, _ in plans]
+        distinct = list(dict.fromkeys(orders))
+        which = np.repeat([distinct.index(o) for o in orders], [len(hs) for _, hs in plans])
+        return mask, tuple(distinct), which[rank].astype(np.int32)
 
     def _check_heads(self, num_heads):
         if num_heads != self.num_heads:
@@ -127,62 +177,32 @@ class PerHead(AttentionPattern):
             )
 
 
-def _merge(plans, ctx):
-    """(heads, plan) of each group -> those of each launch."""
-    launches: dict[Any, list] = {}
-    for heads, plan in plans:
-        if plan.mask is None:
-            key = ("dense", plan.full)
-        elif plan.exact is None and isinstance(plan.order, TokenOrder):
-            key = (plan.order.block, plan.order.num_blocks)
-        else:
-            key = ("alone", heads)
-        launches.setdefault(key, []).append((heads, plan))
-    sparse = [key for key in launches if isinstance(key[0], int)]
-    if sparse and ("dense", False) in launches:
-        launches[sparse[0]] += launches.pop(("dense", False))
-    return [_merge_group(group, ctx) for group in launches.values()]
+_EMPTY = ("empty",)
 
 
-def _merge_group(group, ctx):
-    """Plans of equal blocks (or of none) as one, heads ascending."""
-    heads = np.concatenate([heads for heads, _ in group]).astype(int)
-    plan = group[0][1]
+def _launch(member, grid, heads):
+    """What heads of one launch have in common."""
+    if not member.is_static:
+        return "alone", heads
+    plan = member.static_plan(grid, len(heads))
+    if plan.mask.is_full:
+        return ("dense",)
+    return _EMPTY if plan.mask.is_empty else ("blocks", plan.q_order.block, plan.q_order.num_blocks)
+
+
+def _part(group):
+    """(pattern, heads) of patterns that share a launch; their heads renumbered from 0."""
+    heads = tuple(sorted(h for _, hs in group for h in hs))
     if len(group) == 1:
-        return group[0]
-    rank = np.argsort(heads)
-    merged = tuple(int(h) for h in heads[rank])
-    if plan.mask is None:
-        return merged, plan
-    masks = [_bare(p.mask, like=plan.mask) for _, p in group]
-    mask = BlockMask.concat_heads(masks, [len(hs) for hs, _ in group]).take_heads(rank)
-    orders = [plan.order if p.mask is None else p.order for _, p in group]
-    distinct = list(dict.fromkeys(orders))
-    which = np.concatenate(
-        [np.full(len(hs), distinct.index(o)) for (hs, _), o in zip(group, orders, strict=True)]
-    )[rank]
-    lengths = shared_lengths(distinct, which, ctx.text_lengths)
-    mask = dataclasses.replace(mask, q_lengths=lengths, kv_lengths=lengths)
-    order = distinct[0] if len(distinct) == 1 else TokenPermutation.choose(distinct, which)
-    return merged, AttentionPlan(mask, order)
+        pattern, own = group[0]
+        return pattern, own
+    number = {h: i for i, h in enumerate(heads)}
+    return PerHead(tuple((p, tuple(number[h] for h in hs)) for p, hs in group)), heads
 
 
-def _bare(mask, like):
-    """The lists of a mask without lengths; no mask gives empty rows, as many as in `like`."""
-    if mask is not None:
-        return dataclasses.replace(mask, q_lengths=None, kv_lengths=None)
+def _like(mask, like):
+    """A mask of the blocks of `like`: an empty one has none of its own."""
+    if not mask.is_empty:
+        return mask
     nothing = np.zeros((like.num_q_blocks, like.num_kv_blocks), bool)
     return BlockMask.from_dense(nothing, block_q=like.block_q, block_kv=like.block_kv)
-
-
-def _take(x, heads, axis):
-    if len(heads) == x.shape[axis] and list(heads) == sorted(heads):
-        return x
-    return jnp.take(x, np.asarray(heads), axis=axis)
-
-
-def _join(parts, axis):
-    """(heads, array) parts as one array with heads in order."""
-    heads = np.concatenate([heads for heads, _ in parts])
-    whole = jnp.concatenate([x for _, x in parts], axis) if len(parts) > 1 else parts[0][1]
-    return _take(whole, tuple(int(i) for i in np.argsort(heads)), axis)

@@ -2,27 +2,17 @@
 
 import dataclasses
 
-from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern
+from sparsevdit_jax.pattern import AttentionPlan, StaticPattern
 
 
 @dataclasses.dataclass(frozen=True)
-class Skip(BlockSparsePattern):
+class Skip(StaticPattern):
     """Output zero, lse -inf for every token, text too; no work, density 0.
 
     Steps of Phase.DENSE stay exact.
     """
 
-    def init(self, grid, *, batch, num_heads, head_dim):
-        """No state."""
-        del grid, batch, num_heads, head_dim
-        return ()
-
-    def plan(self, q, k, state, ctx):
+    def static_plan(self, grid, num_heads):
         """Nothing."""
-        del q, k, ctx
-        return AttentionPlan(None, full=False), state
-
-    def update(self, q, k, lse, state, ctx):
-        """Nothing to remember."""
-        del q, k, lse, ctx
-        return state
+        del num_heads
+        return AttentionPlan.nothing(grid)

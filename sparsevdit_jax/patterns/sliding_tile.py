@@ -86,6 +86,19 @@ class SlidingTile(StaticPattern):
         """The window of each head, or the one of all."""
         return self.window if isinstance(self.window[0], tuple) else (self.window,)
 
+    @property
+    def serves_any_head(self) -> bool:
+        """Whether it has one window for all heads."""
+        return len(self.windows) == 1
+
+    def at_step(self, step, num_heads):
+        """The pattern of each head's window."""
+        del step
+        if len(self.windows) == 1:
+            return (self,) * num_heads
+        self._check_heads(num_heads)
+        return tuple(dataclasses.replace(self, window=w) for w in self.windows)
+
     def token_order(self, grid):
         """Tile order."""
         return TokenOrder(grid, math.prod(self.tile), self.tile)
@@ -93,15 +106,18 @@ class SlidingTile(StaticPattern):
     def keep_blocks(self, grid, num_heads):
         """Bool [H|1, N, N] over tiles in raster order, then text blocks."""
         windows = self.windows
-        if len(windows) not in (1, num_heads):
-            raise ValueError(
-                f"SlidingTile has windows for {len(windows)} heads, but the layer has {num_heads}; "
-                "give one window, or one for each head"
-            )
+        self._check_heads(num_heads)
         order = self.token_order(grid)
         _warn(self, order.tiles)
         keeps = {w: with_text(self._keep_tiles(order.tiles, w), order) for w in set(windows)}
         return np.stack([keeps[w] for w in windows])
+
+    def _check_heads(self, num_heads):
+        if len(self.windows) not in (1, num_heads):
+            raise ValueError(
+                f"SlidingTile has windows for {len(self.windows)} heads, but the layer has "
+                f"{num_heads}; give one window, or one for each head"
+            )
 
     def _keep_tiles(self, tiles, window):
         t, y, x = (axis_window(n, w, self.even_window) for n, w in zip(tiles, window, strict=True))

@@ -13,15 +13,13 @@ import numpy as np
 
 from pallas_kernels import BlockMask
 from pallas_kernels._values import listed, wholes
-from sparsevdit_jax.parallel import deal_steps
-from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern
-from sparsevdit_jax.schedule import Phase, StepContext
+from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan, StaticPattern
 from sparsevdit_jax.token_order import TokenOrder
-from sparsevdit_jax.token_permutation import TokenPermutation, shared_lengths
+from sparsevdit_jax.token_permutation import choose_order
 
 
 @dataclasses.dataclass(frozen=True)
-class Table(BlockSparsePattern):
+class Table(AttentionPattern):
     """Head h at step t uses ``library[choice[t][h]]``, all heads in one launch.
 
     Masks are data here: another step neither recompiles nor moves the library, which lies on the
@@ -30,13 +28,14 @@ class Table(BlockSparsePattern):
     `SparseAttention` refuses a table whose length is not its schedule's.
 
     Attributes:
-      library: block-sparse patterns without state, each one mask for any head; their blocks have
-        one size and number.
+      library: static patterns, each one mask for any head; their blocks have one size and number.
       choice: index into `library` for each step and head, [steps][heads].
     """
 
-    library: tuple[BlockSparsePattern, ...]
+    library: tuple[StaticPattern, ...]
     choice: tuple[tuple[int, ...], ...]
+
+    in_ring = True
 
     def __post_init__(self):
         object.__setattr__(self, "library", listed("library", self.library))
@@ -44,9 +43,12 @@ class Table(BlockSparsePattern):
         choice = tuple(wholes("choice", row, remedy="index the library") for row in rows)
         object.__setattr__(self, "choice", choice)
         for pattern in self.library:
-            if not isinstance(pattern, BlockSparsePattern):
+            if not isinstance(pattern, AttentionPattern):
+                raise ValueError(f"library holds {pattern!r}; its members must be static patterns")
+            if not pattern.is_static:
                 raise ValueError(
-                    f"library holds {pattern!r}; its members must be block-sparse patterns"
+                    f"{pattern} depends on more than positions; a Table's library holds static "
+                    "patterns, use PerHead"
                 )
         sizes = {len(row) for row in choice}
         if len(sizes) != 1 or sizes == {0}:
@@ -66,6 +68,11 @@ class Table(BlockSparsePattern):
         return len(self.choice)
 
     @property
+    def serves_any_head(self) -> bool:
+        """False: it names its heads."""
+        return False
+
+    @property
     def num_heads(self) -> int:
         """Heads of the layer."""
         return len(self.choice[0])
@@ -77,45 +84,54 @@ class Table(BlockSparsePattern):
         _library(self, grid)
         return ()
 
+    def at_step(self, step, num_heads):
+        """The library's pattern of each head."""
+        self._check_heads(num_heads)
+        return tuple(self.library[i] for i in self.choice[self._row(step)])
+
     def plan(self, q, k, state, ctx):
         """The masks and orders of this step's row, gathered from the library."""
         del k
-        self._check_heads(q.shape[2])
+        self._check_heads(ctx.num_heads(q))
         lists, counts, orders, order_of = _library(self, ctx.grid)
-        choice, step = np.asarray(self.choice, np.int32), ctx.step
-        deal = deal_steps(counts.sum(-1)[choice])
-        if isinstance(step, jax.Array):
-            lists, counts, order_of, choice = (
-                jnp.asarray(a) for a in (lists, counts, order_of, choice)
-            )
-            row = jnp.take(choice, step, axis=0, mode="clip")
+        choice = np.asarray(self.choice, np.int32)
+        if isinstance(ctx.step, jax.Array):
+            row = jnp.take(jnp.asarray(choice), ctx.step, axis=0, mode="clip")
         else:
-            if step >= self.num_steps:
-                raise ValueError(
-                    f"step={step} lies outside this table's 0..{self.num_steps - 1}; use the table "
-                    "that was made for this number of steps"
-                )
-            row = choice[step]
-        which, block = order_of[row], orders[0].block
-        lengths = shared_lengths(orders, which, ctx.text_lengths)
+            row = choice[self._row(int(ctx.step))]
+        row = ctx.local_heads(row, axis=0)
+        if isinstance(row, jax.Array):
+            lists, counts, order_of = (jnp.asarray(a) for a in (lists, counts, order_of))
+        block = orders[0].block
         mask = BlockMask(
             lists[row][None],
             counts[row][None],
-            q_lengths=lengths,
-            kv_lengths=lengths,
             block_q=block,
             block_kv=block,
             num_kv_blocks=counts.shape[-1],
         )
-        order = orders[0] if len(orders) == 1 else TokenPermutation.choose(orders, which)
-        if deal is not None:
-            deal = jnp.take(deal, step, axis=0, mode="clip")
-        return AttentionPlan(mask, order, deal=deal), state
+        return AttentionPlan(mask, choose_order(orders, order_of[row], ctx.text_lengths)), state
 
-    def update(self, q, k, lse, state, ctx):
-        """Nothing to remember."""
-        del q, k, lse, ctx
-        return state
+    def density_on(self, grid, num_heads, *, state=None, step=0, text_lengths=None):
+        """Those of the step's patterns."""
+        del state
+        row = self.at_step(step, num_heads)
+        each = {p: p.density_on(grid, 1, text_lengths=text_lengths)[0] for p in set(row)}
+        return np.asarray([each[p] for p in row], np.float32)
+
+    def head_work(self, state, ctx, num_heads):
+        """Blocks that each head keeps, of every step where the present one is traced."""
+        del state, num_heads
+        work = _library(self, ctx.grid)[1].sum(-1)[np.asarray(self.choice)]
+        return work if isinstance(ctx.step, jax.Array) else work[self._row(int(ctx.step))]
+
+    def _row(self, step):
+        if step >= self.num_steps:
+            raise ValueError(
+                f"step={step} lies outside this table's 0..{self.num_steps - 1}; use the table "
+                "that was made for this number of steps"
+            )
+        return step
 
     def _check_heads(self, num_heads):
         if num_heads != self.num_heads:
@@ -128,21 +144,9 @@ class Table(BlockSparsePattern):
 @functools.lru_cache(maxsize=64)
 def _library(table, grid):
     """(lists int32 [P, N, S], counts int32 [P, N], distinct orders, order of each int32 [P])."""
-    one_head = jax.ShapeDtypeStruct((1, grid.num_tokens, 1, 1), np.float32)
-    ctx = StepContext(grid, Phase.REUSE)
-    plans = []
-    for pattern in table.library:
-        state = pattern.init(grid, batch=1, num_heads=1, head_dim=1)
-        static = not jax.tree.leaves(state) and not isinstance(pattern, Table)
-        plan = pattern.plan(one_head, one_head, state, ctx)[0] if static else None
-        if plan is None or not (plan.mask is None or isinstance(plan.order, TokenOrder)):
-            raise ValueError(
-                f"{pattern} depends on more than positions; a Table's library holds static "
-                "patterns, use PerHead"
-            )
-        plans.append(plan)
-    orders = list(dict.fromkeys(p.order for p in plans if p.mask is not None))
-    orders = orders or [TokenOrder(grid, 128)]
+    plans = [pattern.static_plan(grid, 1) for pattern in table.library]
+    own = [p for p in plans if not (p.mask.is_full or p.mask.is_empty)]
+    orders = list(dict.fromkeys(p.q_order for p in own)) or [TokenOrder(grid, 128)]
     blocks = sorted({(o.block, o.num_blocks) for o in orders})
     if len(blocks) > 1:
         raise ValueError(
@@ -150,15 +154,15 @@ def _library(table, grid):
             "one launch needs equal ones: choose one block size"
         )
     count = orders[0].num_blocks
-    capacity = max((p.mask.capacity for p in plans if p.mask is not None), default=1)
+    capacity = max((p.mask.capacity for p in own), default=1)
     lists = np.zeros((len(plans), count, capacity), np.int32)
     counts = np.zeros((len(plans), count), np.int32)
     order_of = np.zeros(len(plans), np.int32)
     for i, plan in enumerate(plans):
-        if plan.mask is None:
-            counts[i] = count * plan.full
-            continue
-        lists[i, :, : plan.mask.capacity] = plan.mask.kv_indices[0, 0]
-        counts[i] = plan.mask.kv_counts[0, 0]
-        order_of[i] = orders.index(plan.order)
+        if plan.mask.is_full:
+            counts[i] = count
+        elif not plan.mask.is_empty:
+            lists[i, :, : plan.mask.capacity] = plan.mask.kv_indices[0, 0]
+            counts[i] = plan.mask.kv_counts[0, 0]
+            order_of[i] = orders.index(plan.q_order)
     return lists, counts, tuple(orders), order_of

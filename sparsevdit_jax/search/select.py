@@ -9,14 +9,30 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def round_half_up(x: float) -> int:
-    """Nearest integer, halves up: the one rounding of every block count."""
+def round_half_up(x):
+    """Nearest integer, halves up: the one rounding of every block count. Traced for traced x."""
+    if isinstance(x, jax.Array):
+        return jnp.floor(x + 0.5).astype(np.int32)
     return math.floor(x + 0.5)
 
 
-def block_budget(density: float, num_blocks: int, least: int = 1) -> int:
-    """Blocks of a row: ``round(density * num_blocks)``, half up, in least..num_blocks."""
-    return min(max(round_half_up(density * num_blocks), least), num_blocks)
+def block_budget(
+    density, num_blocks: int, least: int = 1, *, most: int | None = None, less: int = 0
+):
+    """Blocks of a row: ``round(density * num_blocks) - less``, half up, in least..most.
+
+    Args:
+      density: share of the blocks; where it is traced, so is the result.
+      num_blocks: all blocks.
+      least: smallest result.
+      most: largest result, `num_blocks` by default.
+      less: blocks that the budget pays for besides.
+    """
+    most = num_blocks if most is None else most
+    count = round_half_up(density * num_blocks) - less
+    if isinstance(count, jax.Array):
+        return jnp.clip(count, least, most)
+    return min(max(count, least), most)
 
 
 def rank_blocks(scores: jax.Array, capacity: int) -> jax.Array:
@@ -74,9 +90,12 @@ def head_adaptive_density(recall: jax.Array, density: float, threshold: float = 
     return density + np.float32(delta) * head_levels(recall, threshold).astype(np.float32)
 
 
-def head_adaptive_counts(count: int, num_blocks: int) -> tuple[int, int, int]:
+def head_adaptive_counts(count, num_blocks: int) -> tuple:
     """(low, base, high) blocks of a row for levels -1, 0, +1, symmetric about `count` so that the
     mean is exact.
     """
-    delta = min(round_half_up(count / 2), num_blocks - count, count - 1)
+    if isinstance(count, jax.Array):
+        delta = jnp.minimum((count + 1) // 2, jnp.minimum(num_blocks - count, count - 1))
+    else:
+        delta = min(round_half_up(count / 2), num_blocks - count, count - 1)
     return count - delta, count, count + delta

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid, metrics
+from tests.attending import attended, jitted
 from tests.sparsevdit_jax import oracles
 
 DIVISIBLE = VideoGrid(4, 4, 4)
@@ -59,7 +60,7 @@ class PatternSuite:
     @pytest.fixture(scope="class")
     @classmethod
     def attend(cls):
-        return jax.jit(cls.pattern.attend_with_lse)
+        return jitted(cls.pattern)
 
     @pytest.fixture(scope="class", params=CASES)
     @classmethod
@@ -161,7 +162,7 @@ class PatternSuite:
         weights = jax.random.normal(jax.random.key(9), case.qkv.shape[1:])
 
         def loss(qkv):
-            return (self.pattern.attend(*qkv, state, case.ctx(Phase.REUSE))[0] * weights).sum()
+            return (attended(self.pattern, *qkv, state, case.ctx(Phase.REUSE))[0] * weights).sum()
 
         def masked(qkv):
             q, k, v = qkv
@@ -186,7 +187,7 @@ class PatternSuite:
         case = make_case("video")
         ctx = StepContext(VideoGrid(4, 4, 5), Phase.REUSE)
         with pytest.raises(ValueError, match=r"q has 64 tokens, but VideoGrid.* has 80"):
-            self.pattern.attend(*case.qkv, self._fresh(case), ctx)
+            attended(self.pattern, *case.qkv, self._fresh(case), ctx)
 
     @classmethod
     def _fresh(cls, case):

@@ -8,9 +8,17 @@ from flax import nnx
 
 from models import nn
 from models.stack import layer_patterns, loop_blocks, run_blocks
-from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid
+from sparsevdit_jax import (
+    KernelOptions,
+    Phase,
+    SparseAttention,
+    StepContext,
+    StepSchedule,
+    VideoGrid,
+)
 from sparsevdit_jax.patterns import AdaSpa, Dense, SlidingTile
 from tests import tolerances
+from tests.attending import attended
 
 GRID = VideoGrid(4, 4, 4, text_len=3)
 LAYERS = 2 * (20 + 8 + GRID.num_tokens)  # roundings: of two, 8 wide, see tests/models/parity.py
@@ -25,7 +33,7 @@ class Block(nnx.Module):
 
     def __call__(self, x, gain, *, pattern, state, ctx):
         q = self.linear(x).reshape(*x.shape[:2], 2, 4)
-        y, state = pattern.attend(q, q, q, state, ctx)
+        y, _, state = attended(pattern, q, q, q, state, ctx)
         return x + gain * y.reshape(x.shape), state
 
 
@@ -41,13 +49,13 @@ def test_no_attention_is_dense_with_the_text_that_is_there():
     assert states == ((), ())
     assert ctx.phase is Phase.DENSE
     assert ctx.text_lengths is lengths
-    given = StepContext(GRID, implementation="reference")
+    given = StepContext(GRID, kernel=KernelOptions("reference"))
     assert layer_patterns(None, (), given, **SIZES)[2].implementation == "reference"
 
 
 def test_the_input_s_text_lengths_go_into_the_context():
     attention = SparseAttention.uniform(Dense(), 2, StepSchedule(5))
-    given = StepContext(GRID, step=3, implementation="xla")
+    given = StepContext(GRID, step=3, kernel=KernelOptions("xla"))
     lengths = jnp.asarray([2], jnp.int32)
     _, _, ctx = layer_patterns(attention, ((), ()), given, **SIZES, text_lengths=lengths)
     assert ctx.text_lengths is lengths

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from models.stack import run_blocks
-from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import KernelOptions, Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.distill import (
     LossWeights,
     Prediction,
@@ -18,6 +18,7 @@ from sparsevdit_jax.distill import (
 )
 from sparsevdit_jax.patterns import AdaSpa, Dense, SlidingTile
 from tests import tolerances
+from tests.attending import attended
 from tests.models.cogvideox import tiny_models as cogvideox
 from tests.models.hunyuan_video.tiny_models import build as build_hunyuan
 from tests.models.parity import arrays, inputs
@@ -46,11 +47,13 @@ def test_recording_changes_neither_output_nor_inner_state(key):
     pattern, (q, k, v) = AdaSpa(0.5, 4), qkv(key, GRID).astype(jnp.bfloat16)
     sizes = dict(batch=2, num_heads=2, head_dim=4)
     plain, recorded = pattern.init(GRID, **sizes), Recorded(pattern).init(GRID, **sizes)
-    ctx = StepContext(GRID, Phase.SEARCH, implementation="reference")
+    ctx = StepContext(GRID, Phase.SEARCH, kernel=KernelOptions("reference"))
 
     @jax.jit
     def both(q, k, v):
-        return pattern.attend(q, k, v, plain, ctx), Recorded(pattern).attend(q, k, v, recorded, ctx)
+        return attended(pattern, q, k, v, plain, ctx), attended(
+            Recorded(pattern), q, k, v, recorded, ctx
+        )
 
     (out, state), (got, new) = both(q, k, v)
     np.testing.assert_array_equal(got, out)
@@ -65,9 +68,9 @@ def test_recording_changes_neither_output_nor_inner_state(key):
 def test_a_dense_step_records_exact_attention_in_the_same_structure(key):
     q, k, v = qkv(key, GRID)
     state = Recorded(WINDOW).init(GRID, batch=2, num_heads=2, head_dim=4)
-    ctx = StepContext(GRID, Phase.DENSE, implementation="reference")
-    out, new = Recorded(WINDOW).attend(q, k, v, state, ctx)
-    np.testing.assert_array_equal(new.output, Dense().attend(q, k, v, (), ctx)[0])
+    ctx = StepContext(GRID, Phase.DENSE, kernel=KernelOptions("reference"))
+    out, _, new = attended(Recorded(WINDOW), q, k, v, state, ctx)
+    np.testing.assert_array_equal(new.output, attended(Dense(), q, k, v, (), ctx)[0])
     np.testing.assert_array_equal(new.output, out)
     assert jax.tree.structure(new) == jax.tree.structure(state)
 
@@ -140,7 +143,7 @@ def test_gradients_through_states_are_those_of_a_loss_by_hand_with_and_without_r
     x = jax.random.normal(key, (2, GRID.num_tokens, 8))
     attention = record(SparseAttention.uniform(WINDOW, 2))
     states = attention.init(GRID, batch=2, num_heads=2, head_dim=4)
-    ctx = StepContext(GRID, implementation="reference")
+    ctx = StepContext(GRID, kernel=KernelOptions("reference"))
     teacher = prediction(jax.random.key(1))
     teacher = Prediction(jax.random.normal(key, x.shape), teacher.layers)
     target = jnp.zeros(x.shape)
@@ -158,7 +161,7 @@ def test_gradients_through_states_are_those_of_a_loss_by_hand_with_and_without_r
         h, total = x, 0.0
         for block, wanted in zip(nnx.merge(graph, params), teacher.layers, strict=True):
             q = block.linear(h).reshape(2, GRID.num_tokens, 2, 4)
-            y, _ = WINDOW.attend(q, q, q, (), ctx)
+            y, *_ = attended(WINDOW, q, q, q, (), ctx)
             h = h + 0.5 * y.reshape(x.shape)
             total += 0.5 * ((y - wanted) ** 2).mean() / 2
         return total + (h**2).mean() + 0.5 * ((h - teacher.output) ** 2).mean()
@@ -214,7 +217,7 @@ def test_every_real_model_hands_out_its_layers_outputs(case):
     states = attention.init(
         grid, batch=batch, num_heads=model.config.num_heads, head_dim=model.config.head_dim
     )
-    ctx = StepContext(grid, implementation="reference")
+    ctx = StepContext(grid, kernel=KernelOptions("reference"))
     run = jax.jit(lambda m, g, s, c: m(**g, attention=attention, states=s, ctx=c))
     out, new = run(model, given, states, ctx)
     assert len(layer_outputs(new)) == layers

@@ -5,7 +5,7 @@ import pytest
 
 from pallas_kernels import dense_attention
 from sparsevdit_jax import Phase, StepContext, VideoGrid
-from sparsevdit_jax.launch import attend_across, attention_mass
+from sparsevdit_jax.ops import attend_across, attention_mass
 from sparsevdit_jax.token_order import TokenOrder
 from tests.tolerances import exact_attention
 

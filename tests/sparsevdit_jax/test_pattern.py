@@ -7,8 +7,9 @@ import pytest
 
 from pallas_kernels import BlockMask
 from sparsevdit_jax import Phase, StepContext, TokenOrder, VideoGrid, sparse_attention
-from sparsevdit_jax.pattern import AttentionPlan, BlockSparsePattern, StaticPattern
+from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan, StaticPattern
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, PerHead, SlidingTile, Table
+from tests.attending import attended, jitted
 from tests.sparsevdit_jax import oracles
 
 
@@ -36,7 +37,7 @@ def test_a_static_pattern_is_two_methods():
 
 
 @dataclasses.dataclass(frozen=True)
-class PerCall(BlockSparsePattern):
+class PerCall(AttentionPattern):
     """A selector that a user writes: blocks chosen at every call, in raster order as it is."""
 
     def init(self, grid, *, batch, num_heads, head_dim):
@@ -53,14 +54,14 @@ class PerCall(BlockSparsePattern):
 
 def test_a_selector_is_a_plan_and_an_update():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 32, 2, 4))
-    (out, state), ctx = jax.jit(PerCall().attend)(q, k, v, 0, StepContext(GRID)), StepContext(GRID)
+    (out, state), ctx = jitted(PerCall())(q, k, v, 0, StepContext(GRID)), StepContext(GRID)
     score = np.asarray(q).reshape(1, 4, 8, 2, 4).mean((0, 2, 3, 4))
     keep = (score[:, None] >= score[None, :]) | np.eye(4, dtype=bool)
     expected, _ = oracles.masked_attention(q, k, v, keep.repeat(8, 0).repeat(8, 1))
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
     assert int(state) == 1
     merged = PerHead(((PerCall(), (0, 1)),))
-    again, _ = jax.jit(merged.attend)(q, k, v, (jnp.zeros((), np.int32),), ctx)
+    again, *_ = jitted(merged)(q, k, v, (jnp.zeros((), np.int32),), ctx)
     np.testing.assert_array_equal(again, out)
     with pytest.raises(ValueError, match="depends on more than positions"):
         Table((PerCall(),), ((0,),)).init(GRID, batch=1, num_heads=1, head_dim=4)
@@ -80,7 +81,7 @@ def test_masks_are_built_once():
 
 
 def attend(q, k, v, **ctx):
-    return Diagonal(0.5, 8).attend(q, k, v, (), StepContext(GRID, Phase.REUSE, **ctx))
+    return attended(Diagonal(0.5, 8), q, k, v, (), StepContext(GRID, Phase.REUSE, **ctx))
 
 
 def test_bad_inputs():
@@ -103,7 +104,7 @@ def test_attend_under_vmap_remat_and_scan():
 
     @jax.checkpoint
     def one(qkv):
-        return pattern.attend(*qkv, (), ctx)[0]
+        return attended(pattern, *qkv, (), ctx)[0]
 
     separate = jnp.stack([jax.jit(one)(x) for x in qkv])
     np.testing.assert_allclose(jax.jit(jax.vmap(one))(qkv), separate, rtol=1e-5, atol=1e-6)
@@ -111,7 +112,7 @@ def test_attend_under_vmap_remat_and_scan():
 
     @jax.jit
     def step(state, x):
-        out, state = ada.attend(*x, state, ctx)
+        out, _, state = attended(ada, *x, state, ctx)
         return state, out
 
     state = ada.init(GRID, batch=1, num_heads=2, head_dim=4)

@@ -19,6 +19,7 @@ from sparsevdit_jax.presets import (
     sta_pattern,
     sta_schedule,
 )
+from tests.attending import attended
 
 
 def video_density(pattern, grid):
@@ -153,7 +154,7 @@ def test_every_query_of_one_frame_attends_to_something(method):
     )
     q, k = jax.random.normal(jax.random.key(0), (2, 1, grid.num_tokens, 3, 4))
     for phase in dict.fromkeys(attention.schedule.phases()[-2:]):
-        run = jax.jit(lambda q, k, s, ctx: pattern.attend(q, k, jnp.ones_like(q), s, ctx))
+        run = jax.jit(lambda q, k, s, ctx: attended(pattern, q, k, jnp.ones_like(q), s, ctx))
         out, state = run(q, k, state, StepContext(grid, phase))
         np.testing.assert_allclose(out, 1, rtol=1e-6)
 

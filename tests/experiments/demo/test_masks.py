@@ -7,6 +7,7 @@ from experiments.demo import masks
 from experiments.demo.masks import density, head_masks, head_quality
 from sparsevdit_jax import Phase, StepContext, VideoGrid, metrics
 from sparsevdit_jax.patterns import AdaSpa, Dense, MultiDiagonal, PerHead, Skip, SlidingTile
+from tests.attending import jitted
 
 GRID = VideoGrid(4, 4, 8, text_len=3)
 HEADS = 4
@@ -26,7 +27,7 @@ def found():
     keys = jax.random.split(jax.random.key(0), 3)
     qkv = [jax.random.normal(k, (1, GRID.num_tokens, HEADS, 16), jnp.float32) for k in keys]
     state = PATTERN.init(GRID, batch=1, num_heads=HEADS, head_dim=16)
-    state = jax.jit(PATTERN.attend)(*qkv, state, StepContext(GRID, Phase.SEARCH))[1]
+    state = jitted(PATTERN)(*qkv, state, StepContext(GRID, Phase.SEARCH))[1]
     measure = jax.jit(metrics.measure, static_argnames="pattern")
     measured = measure(*qkv, state, StepContext(GRID, Phase.REUSE), pattern=PATTERN)
     return state, qkv, measured

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.kernel_resources.deviceless import as_on_hopper
-from sparsevdit_jax import Phase, StepContext, VideoGrid
+from sparsevdit_jax import KernelOptions, Phase, StepContext, VideoGrid
 from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, SlidingTile
+from tests.attending import attended
 
 GRID = VideoGrid(12, 16, 16)
 WINDOWS = ((1, 1, 1), (2, 1, 1), (2, 2, 2), (1, 2, 2))
@@ -22,8 +23,8 @@ def cases(mesh):
     def attend(pattern, phase=Phase.REUSE):
         def f(q, k, v):
             state = pattern.init(GRID, batch=2, num_heads=q.shape[2], head_dim=128)
-            ctx = StepContext(GRID, phase, implementation="mosaic_gpu")
-            return pattern.attend(q, k, v, state, ctx)[0]
+            ctx = StepContext(GRID, phase, kernel=KernelOptions("mosaic_gpu"))
+            return attended(pattern, q, k, v, state, ctx)[0]
 
         return f
 

@@ -9,7 +9,7 @@ from flax import nnx
 from models import layers
 from models.rope import rope_table
 from models.wan.model import ROPE_THETA
-from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import KernelOptions, Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, SlidingTile
 from tests import tolerances
 from tests.models import parity
@@ -167,7 +167,7 @@ def test_each_layer_has_its_own_pattern_and_state():
 def test_remat_changes_memory_only():
     model, inputs = build(SMALL), small_inputs((3, 6, 10))
     attention = SparseAttention.uniform(SlidingTile(tile=(2, 2, 2), window=(1, 1, 1)), 1)
-    ctx = StepContext(model.grid(inputs["hidden_states"].shape), implementation="reference")
+    ctx = StepContext(model.grid(inputs["hidden_states"].shape), kernel=KernelOptions("reference"))
 
     @jax.jit(static_argnames="remat")
     def gradient(model, hidden_states, *, remat):

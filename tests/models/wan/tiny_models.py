@@ -10,7 +10,7 @@ from flax import nnx
 
 from models.config import config_from_json
 from models.wan import WanConfig, WanTransformer
-from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule
+from sparsevdit_jax import KernelOptions, Phase, SparseAttention, StepContext, StepSchedule
 from tests.models import parity
 
 SMALL = WanConfig(
@@ -76,5 +76,5 @@ def run_pattern(model, inputs, *patterns, phase=Phase.REUSE, batch=2, states=Non
             grid, batch=batch, num_heads=config.num_heads, head_dim=config.head_dim
         )
     # The kernels have tests of their own; this one compiles fastest.
-    ctx = StepContext(grid, phase, step=1, implementation="reference")
+    ctx = StepContext(grid, phase, step=1, kernel=KernelOptions("reference"))
     return run(model, inputs, attention=attention, states=states, ctx=ctx)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import Phase, StepContext, VideoGrid
-from sparsevdit_jax.launch import attend_dense
 from sparsevdit_jax.offline.probe import Probe
 from sparsevdit_jax.offline.rules import SparseVditRule
+from sparsevdit_jax.ops import attend_dense
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -17,6 +17,7 @@ from sparsevdit_jax.patterns import (
     SlidingTile,
 )
 from tests import tolerances
+from tests.attending import attended, jitted
 
 GRID = VideoGrid(4, 4, 4, text_len=5)
 CANDIDATES = (
@@ -36,7 +37,7 @@ def inputs(batch=2):
 def run(pattern, phases=(Phase.REUSE,), text_lengths=None, batch=2):
     q, k, v = inputs(batch)
     state = pattern.init(GRID, batch=batch, num_heads=HEADS, head_dim=8)
-    attend = jax.jit(pattern.attend)
+    attend = jitted(pattern)
     for phase in phases:
         ctx = StepContext(GRID, phase, text_lengths=text_lengths)
         out, state = attend(q, k, v, state, ctx)
@@ -51,8 +52,8 @@ def test_errors_are_those_of_the_candidates_alone_and_the_exact_output_goes_on()
     power, n = np.square(exact).mean((1, 3)), 3 + GRID.num_tokens * 8 / 3  # a mean of squares
     tolerances.assert_rounding_apart(state.power, power, n, "power")
     for i, pattern in enumerate(CANDIDATES):
-        own, _ = pattern.attend(
-            q, k, v, pattern.init(GRID, batch=2, num_heads=HEADS, head_dim=8), ctx
+        own, *_ = attended(
+            pattern, q, k, v, pattern.init(GRID, batch=2, num_heads=HEADS, head_dim=8), ctx
         )
         np.testing.assert_allclose(
             state.error[:, i], np.square(own - exact).mean((1, 3)), rtol=1e-4, atol=1e-12
@@ -71,7 +72,9 @@ def test_with_a_rule_each_head_goes_on_with_its_own_choice_one_for_all_rows():
     out, state, ctx, (q, k, v) = run(Probe(CANDIDATES, rule))
     np.testing.assert_array_equal(state.choice, expected)
     mixed = PerHead.of(Dense() if i < 0 else CANDIDATES[i] for i in expected.tolist())
-    alone, _ = mixed.attend(q, k, v, mixed.init(GRID, batch=2, num_heads=HEADS, head_dim=8), ctx)
+    alone, *_ = attended(
+        mixed, q, k, v, mixed.init(GRID, batch=2, num_heads=HEADS, head_dim=8), ctx
+    )
     np.testing.assert_allclose(out, alone, rtol=1e-5, atol=1e-6)
     full = SparseVditRule(rule.costs, epsilon=-1.0)
     out, state, ctx, _ = run(Probe(CANDIDATES, full))
@@ -91,7 +94,7 @@ def test_candidates_that_search_online_keep_their_own_states():
     _, first, *_ = run(Probe((pattern,)), phases)
     np.testing.assert_allclose(first.error, 0, atol=1e-12)  # the first search is exact
     _, state, ctx, (q, k, v) = run(Probe((pattern,)), (*phases, Phase.REUSE))
-    _, own = pattern.attend(q, k, v, first.inner[0], ctx)
+    _, _, own = attended(pattern, q, k, v, first.inner[0], ctx)
     np.testing.assert_array_equal(state.inner[0].mask.kv_indices, own.mask.kv_indices)
     assert (np.asarray(state.error) > 1e-6).all()
     assert jax.tree.structure(first) == jax.tree.structure(state)
@@ -116,7 +119,7 @@ def test_planted_heads_find_their_modes():
     rule = SparseVditRule(costs=(0, 0.25, 0.25, 0.25), lam=0.01)
     probe = Probe(candidates, rule)
     state = probe.init(grid, batch=1, num_heads=4, head_dim=16)
-    _, state = probe.attend(q, k, v, state, StepContext(grid))
+    *_, state = attended(probe, q, k, v, state, StepContext(grid))
     np.testing.assert_array_equal(state.choice, [1, 2, 3, 0])
 
 

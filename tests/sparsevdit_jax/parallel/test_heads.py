@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from sparsevdit_jax.parallel.heads import _lay_out
 
 

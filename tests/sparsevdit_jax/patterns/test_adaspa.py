@@ -7,6 +7,7 @@ import pytest
 
 from sparsevdit_jax import Phase, StepContext, StepSchedule, TokenOrder, VideoGrid, metrics
 from sparsevdit_jax.patterns import AdaSpa
+from tests.attending import attended, jitted
 from tests.conformance.pattern_suite import PatternSuite
 from tests.sparsevdit_jax import oracles
 
@@ -75,7 +76,7 @@ class TestUniformHeads(TestAdaSpa):
 
 def run(pattern, grid, qkv, phases):
     """Outputs and states of consecutive steps with the q, k, v of each."""
-    attend = jax.jit(pattern.attend_with_lse)
+    attend = jitted(pattern)
     batch, _, heads, head_dim = qkv[0].shape[1:]
     state = pattern.init(grid, batch=batch, num_heads=heads, head_dim=head_dim)
     steps = []
@@ -126,7 +127,7 @@ def test_without_the_cache_every_search_is_exact_for_its_own_q_and_k():
     out, _, state = steps[own][2]
     exact, lse = oracles.masked_attention(*qkv[2], np.ones((1, 1, 64, 64), bool))
     np.testing.assert_allclose(state.lse, lse, rtol=1e-5, atol=1e-5)
-    masses, _, _ = block_masses(np.asarray(qkv[2, 0]), np.asarray(qkv[2, 1]), GRID, None)
+    masses, *_ = block_masses(np.asarray(qkv[2, 0]), np.asarray(qkv[2, 1]), GRID, None)
     searched = own.choose(jnp.asarray(masses, np.float32), TokenOrder(GRID, BLOCK))
     np.testing.assert_array_equal(state.mask.to_dense(), searched.to_dense())
     assert np.any(state.mask.to_dense() != steps[cached][2][2].mask.to_dense())
@@ -220,7 +221,7 @@ def test_a_stale_lse_changes_no_row_where_its_shift_is_one_for_a_block():
 
 def test_chosen_blocks_maximise_recall_and_recall_grows_with_density():
     q, k, _ = random_steps(1, heads=2)[0]
-    masses, _, _ = block_masses(np.asarray(q), np.asarray(k), GRID, None)
+    masses, *_ = block_masses(np.asarray(q), np.asarray(k), GRID, None)
     masses = jnp.asarray(masses, np.float32)
     rng, order, recalls = np.random.default_rng(1), TokenOrder(GRID, BLOCK), []
     for density in (0.125, 0.25, 0.5, 0.75, 1.0):
@@ -276,7 +277,7 @@ def test_a_run_of_the_paper_compiles_three_programs(lse_cache):
 
     @jax.jit
     def step(qkv, state, ctx):
-        out, state = pattern.attend(*qkv, state, ctx)
+        out, _, state = attended(pattern, *qkv, state, ctx)
         return qkv.at[0].add(0.1 * out), state
 
     state = pattern.init(GRID, batch=2, num_heads=1, head_dim=8)

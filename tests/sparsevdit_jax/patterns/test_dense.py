@@ -1,13 +1,13 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sparsevdit_jax import Phase, TokenOrder, sparse_attention
-from sparsevdit_jax.launch import attend_dense
+from sparsevdit_jax.ops import attend_dense
 from sparsevdit_jax.patterns import Dense
 from sparsevdit_jax.schedule import StepContext
 from tests import tolerances
+from tests.attending import jitted
 from tests.conformance.pattern_suite import DIVISIBLE, PatternSuite, make_case
 from tests.sparsevdit_jax import oracles
 
@@ -35,7 +35,7 @@ def test_is_dense_attention():
 )
 def test_permuted_tokens_give_the_permuted_result(order):
     case = make_case("video")
-    attend = jax.jit(Dense().attend_with_lse)
+    attend = jitted(Dense())
     plain = attend(*case.qkv, (), case.ctx(Phase.REUSE))[:2]
     out, lse, _ = attend(*(order.apply(x) for x in case.qkv), (), case.ctx(Phase.REUSE))
     exact = oracles.masked_attention(*case.qkv, True)

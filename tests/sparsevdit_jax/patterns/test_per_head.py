@@ -17,6 +17,7 @@ from sparsevdit_jax.patterns import (
     VerticalStripe,
 )
 from tests import tolerances
+from tests.attending import attended, jitted
 from tests.conformance.pattern_suite import PatternSuite, make_case
 from tests.sparsevdit_jax.patterns.test_diagonal import TestMultiDiagonal as _MultiDiagonal
 from tests.sparsevdit_jax.patterns.test_vertical_stripe import TestVerticalStripe as _Stripe
@@ -70,13 +71,13 @@ def test_equals_the_loop_over_heads_bit_for_bit(name, monkeypatch):
     for phase in (Phase.SEARCH, Phase.REUSE):
         launches.clear()
         monkeypatch.setattr(launch, "block_sparse_attention", counted)
-        out, lse, state = jax.jit(merged.attend_with_lse)(*qkv, state, ctx_of(phase))
+        out, lse, state = jitted(merged)(*qkv, state, ctx_of(phase))
         monkeypatch.undo()
         if phase is Phase.REUSE:
             assert len(launches) == LAUNCHES.get(name, 1)
         for i, (member, heads) in enumerate(merged.groups):
             at = np.asarray(heads)
-            expected, expected_lse, alone[i] = jax.jit(member.attend_with_lse)(
+            expected, expected_lse, alone[i] = jitted(member)(
                 *qkv[:, :, :, at], alone[i], ctx_of(phase)
             )
             np.testing.assert_array_equal(out[:, :, at], expected)
@@ -88,7 +89,7 @@ def test_windows_per_head_equal_each_head_alone():
     windows, qkv = ((1, 1, 3), (3, 1, 1)), inputs(2)
 
     def attend(window):
-        return jax.jit(SlidingTile((1, 2, 2), window).attend)
+        return jitted(SlidingTile((1, 2, 2), window))
 
     out, _ = attend(windows)(*qkv, (), ctx_of(Phase.REUSE))
     for head, window in enumerate(windows):
@@ -111,15 +112,15 @@ def test_patterns_that_are_not_block_sparse_run_by_themselves():
     mixed = PerHead(((Mean(), (2, 0)), (Diagonal(0.4, 8), (1,))))
     qkv = inputs(3)
     state = mixed.init(GRID, batch=2, num_heads=3, head_dim=8)
-    out, state = jax.jit(mixed.attend)(*qkv, state, ctx_of(Phase.REUSE))
+    out, _, state = jitted(mixed)(*qkv, state, ctx_of(Phase.REUSE))
     want = qkv[2].mean(1).at[:, 1].set(out[:, 0, 1])
     tolerances.assert_rounding_apart(out[:, 0], want, GRID.num_tokens / 2, "mean")
     assert int(state[0]) == 1
-    alone = jax.jit(Diagonal(0.4, 8).attend)
+    alone = jitted(Diagonal(0.4, 8))
     expected, _ = alone(*qkv[:, :, :, 1:2], (), ctx_of(Phase.REUSE))
     np.testing.assert_array_equal(out[:, :, 1:2], expected)
-    with pytest.raises(ValueError, match="has no lse: it is not a BlockSparsePattern; use attend"):
-        mixed.attend_with_lse(*qkv, state, ctx_of(Phase.REUSE))
+    with pytest.raises(ValueError, match="has no lse: it is not a AttentionPattern; use attend"):
+        attended(mixed, *qkv, state, ctx_of(Phase.REUSE))
 
 
 def test_of_groups_equal_patterns():
@@ -145,6 +146,6 @@ def test_wrong_number_of_heads():
     case = make_case("video")
     per_head = PerHead.of([Skip()] * 3)
     with pytest.raises(ValueError, match="PerHead names 3 heads, but the layer has 2"):
-        per_head.attend(*case.qkv, ((),), case.ctx(Phase.REUSE))
+        attended(per_head, *case.qkv, ((),), case.ctx(Phase.REUSE))
     with pytest.raises(ValueError, match="PerHead names 3 heads, but the layer has 4"):
         per_head.init(case.grid, batch=1, num_heads=4, head_dim=8)

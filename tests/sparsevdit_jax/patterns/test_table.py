@@ -18,6 +18,7 @@ from sparsevdit_jax.patterns import (
     VerticalStripe,
 )
 from tests import tolerances
+from tests.attending import attended, jitted
 from tests.conformance.pattern_suite import PatternSuite
 from tests.sparsevdit_jax import oracles
 from tests.sparsevdit_jax.patterns.test_diagonal import TestMultiDiagonal as _MultiDiagonal
@@ -58,12 +59,12 @@ def test_every_step_equals_the_loop_over_heads_in_one_program_and_one_launch(mon
     monkeypatch.setattr(
         launch, "block_sparse_attention", lambda *a, **k: launches.append(1) or kernel(*a, **k)
     )
-    attend = jax.jit(table.attend_with_lse)
+    attend = jitted(table)
     results = [attend(*qkv, (), ctx_at(step)) for step in range(5)]
     assert attend._cache_size() == 1
     assert len(launches) == 1
     monkeypatch.undo()
-    loop = {p: jax.jit(p.attend_with_lse)(*qkv, (), ctx_at(0)) for p in LIBRARY}
+    loop = {p: jitted(p)(*qkv, (), ctx_at(0)) for p in LIBRARY}
     for (out, lse, _), row in zip(results, CHOICE, strict=True):
         for head, chosen in enumerate(row):
             expected, expected_lse, _ = loop[LIBRARY[chosen]]
@@ -73,12 +74,12 @@ def test_every_step_equals_the_loop_over_heads_in_one_program_and_one_launch(mon
 
 def test_a_concrete_step_gives_the_same_bits_as_a_traced_one():
     table, qkv = Table(LIBRARY, CHOICE), inputs()
-    traced = jax.jit(table.attend)(*qkv, (), ctx_at(3))[0]
-    static = jax.jit(lambda qkv: table.attend(*qkv, (), ctx_at(3))[0])(qkv)
+    traced = jitted(table)(*qkv, (), ctx_at(3))[0]
+    static = jax.jit(lambda qkv: attended(table, *qkv, (), ctx_at(3))[0])(qkv)
     np.testing.assert_array_equal(traced, static)
     merged = PerHead.of([LIBRARY[c] for c in CHOICE[3]])
     state = merged.init(GRID, batch=2, num_heads=4, head_dim=8)
-    np.testing.assert_array_equal(jax.jit(merged.attend)(*qkv, state, ctx_at(0))[0], traced)
+    np.testing.assert_array_equal(jitted(merged)(*qkv, state, ctx_at(0))[0], traced)
 
 
 def full_rows(order):
@@ -91,8 +92,8 @@ def full_rows(order):
 
 def test_dense_entries_are_full_rows():
     qkv, ctx, band = inputs(), ctx_at(0), Diagonal(0.4, 8)
-    results = jax.jit(Table((Dense(), band), ((0, 1, 1, 0),)).attend_with_lse)(*qkv, (), ctx)
-    full, diagonal = full_rows(band.token_order(GRID)), jax.jit(band.attend_with_lse)
+    results = jitted(Table((Dense(), band), ((0, 1, 1, 0),)))(*qkv, (), ctx)
+    full, diagonal = full_rows(band.token_order(GRID)), jitted(band)
     for head, loop in enumerate((full, diagonal, diagonal, full)):
         out, lse, *_ = loop(*(x[:, :, head : head + 1] for x in qkv), (), ctx)
         np.testing.assert_array_equal(results[0][:, :, head], out[:, :, 0])
@@ -100,7 +101,7 @@ def test_dense_entries_are_full_rows():
     # `dense_attention` adds in another order, so it and the full rows each round on their own.
     everything = np.ones((1, GRID.num_video_tokens, GRID.num_video_tokens), bool)
     exact = oracles.masked_attention(*qkv, oracles.join_text(everything, GRID, ctx.text_lengths, 2))
-    dense = jax.jit(Dense().attend_with_lse)(*qkv, (), ctx)
+    dense = jitted(Dense())(*qkv, (), ctx)
     heads = np.s_[:, :, ::3], np.s_[:, ::3]
     for name, cut, *values in zip(
         ("out", "lse"), heads, results[:2], exact, dense[:2], strict=True
@@ -110,7 +111,7 @@ def test_dense_entries_are_full_rows():
 
 def test_dense_entries_among_skipped_ones_are_full_rows_of_larger_blocks():
     qkv, ctx = inputs(), ctx_at(0)
-    out, lse, _ = jax.jit(Table((Dense(), Skip()), ((0, 1, 1, 0),)).attend_with_lse)(*qkv, (), ctx)
+    out, lse, _ = jitted(Table((Dense(), Skip()), ((0, 1, 1, 0),)))(*qkv, (), ctx)
     full, full_lse = full_rows(TokenOrder(GRID, 128))(*(x[:, :, ::3] for x in qkv))
     np.testing.assert_array_equal(out[:, :, ::3], full)
     np.testing.assert_array_equal(lse[:, ::3], full_lse)
@@ -159,4 +160,4 @@ def test_libraries_that_do_not_fit_one_launch(library, match):
 
 def test_wrong_number_of_heads():
     with pytest.raises(ValueError, match="choices for 2 heads, but the layer has 4; use the table"):
-        Table((Skip(),), ((0, 0),)).attend(*inputs(), (), ctx_at(0))
+        attended(Table((Skip(),), ((0, 0),)), *inputs(), (), ctx_at(0))

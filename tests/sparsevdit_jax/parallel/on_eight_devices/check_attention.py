@@ -18,6 +18,7 @@ from sparsevdit_jax.patterns import (
     SlidingTile,
     Table,
 )
+from tests.attending import attended
 
 GRID = VideoGrid(5, 6, 7, text_len=5)  # 215 tokens; nothing divides by anything
 TILE, BATCH, DIM = (2, 3, 4), 2, 16
@@ -60,10 +61,10 @@ def run(pattern, q, k, v, d_out):
     """Output of a search, of a step after it, the state, and the gradient through that step."""
     state = pattern.init(GRID, batch=BATCH, num_heads=q.shape[2], head_dim=DIM)
     ctx = functools.partial(StepContext, GRID, text_lengths=jnp.asarray([3, 5], np.int32), step=1)
-    searched, state = pattern.attend(q, k, v, state, ctx(Phase.SEARCH))
+    searched, _, state = attended(pattern, q, k, v, state, ctx(Phase.SEARCH))
 
     def loss(q, k, v):
-        out, _ = pattern.attend(q, k, v, state, ctx(Phase.REUSE))
+        out, *_ = attended(pattern, q, k, v, state, ctx(Phase.REUSE))
         return (out * d_out).sum(), out
 
     (_, out), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
@@ -126,7 +127,7 @@ def test_only_what_attends_travels():
 
     @functools.partial(jax.jit, in_shardings=(place,) * 3, out_shardings=place)
     def step(q, k, v):
-        return pattern.attend(q, k, v, (), StepContext(grid))[0]
+        return attended(pattern, q, k, v, (), StepContext(grid))[0]
 
     with jax.set_mesh(mesh):
         text = step.lower(q, k, v).compile().as_text()
@@ -142,4 +143,4 @@ def test_rows_that_do_not_divide_are_refused():
         jax.set_mesh(parallel.make_mesh(cfg=2, seq=4)),
         pytest.raises(ValueError, match="1 batch rows cannot be spread evenly over the 2 devices"),
     ):
-        Dense().attend(q, k, v, (), StepContext(GRID, Phase.DENSE))
+        attended(Dense(), q, k, v, (), StepContext(GRID, Phase.DENSE))
