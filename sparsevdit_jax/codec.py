@@ -26,6 +26,11 @@ def encode(value: Any) -> Any:
         fields = {
             f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(cast(Any, value))
         }
+        if "pattern" in fields:
+            raise ValueError(
+                f"{type(value).__name__} has a field 'pattern', which stands for the class in JSON; "
+                "give the field another name"
+            )
         return {"pattern": class_name(type(value)), **fields}
     if isinstance(value, tuple | list):
         return [encode(v) for v in value]

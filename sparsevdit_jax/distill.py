@@ -75,7 +75,7 @@ class Recorded(AttentionPattern):
         return self.pattern.takes_density
 
     @property
-    def num_steps(self) -> int | None:
+    def num_steps(self) -> int | None:  # pyrefly: ignore
         """Those of the pattern."""
         return self.pattern.num_steps
 

@@ -165,8 +165,8 @@ def _join(done: list[Attended]) -> Attended:
     """Results of parts side by side, in the order of the parts."""
     if len(done) == 1:
         return dataclasses.replace(done[0], state=(done[0].state,))
-    lses = [d.lse for d in done]
-    lse = None if any(x is None for x in lses) else jnp.concatenate(lses, 1)
+    lses = [d.lse for d in done if d.lse is not None]
+    lse = jnp.concatenate(lses, 1) if len(lses) == len(done) else None
     side = None
     if any(d.side is not None for d in done):
         side = jnp.concatenate(

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.engine import attend
 from sparsevdit_jax.pattern import AttentionPattern
-from sparsevdit_jax.schedule import StepContext
 
 
 class SparseSelfAttention(nnx.Module):

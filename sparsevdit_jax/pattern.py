@@ -201,10 +201,15 @@ class AttentionPattern:
         kept = np.asarray(mask.density(per_head=True), np.float32)
         return np.broadcast_to(kept, num_heads).copy()
 
+    def token_order(self, grid: VideoGrid) -> TokenOrder | None:
+        """Block order of its masks; None where there is not one for all heads and steps."""
+        del grid
+        return None
+
     def block_on(self, grid: VideoGrid) -> int:
-        """Tokens in a block of queries; 0 where there is no one number."""
-        order = getattr(self, "token_order", None)
-        return 0 if order is None else order(grid).block
+        """Tokens in a block; 0 where there is no one number."""
+        order = self.token_order(grid)
+        return 0 if order is None else order.block
 
     @property
     def is_static(self) -> bool:
@@ -218,7 +223,10 @@ class AttentionPattern:
 
 
 class StaticPattern(AttentionPattern):
-    """A pattern that depends on positions alone: no state, one mask for a grid."""
+    """A pattern that depends on positions alone: no state, one mask for a grid.
+
+    It gives `token_order`, and `keep_blocks` in that order.
+    """
 
     in_ring = True
 
@@ -226,10 +234,6 @@ class StaticPattern(AttentionPattern):
     def is_static(self) -> bool:
         """True."""
         return True
-
-    def token_order(self, grid: VideoGrid) -> TokenOrder:
-        """Block order in which `keep_blocks` is expressed."""
-        raise NotImplementedError
 
     def keep_blocks(self, grid: VideoGrid, num_heads: int) -> np.ndarray:
         """Block pairs to compute, bool [H|1, N, N] (numpy), text blocks last."""

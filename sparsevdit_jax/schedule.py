@@ -5,7 +5,7 @@ import dataclasses
 import enum
 from typing import Any
 
-from pallas_kernels._values import share, whole, wholes
+from pallas_kernels._values import listed, share, whole, wholes
 
 
 class Phase(enum.Enum):
@@ -189,9 +189,8 @@ def exact_steps(schedule: StepSchedule) -> int:
 
 def _densities(values, num_steps):
     """A tuple of `num_steps` shares; ValueError otherwise."""
-    values = tuple(
-        share("density", d, remedy="kept blocks / all blocks of a row in each step") for d in values
-    )
+    remedy = "kept blocks / all blocks of a row, in each step"
+    values = tuple(share("density", d, remedy=remedy) for d in listed("density", values))
     if len(values) != num_steps:
         raise ValueError(
             f"density has {len(values)} entries, but the schedule has {num_steps} steps; give one "

@@ -48,7 +48,7 @@ ATTENTION = {
     "block_sparse_attention": block_sparse,
     "dense_attention": dense,
     "SlidingTile": one_step(SlidingTile((4, 8, 8), (3, 3, 3)), Phase.REUSE),
-    "AdaSpa": one_step(AdaSpa(), Phase.SEARCH),
+    "AdaSpa": one_step(AdaSpa(), Phase.FIRST_SEARCH),
 }
 
 

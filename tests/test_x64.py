@@ -25,6 +25,7 @@ from pallas_kernels import (
     dense_attention,
 )
 from sparsevdit_jax import (
+    KernelOptions,
     Phase,
     SparseAttention,
     StepContext,
@@ -68,7 +69,12 @@ PATTERNS = {
     "table": Table((*BANDS, Skip(), Dense()), ((0, 1), (2, 3))),
     "probe": Probe((Dense(), BANDS[0]), SparseVditRule((1.0, 0.4))),
 }
-KINDS = [("float32", "xla"), ("bfloat16", "reference"), ("float16", "xla")]
+KINDS = [
+    ("float32", "xla"),
+    ("bfloat16", "reference"),
+    ("float16", "xla"),
+    ("float32", "reference"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +104,7 @@ def test_patterns_and_their_gradients(name):
 
         def attend(x, state, text_lengths, phase=phase, implementation=implementation):
             step = jnp.asarray(1)  # int64 here
-            ctx = StepContext(GRID, phase, step, text_lengths, implementation)
+            ctx = StepContext(GRID, phase, step, text_lengths, KernelOptions(implementation))
             out, _, state = attended(pattern, *x, state, ctx)
             return out.astype(np.float32).sum(), (out, state)
 
@@ -120,7 +126,7 @@ def test_the_numbers_are_those_without():
     def run():
         state = pattern.init(GRID, batch=1, num_heads=2, head_dim=8)
         attend = jitted(pattern)
-        return attend(*map(jnp.asarray, x), state, StepContext(GRID, Phase.SEARCH))
+        return attend(*map(jnp.asarray, x), state, StepContext(GRID, Phase.FIRST_SEARCH))
 
     wide = run()
     with jax.enable_x64(False):
@@ -239,7 +245,7 @@ def test_transformers(family):
     inputs = {"hidden_states": f32(*shape), "timestep": f32(2), "encoder_hidden_states": TEXT}
 
     def run(model, states, inputs):
-        ctx = StepContext(grid, Phase.SEARCH)
+        ctx = StepContext(grid, Phase.FIRST_SEARCH)
         return model(**inputs, attention=attention, states=states, ctx=ctx), model(**inputs)
 
     states = jax.eval_shape(lambda: attention.init(grid, batch=2, num_heads=2, head_dim=16))

@@ -242,7 +242,8 @@ def head_densities(pattern: AttentionPattern, grid: VideoGrid, num_heads: int) -
     Raises:
       ValueError: `pattern` mixes patterns, or chooses no blocks.
     """
-    if pattern.num_steps is not None or pattern.at_step(0, num_heads) != (pattern,) * num_heads:
+    members = {type(p) for p in pattern.at_step(0, num_heads)}
+    if pattern.num_steps is not None or members != {type(pattern)}:
         raise ValueError(
             f"{type(pattern).__name__} mixes patterns, so no density is its own; ask for the pattern "
             "of each head"

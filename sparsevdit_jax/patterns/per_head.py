@@ -78,9 +78,9 @@ class PerHead(AttentionPattern):
         return any(p.takes_density for p, _ in self.groups)
 
     @property
-    def num_steps(self) -> int | None:
+    def num_steps(self) -> int | None:  # pyrefly: ignore
         """Steps that one of its patterns was made for; ValueError where two differ."""
-        steps = {p.num_steps for p, _ in self.groups} - {None}
+        steps = {p.num_steps for p, _ in self.groups if p.num_steps is not None}
         if len(steps) > 1:
             raise ValueError(
                 f"PerHead mixes patterns made for {sorted(steps)} steps; give one number"

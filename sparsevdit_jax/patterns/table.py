@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
-from pallas_kernels._values import listed, wholes
+from pallas_kernels._values import listed, whole, wholes
 from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan, StaticPattern
 from sparsevdit_jax.token_order import TokenOrder
 from sparsevdit_jax.token_permutation import choose_order
@@ -63,7 +63,7 @@ class Table(AttentionPattern):
             )
 
     @property
-    def num_steps(self) -> int:
+    def num_steps(self) -> int:  # pyrefly: ignore
         """Rows of the table."""
         return len(self.choice)
 
@@ -98,7 +98,7 @@ class Table(AttentionPattern):
         if isinstance(ctx.step, jax.Array):
             row = jnp.take(jnp.asarray(choice), ctx.step, axis=0, mode="clip")
         else:
-            row = choice[self._row(int(ctx.step))]
+            row = choice[self._row(ctx.step)]
         row = ctx.local_heads(row, axis=0)
         if isinstance(row, jax.Array):
             lists, counts, order_of = (jnp.asarray(a) for a in (lists, counts, order_of))
@@ -123,10 +123,10 @@ class Table(AttentionPattern):
         """Blocks that each head keeps, of every step where the present one is traced."""
         del state, num_heads
         work = _library(self, ctx.grid)[1].sum(-1)[np.asarray(self.choice)]
-        return work if isinstance(ctx.step, jax.Array) else work[self._row(int(ctx.step))]
+        return work if isinstance(ctx.step, jax.Array) else work[self._row(ctx.step)]
 
     def _row(self, step):
-        if step >= self.num_steps:
+        if whole("step", step) >= self.num_steps:
             raise ValueError(
                 f"step={step} lies outside this table's 0..{self.num_steps - 1}; use the table "
                 "that was made for this number of steps"

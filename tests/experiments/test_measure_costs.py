@@ -4,7 +4,7 @@ import pytest
 
 from experiments import measure_costs, record
 from experiments.measure_costs import Config
-from sparsevdit_jax.offline.costs import pattern_kind
+from sparsevdit_jax import codec
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, SlidingTile, VerticalStripe
 
 TINY = Config(
@@ -47,7 +47,7 @@ def test_a_table_that_is_none_is_named_and_kept(tmp_path):
 
 def test_kinds_and_densities_of_the_candidates(capsys):
     found = list(measure_costs.candidates(TINY))
-    kinds = [pattern_kind(p) for p in found]
+    kinds = [codec.class_name(type(p)) for p in found]
     assert {kinds.count(k) for k in set(kinds) - {"vertical_stripe.VerticalStripe"}} == {2}
     # A stripe holds the first frame, two of nine blocks, so one of the densities is too low.
     assert [p.density for p in found if isinstance(p, VerticalStripe)] == [0.6]

@@ -109,7 +109,7 @@ def test_init_makes_every_layers_state_and_checks():
     states = ATTENTION.init(GRID, batch=2, num_heads=2, head_dim=8)
     assert len(states) == ATTENTION.num_layers == 4
     assert states[0].lse.shape == (2, 2, 67)
-    assert states[1:3] == (((), ()), ())
+    assert states[1:3] == ((), ())
     with pytest.raises(ValueError, match="not for the grid"):
         ATTENTION.init(VideoGrid(4, 4, 4), batch=2, num_heads=2, head_dim=8)
     with pytest.raises(ValueError, match="head count is 4"):

@@ -1,9 +1,17 @@
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
-from sparsevdit_jax import SparseAttention, StepSchedule, TokenOrder, VideoGrid, codec
+from sparsevdit_jax import (
+    AttentionPattern,
+    SparseAttention,
+    StepSchedule,
+    TokenOrder,
+    VideoGrid,
+    codec,
+)
 from sparsevdit_jax.distill import Recorded
 from sparsevdit_jax.patterns import (
     AdaSpa,
@@ -24,6 +32,7 @@ from tests.sparsevdit_jax.test_pattern import Own
     [
         VerticalStripe(0.5, 8),
         VerticalStripe(columns=(1, 2)),
+        Own(3),
         PerHead(((Skip(), (0,)), (Diagonal(0.5), (1,)))),
     ],
 )
@@ -32,17 +41,44 @@ def test_round_trip(pattern):
 
 
 def test_what_cannot_be_written():
-    with pytest.raises(ValueError, match=r"Own lives in .*test_pattern; only patterns of"):
-        codec.encode(Own(3))
-    with pytest.raises(
-        ValueError, match=r"Recorded lives in sparsevdit_jax.distill; only patterns"
-    ):
+    @dataclasses.dataclass(frozen=True)
+    class Local(AttentionPattern):
+        pass
+
+    @dataclasses.dataclass(frozen=True)
+    class Dense(AttentionPattern):
+        pass
+
+    Dense.__module__, Dense.__qualname__ = (
+        "dense",
+        "Dense",
+    )  # a user's module, called as one of ours
+    for cls in (Local, Dense):
+        with pytest.raises(
+            ValueError, match=r"cannot be written as JSON, because .* does not name it"
+        ):
+            codec.encode(cls())
+    with pytest.raises(ValueError, match="Recorded has a field 'pattern', which stands for"):
         codec.encode(Recorded(Skip()))
     with pytest.raises(ValueError, match="of type ndarray cannot be written as JSON"):
         codec.encode(np.zeros(1))
 
 
-@pytest.mark.parametrize("name", [None, 3, "Dense", "per_head.BlockMask", "nothing.Here", "a.b.C"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        None,
+        3,
+        "Dense",
+        "per_head.BlockMask",
+        "nothing.Here",
+        "a.b.C",
+        "os.path",
+        "json.JSONDecoder",
+        "sparsevdit_jax.pattern.StaticPattern",
+        "__main__.Mine",
+    ],
+)
 def test_names_that_are_no_pattern(name):
     with pytest.raises(ValueError, match=r"unknown pattern .* such as 'sliding_tile.SlidingTile'"):
         codec.decode({"pattern": name})
@@ -63,7 +99,8 @@ FIELDS = {
     Table: dict(library=(Dense(), Skip()), choice=((0, 1),)),
     PerHead: dict(groups=((Dense(), (0,)),)),
     VideoGrid: dict(frames=1, height=2, width=3, text_len=4, text_first=False),
-    StepSchedule: dict(num_steps=5, dense_steps=1, search_steps=(2,), first_step=1, dense_last_steps=1),
+    StepSchedule: dict(num_steps=5, dense_steps=1, search_steps=(2,), first_step=1, dense_last_steps=1,
+                       density=(0.5,) * 5),
     TokenOrder: dict(grid=VideoGrid(1, 2, 3), block=8, tile=(2, 2, 2), axes=(0, 1, 2)),
     SparseAttention: dict(patterns=(Dense(),), schedule=StepSchedule(), grid=None, num_heads=2),
 }  # fmt: skip

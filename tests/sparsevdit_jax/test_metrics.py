@@ -27,7 +27,7 @@ def test_density_of_composites():
     np.testing.assert_array_equal(metrics.density(merged, grid, num_heads=3), [0, 0.5, 1])
     table = Table((Skip(), Diagonal(0.5, 32), Dense()), ((0, 1), (2, 1)))
     np.testing.assert_array_equal(metrics.density(table, grid, num_heads=2, step=1), [1, 0.5])
-    with pytest.raises(ValueError, match="chooses no blocks, so it has no density"):
+    with pytest.raises(ValueError, match="chooses no blocks, so it has no plan and no density"):
         metrics.density(Mean(), grid, num_heads=1)
 
 

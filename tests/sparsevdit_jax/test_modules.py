@@ -1,12 +1,10 @@
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from sparsevdit_jax import Phase, StepContext, VideoGrid
+from sparsevdit_jax import Attended, AttentionPattern, Phase, StepContext, VideoGrid
 from sparsevdit_jax.modules import SparseSelfAttention
 from sparsevdit_jax.patterns import AdaSpa, Dense, SlidingTile
 
@@ -36,8 +34,8 @@ def test_state_is_threaded_under_jit():
     def step(layer, x, state, ctx):
         return layer(x, pattern, state, ctx)
 
-    _, state = step(layer, x, state, StepContext(GRID, Phase.SEARCH))
-    assert bool(state.searched)
+    _, state = step(layer, x, state, StepContext(GRID, Phase.FIRST_SEARCH))
+    assert (state.mask.kv_counts < state.mask.num_kv_blocks).any()
 
 
 def test_rope_turns_q_and_k_only():
@@ -62,10 +60,13 @@ def test_q_and_k_have_norms_of_their_own():
     for norm, factor in ((layer.q_norm, 2.0), (layer.k_norm, 3.0)):
         norm.scale.set_value(jnp.full(8, factor))
     seen = []
-    pattern = types.SimpleNamespace(
-        attend=lambda q, k, v, state, ctx: (seen.append((q, k)) or v, state)
-    )
-    layer(jax.random.normal(jax.random.key(0), (1, 32, 16)), pattern, (), StepContext(GRID))
+
+    class Watch(AttentionPattern):
+        def compute(self, q, k, v, state, ctx):
+            seen.append((q, k))
+            return Attended(v, None, state)
+
+    layer(jax.random.normal(jax.random.key(0), (1, 32, 16)), Watch(), (), StepContext(GRID))
     sizes = [float(jnp.sqrt(jnp.square(x).mean())) for x in seen[0]]
     np.testing.assert_allclose(sizes, [2, 3], rtol=1e-3)
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from pallas_kernels import BlockMask
-from sparsevdit_jax import Phase, StepContext, TokenOrder, VideoGrid, sparse_attention
+from sparsevdit_jax import (
+    KernelOptions,
+    Phase,
+    StepContext,
+    TokenOrder,
+    VideoGrid,
+    sparse_attention,
+)
 from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan, StaticPattern
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, PerHead, SlidingTile, Table
 from tests.attending import attended, jitted
@@ -54,7 +61,8 @@ class PerCall(AttentionPattern):
 
 def test_a_selector_is_a_plan_and_an_update():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 32, 2, 4))
-    (out, state), ctx = jitted(PerCall())(q, k, v, 0, StepContext(GRID)), StepContext(GRID)
+    ctx = StepContext(GRID)
+    out, _, state = jitted(PerCall())(q, k, v, 0, ctx)
     score = np.asarray(q).reshape(1, 4, 8, 2, 4).mean((0, 2, 3, 4))
     keep = (score[:, None] >= score[None, :]) | np.eye(4, dtype=bool)
     expected, _ = oracles.masked_attention(q, k, v, keep.repeat(8, 0).repeat(8, 1))
@@ -95,12 +103,12 @@ def test_bad_inputs():
     with pytest.raises(ValueError, match="text_lengths has 3 entries, but q has 2 batch rows"):
         attend(x, x, x, text_lengths=np.zeros(3, np.int32))
     with pytest.raises(ValueError, match="implementation"):
-        attend(x, x, x, implementation="warp")
+        attend(x, x, x, kernel=KernelOptions("warp"))
 
 
 def test_attend_under_vmap_remat_and_scan():
     qkv = jax.random.normal(jax.random.key(0), (2, 3, 1, 32, 2, 4))
-    pattern, ada, ctx = Diagonal(0.5, 8), AdaSpa(0.5, 8), StepContext(GRID, Phase.SEARCH)
+    pattern, ada, ctx = Diagonal(0.5, 8), AdaSpa(0.5, 8), StepContext(GRID, Phase.FIRST_SEARCH)
 
     @jax.checkpoint
     def one(qkv):

@@ -6,21 +6,21 @@ import pytest
 from sparsevdit_jax import Phase, StepContext, StepSchedule, VideoGrid
 from sparsevdit_jax.schedule import attention_cost, exact_steps
 
-D, S, R = Phase.DENSE, Phase.SEARCH, Phase.REUSE
+D, F, S, R = Phase.DENSE, Phase.FIRST_SEARCH, Phase.SEARCH, Phase.REUSE
 
 
 def test_adaspa_read_from_one():
     schedule = StepSchedule.adaspa()
-    assert schedule.phases() == (D,) * 9 + (S,) + (R,) * 19 + (S,) + (R,) * 20
+    assert schedule.phases() == (D,) * 9 + (F,) + (R,) * 19 + (S,) + (R,) * 20
     assert exact_steps(schedule) == 10
     assert schedule.num_steps - exact_steps(schedule) == 40
-    assert schedule.counts() == {D: 9, S: 2, R: 39}
+    assert schedule.counts() == {D: 9, F: 1, S: 1, R: 39}
     assert attention_cost(schedule, 0.2) == pytest.approx(19.0)
 
 
 def test_adaspa_read_from_zero():
     schedule = StepSchedule.adaspa(first_step=0)
-    assert schedule.phases() == (D,) * 10 + (S,) + (R,) * 19 + (S,) + (R,) * 19
+    assert schedule.phases() == (D,) * 10 + (F,) + (R,) * 19 + (S,) + (R,) * 19
     assert exact_steps(schedule) == 11
     assert attention_cost(schedule, 0.2) == pytest.approx(19.8)
 
@@ -45,13 +45,13 @@ def test_every_search_but_the_first_costs_another_pass_without_the_cache(search_
 def test_sta_and_no_schedule():
     assert StepSchedule(4, dense_steps=2).phases() == (D, D, R, R)
     assert StepSchedule(3).phases() == (R, R, R)
-    assert StepSchedule(3, search_steps=[1, 2]).phases() == (R, S, S)
+    assert StepSchedule(3, search_steps=[1, 2]).phases() == (R, F, S)
     assert StepSchedule.adaspa(3, ()).phases() == (D, D, D)
 
 
 def test_last_steps_are_dense_again_and_searches_lie_between():
     schedule = StepSchedule(7, 1, (2, 4), dense_last_steps=2)
-    assert schedule.phases() == (D, R, S, R, S, D, D)
+    assert schedule.phases() == (D, R, F, R, S, D, D)
     assert exact_steps(schedule) == 4
     assert attention_cost(schedule, 0.2) == pytest.approx(3 + 1.5 + 0.2 + 0.2 + 0.7)
     assert StepSchedule(3, 1, dense_last_steps=2).phases() == (D, D, D)
@@ -60,14 +60,14 @@ def test_last_steps_are_dense_again_and_searches_lie_between():
 @pytest.mark.parametrize(
     ("first", "last", "phases"),
     [
-        (None, None, "dddsrrrsrr"),
-        (None, 2, "dddsrrrsdd"),
-        (None, 3, "dddsrrrddd"),
-        (5, None, "dddddsrsrr"),
-        (8, None, "ddddddddsr"),
-        (0, None, "srrrrrrsrr"),
+        (None, None, "dddfrrrsrr"),
+        (None, 2, "dddfrrrsdd"),
+        (None, 3, "dddfrrrddd"),
+        (5, None, "dddddfrsrr"),
+        (8, None, "ddddddddfr"),
+        (0, None, "frrrrrrsrr"),
         (9, 1, "d" * 10),
-        (6, 3, "ddddddsddd"),
+        (6, 3, "ddddddfddd"),
     ],
 )
 def test_searches_make_room_for_dense_steps(first, last, phases):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import TokenOrder, VideoGrid
-from sparsevdit_jax.token_permutation import TokenPermutation, shared_lengths
+from sparsevdit_jax.token_permutation import TokenPermutation
 
 GRID = VideoGrid(4, 3, 3, 5)
 ORDERS = (
@@ -47,17 +47,17 @@ def test_equal_lengths_are_shared_by_all_heads():
     grid = VideoGrid(4, 2, 3, 3)
     orders = (TokenOrder(grid, 4), TokenOrder(grid, 4, (4, 1, 1)))
     text = np.array([1, 3], np.int32)
-    lengths = shared_lengths(orders, np.array([0, 1]), text)
+    lengths = TokenPermutation.choose(orders, np.array([0, 1]), text).lengths
     np.testing.assert_array_equal(lengths, orders[0].lengths(text))
     grid = VideoGrid(3, 3, 3)
     orders = (TokenOrder(grid, 9, axes=(2, 0, 1)), TokenOrder(grid, 9, (3, 3, 1)))
-    assert shared_lengths(orders, np.array([0, 1])) is None
+    assert TokenPermutation.choose(orders, np.array([0, 1])).lengths is None
 
 
 def test_lengths_that_differ_by_head():
     grid = VideoGrid(1, 3, 4)
     orders = (TokenOrder(grid, 4, (1, 4, 1)), TokenOrder(grid, 4, (1, 2, 2)))
-    lengths = shared_lengths(orders, np.array([1, 0, 1]))
+    lengths = TokenPermutation.choose(orders, np.array([1, 0, 1])).lengths
     np.testing.assert_array_equal(lengths, [[[4, 4, 2, 2], [3, 3, 3, 3], [4, 4, 2, 2]]])
-    traced = jax.jit(lambda w: shared_lengths(orders, w))(jnp.array([1, 0, 1]))
+    traced = jax.jit(lambda w: TokenPermutation.choose(orders, w).lengths)(jnp.array([1, 0, 1]))
     np.testing.assert_array_equal(traced, lengths)

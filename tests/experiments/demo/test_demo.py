@@ -28,7 +28,7 @@ from experiments.readme_tables import demo_table
 from experiments.record import Run, read
 from models.checkpoint import save_weights
 from models.tiny import TinyConfig
-from sparsevdit_jax import Phase, SparseAttention, VideoGrid
+from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.patterns import Dense, Diagonal, MultiDiagonal
 from sparsevdit_jax.schedule import exact_steps
 from tests.models.test_tiny import make_model
@@ -233,7 +233,7 @@ def test_the_mixture_has_the_schedule_that_it_was_searched_with():
         attention = searched_mixture(steps, **sizes).attention
         assert attention.patterns == found.patterns
         assert attention.schedule.dense_steps == warm_up_steps(steps)
-        assert attention.schedule.counts()[Phase.SEARCH] == 2
+        assert len(attention.schedule.search_steps) == 2
 
 
 def test_every_method_has_the_same_exact_steps():

@@ -75,7 +75,7 @@ def test_sliding_tiles_on_a_canvas_that_they_do_not_divide():
 
 
 def test_a_search_keeps_the_structure_of_states():
-    searched = run_sparse(AdaSpa(block=16), phase=Phase.SEARCH)
+    searched = run_sparse(AdaSpa(block=16), phase=Phase.FIRST_SEARCH)
     assert_is_dense(searched, "cogvideox_5b", "first search")  # fused with an exact step
 
 

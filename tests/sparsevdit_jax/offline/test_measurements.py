@@ -9,7 +9,8 @@ from sparsevdit_jax.offline.probe import ProbeState
 def filled():
     measurements = Measurements.empty(prompts=2, steps=3, layers=2, candidates=4, heads=5)
     error = np.arange(2 * 4 * 5, dtype=np.float32).reshape(2, 4, 5)
-    state = ProbeState(error, np.ones((2, 5), np.float32), np.arange(5), ())
+    choice = np.tile(np.arange(5), (2, 1))
+    state = ProbeState(error.swapaxes(1, 2), np.ones((2, 5), np.float32), choice, ())
     measurements.add(1, 2, (state, state))
     return measurements, error
 

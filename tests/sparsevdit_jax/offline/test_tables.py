@@ -9,7 +9,6 @@ from sparsevdit_jax.fastvideo import to_strategy
 from sparsevdit_jax.offline.rules import least_error
 from sparsevdit_jax.offline.tables import (
     choice_density,
-    declared_density,
     fixed_table,
     step_table,
 )
@@ -44,7 +43,7 @@ def test_a_step_table_has_each_head_s_choice_and_comes_back_from_json():
     attention = step_table(choice, STATIC, schedule, grid=GRID)
     attention.init(GRID, batch=1, num_heads=3, head_dim=8)
     assert SparseAttention.from_json(attention.to_json()) == attention
-    densities = [declared_density(p, GRID) for p in STATIC]
+    densities = [metrics.density(p, GRID, num_heads=1)[0] for p in STATIC]
     expected = choice_density(choice, densities)
     for step, layer in np.ndindex(5, 2):
         table = attention.patterns[layer]
@@ -72,14 +71,14 @@ def test_a_fixed_table_groups_heads_and_takes_any_pattern():
     assert SparseAttention.from_json(attention.to_json()) == attention
 
 
-def test_declared_density_of_adaspa_is_that_of_its_searched_mask():
+def test_density_of_adaspa_before_a_search_is_that_of_its_searched_mask():
     pattern = AdaSpa(0.3, 8, head_adaptive=False)
     grid = VideoGrid(4, 4, 4, text_len=8)
     _, base, _ = pattern.video_counts(grid)
     # 8 video blocks and one of text: video rows keep base + 1 of 9, text rows all.
-    np.testing.assert_allclose(declared_density(pattern, grid), (8 * (base + 1) + 9) / 81)
-    assert declared_density(Dense(), grid) == 1.0
-    assert declared_density(Skip(), grid) == 0.0
+    np.testing.assert_allclose(
+        metrics.density(pattern, grid, num_heads=1), (8 * (base + 1) + 9) / 81
+    )
 
 
 def test_wrong_shapes_are_refused():

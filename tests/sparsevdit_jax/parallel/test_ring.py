@@ -7,7 +7,6 @@ import pytest
 
 from pallas_kernels import BlockMask
 from sparsevdit_jax.parallel import ring
-from tests import tolerances
 
 KEEP = np.random.default_rng(0).random((1, 2, 6, 6)) < 0.5
 KEEP[0, 0, 1] = True  # a full row
@@ -41,29 +40,3 @@ def test_distances_that_nobody_asks_for_are_not_travelled():
     assert ring._hops(mask(near | near.T), 8) == [1, 7]
     assert ring._hops(mask(np.ones((8, 8), bool)), 8) is None
     assert ring._hops(jax.tree.map(jnp.asarray, mask(near)), 8) is None  # not known on the host
-
-
-def test_merging_is_a_softmax_over_both():
-    rng = np.random.default_rng(1)
-    logits = rng.standard_normal((1, 1, 3, 8)).astype(np.float32)
-    logits[..., 1, :4] = -np.inf  # nothing in the first part
-    logits[..., 2, :] = -np.inf  # nothing at all
-    values = rng.standard_normal((8, 2)).astype(np.float32)
-
-    def part(columns):
-        some = logits[..., columns]
-        lse = jax.nn.logsumexp(some, -1)
-        weights = jnp.exp(some - jnp.where(jnp.isfinite(lse), lse, 0)[..., None])
-        return (weights @ values[columns]).swapaxes(1, 2), lse
-
-    merged = ring._merge(*part(slice(0, 4)), *part(slice(4, 8)))
-    for a, b in zip(merged, part(slice(0, 8)), strict=True):
-        # exp and log twice, sums of 4 and 8 products of values that partly cancel, two weights and their sum
-        np.testing.assert_array_equal(np.isneginf(a), np.isneginf(b))
-        a, b = (np.where(np.isneginf(x), 0, x) for x in (a, b))
-        allowed = tolerances.rounding(15) * np.abs(values).max()
-        tolerances.assert_within(a, b, allowed, "merged")
-    grads = jax.grad(lambda a, b: ring._merge(a, b, *part(slice(4, 8)))[0].sum(), (0, 1))(
-        *part(slice(0, 4))
-    )
-    assert all(np.isfinite(g).all() for g in grads)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, StepContext, StepSchedule, TokenOrder, VideoGrid, metrics
+from sparsevdit_jax import Phase, StepContext, StepSchedule, VideoGrid, metrics
 from sparsevdit_jax.patterns import AdaSpa
 from tests.attending import attended, jitted
 from tests.conformance.pattern_suite import PatternSuite
@@ -97,12 +97,11 @@ def random_steps(count, heads=4, grid=GRID):
 
 def test_fused_search_is_exact_and_later_ones_are_sparse_under_the_first_lse():
     pattern, qkv = AdaSpa(0.25, BLOCK), random_steps(4)[np.arange(5) % 4]
-    phases = (Phase.SEARCH, Phase.REUSE, Phase.SEARCH, Phase.REUSE, Phase.DENSE)
+    phases = (Phase.FIRST_SEARCH, Phase.REUSE, Phase.SEARCH, Phase.REUSE, Phase.DENSE)
     first, second, third, fourth, last = run(pattern, GRID, qkv, phases)
     exact, lse = oracles.masked_attention(*qkv[0], np.ones((1, 1, 64, 64), bool))
     np.testing.assert_allclose(first[0], exact, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(first[2].lse, lse, rtol=1e-5, atol=1e-5)
-    assert bool(first[2].searched)
     jax.tree.map(np.testing.assert_array_equal, second[2], first[2])
     np.testing.assert_array_equal(third[2].lse, first[2].lse)
     cached = jax.jit(pattern.search)(*qkv[2][:2], first[2].lse, StepContext(GRID))
@@ -121,14 +120,14 @@ def test_without_the_cache_every_search_is_exact_for_its_own_q_and_k():
     cached, own = (AdaSpa(0.25, BLOCK, lse_cache=cache) for cache in (True, False))
     # Tokens of a block whose logits grow from the first search on make its LSE stale unevenly.
     qkv = random_steps(3).at[2, 0].multiply(jnp.linspace(0.2, 8, 64)[None, :, None, None])
-    phases = (Phase.SEARCH, Phase.REUSE, Phase.SEARCH)
+    phases = (Phase.FIRST_SEARCH, Phase.REUSE, Phase.SEARCH)
     steps = {pattern: run(pattern, GRID, qkv, phases) for pattern in (cached, own)}
     jax.tree.map(np.testing.assert_array_equal, *(s[0] for s in steps.values()))
     out, _, state = steps[own][2]
     exact, lse = oracles.masked_attention(*qkv[2], np.ones((1, 1, 64, 64), bool))
     np.testing.assert_allclose(state.lse, lse, rtol=1e-5, atol=1e-5)
     masses, *_ = block_masses(np.asarray(qkv[2, 0]), np.asarray(qkv[2, 1]), GRID, None)
-    searched = own.choose(jnp.asarray(masses, np.float32), TokenOrder(GRID, BLOCK))
+    searched = own.choose(jnp.asarray(masses, np.float32), StepContext(GRID))
     np.testing.assert_array_equal(state.mask.to_dense(), searched.to_dense())
     assert np.any(state.mask.to_dense() != steps[cached][2][2].mask.to_dense())
     # The searching step itself stays sparse.
@@ -143,18 +142,20 @@ def test_before_any_search_reuse_is_exact():
     ((out, _, state),) = run(AdaSpa(0.25, BLOCK), GRID, qkv, (Phase.REUSE,))
     exact, _ = oracles.masked_attention(*qkv[0], np.ones((1, 1, 64, 64), bool))
     np.testing.assert_allclose(out, exact, rtol=1e-5, atol=1e-5)
-    assert not bool(state.searched)
+    assert (state.mask.kv_counts == state.mask.num_kv_blocks).all()
 
 
 def test_a_new_init_forgets_the_prompt_before():
     pattern = AdaSpa(0.25, BLOCK)
-    attend = jax.jit(pattern.attend, donate_argnums=3)  # as a denoising loop gives its state away
+    attend = jitted(pattern, donate_argnums=3)  # as a denoising loop gives its state away
     steps = random_steps(4)
 
-    def denoise(qkv, state):
+    first_phases, later = (Phase.FIRST_SEARCH, Phase.SEARCH), (Phase.SEARCH, Phase.SEARCH)
+
+    def denoise(qkv, state, phases=first_phases):
         outs = []
-        for x in qkv:
-            out, state = attend(*x, state, StepContext(GRID, Phase.SEARCH))
+        for x, phase in zip(qkv, phases, strict=True):
+            out, _, state = attend(*x, state, StepContext(GRID, phase))
             outs.append(out)
         return outs, state
 
@@ -167,7 +168,7 @@ def test_a_new_init_forgets_the_prompt_before():
     again = denoise(steps[2:], fresh())
     jax.tree.map(np.testing.assert_array_equal, again, first)
     # Going on with what the other prompt left is another thing: its LSE stays for good.
-    outs, kept = denoise(steps[2:], jax.tree.map(jnp.asarray, left))
+    outs, kept = denoise(steps[2:], jax.tree.map(jnp.asarray, left), later)
     np.testing.assert_array_equal(kept.lse, left.lse)
     assert np.any(outs[0] != first[0][0])
     assert np.all(np.any(np.asarray(first[1].lse) != left.lse, axis=-1))
@@ -175,7 +176,7 @@ def test_a_new_init_forgets_the_prompt_before():
 
 def test_full_density_is_dense():
     qkv = random_steps(2)
-    out = run(AdaSpa(1.0, BLOCK), GRID, qkv, (Phase.SEARCH, Phase.REUSE))[1][0]
+    out = run(AdaSpa(1.0, BLOCK), GRID, qkv, (Phase.FIRST_SEARCH, Phase.REUSE))[1][0]
     exact, _ = oracles.masked_attention(*qkv[1], np.ones((1, 1, 64, 64), bool))
     np.testing.assert_allclose(out, exact, rtol=1e-5, atol=1e-5)
 
@@ -191,7 +192,7 @@ def test_planted_blocks_are_found():
     q = planted.repeat(BLOCK, 2).transpose(0, 2, 1, 3) * np.array([20.0, 16.0, 12.0])[:, None]
     v = rng.standard_normal(q.shape)
     qkv = jnp.asarray(np.stack([q, k, v])[None], np.float32)
-    state = run(AdaSpa(kept / blocks, BLOCK), GRID, qkv, (Phase.SEARCH,))[0][2]
+    state = run(AdaSpa(kept / blocks, BLOCK), GRID, qkv, (Phase.FIRST_SEARCH,))[0][2]
     found = np.asarray(state.mask.to_dense())
     equal = (found == planted).all((-1, -2))
     # The first head has the highest recall and gives a block of each row to the last, which has the lowest.
@@ -200,7 +201,7 @@ def test_planted_blocks_are_found():
     assert not np.any(found[0, 0] & ~planted[0, 0])
     assert not np.any(planted[0, 2] & ~found[0, 2])
     plain = AdaSpa(kept / blocks, BLOCK, head_adaptive=False)
-    mask = run(plain, GRID, qkv, (Phase.SEARCH,))[0][2].mask
+    mask = run(plain, GRID, qkv, (Phase.FIRST_SEARCH,))[0][2].mask
     np.testing.assert_array_equal(mask.to_dense(), planted)
 
 
@@ -223,9 +224,9 @@ def test_chosen_blocks_maximise_recall_and_recall_grows_with_density():
     q, k, _ = random_steps(1, heads=2)[0]
     masses, *_ = block_masses(np.asarray(q), np.asarray(k), GRID, None)
     masses = jnp.asarray(masses, np.float32)
-    rng, order, recalls = np.random.default_rng(1), TokenOrder(GRID, BLOCK), []
+    rng, recalls = np.random.default_rng(1), []
     for density in (0.125, 0.25, 0.5, 0.75, 1.0):
-        mask = AdaSpa(density, BLOCK, head_adaptive=False).choose(masses, order)
+        mask = AdaSpa(density, BLOCK, head_adaptive=False).choose(masses, StepContext(GRID))
         recalls.append(np.asarray(metrics.mask_recall(masses, mask)))
         count = round(density * 8)
         for _ in range(5):
@@ -241,7 +242,7 @@ def test_chosen_blocks_maximise_recall_and_recall_grows_with_density():
 def test_rows_are_equal_and_text_is_kept(text_first):
     grid = VideoGrid(3, 5, 4, 9, text_first)
     pattern = AdaSpa(0.4, BLOCK, recall_threshold=0.5)
-    state = run(pattern, grid, random_steps(1, 4, grid), (Phase.SEARCH,))[0][2]
+    state = run(pattern, grid, random_steps(1, 4, grid), (Phase.FIRST_SEARCH,))[0][2]
     order = pattern.token_order(grid)
     keep = np.asarray(state.mask.to_dense())
     video = order.num_video_blocks
@@ -271,7 +272,7 @@ def test_counts(fields, counts):
 
 
 @pytest.mark.parametrize("lse_cache", [True, False])
-def test_a_run_of_the_paper_compiles_three_programs(lse_cache):
+def test_a_run_of_the_paper_compiles_four_programs(lse_cache):
     pattern, schedule = AdaSpa(0.25, BLOCK, lse_cache=lse_cache), StepSchedule.adaspa()
     qkv = random_steps(1, heads=1)[0]
 
@@ -284,7 +285,7 @@ def test_a_run_of_the_paper_compiles_three_programs(lse_cache):
     before = jax.eval_shape(lambda: state)
     for i in range(schedule.num_steps):
         qkv, state = step(qkv, state, StepContext(GRID, schedule.phase(i), i))
-    assert step._cache_size() == 3
+    assert step._cache_size() == 4
     assert jax.eval_shape(lambda: state) == before
     assert np.isfinite(qkv).all()
 

@@ -2,10 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, TokenOrder, sparse_attention
+from sparsevdit_jax import Phase, StepContext, TokenOrder, sparse_attention
 from sparsevdit_jax.ops import attend_dense
 from sparsevdit_jax.patterns import Dense
-from sparsevdit_jax.schedule import StepContext
 from tests import tolerances
 from tests.attending import jitted
 from tests.conformance.pattern_suite import DIVISIBLE, PatternSuite, make_case

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import BlockMask
-from sparsevdit_jax import Phase, StepContext, TokenOrder, VideoGrid, launch, metrics
-from sparsevdit_jax.pattern import with_lengths
+from sparsevdit_jax import Phase, StepContext, TokenOrder, VideoGrid, metrics, ops
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -55,9 +54,9 @@ def ctx_at(step):
 
 def test_every_step_equals_the_loop_over_heads_in_one_program_and_one_launch(monkeypatch):
     table, qkv, launches = Table(LIBRARY, CHOICE), inputs(), []
-    kernel = launch.block_sparse_attention
+    kernel = ops.block_sparse_attention
     monkeypatch.setattr(
-        launch, "block_sparse_attention", lambda *a, **k: launches.append(1) or kernel(*a, **k)
+        ops, "block_sparse_attention", lambda *a, **k: launches.append(1) or kernel(*a, **k)
     )
     attend = jitted(table)
     results = [attend(*qkv, (), ctx_at(step)) for step in range(5)]
@@ -86,8 +85,7 @@ def full_rows(order):
     """Attention of every block to every block of `order`, as a program."""
     n, block, ctx = order.num_blocks, order.block, ctx_at(0)
     full = BlockMask.full(n, n, block_q=block, block_kv=block)
-    mask = with_lengths(full, order, GRID, ctx.text_lengths)
-    return jax.jit(lambda q, k, v, *_: launch.attend_blocks(q, k, v, mask, order, ctx))
+    return jax.jit(lambda q, k, v, *_: ops.attend_blocks(q, k, v, full, order, None, ctx))
 
 
 def test_dense_entries_are_full_rows():
@@ -137,7 +135,7 @@ def test_a_step_outside_the_table_is_refused_and_a_traced_one_uses_its_nearest_r
         ((Skip(),), ((0, -1),), r"choice=\(0, -1\) must be whole numbers"),
         ((Skip(),), ((0,), (0, 0)), r"choice has rows of \[1, 2\] heads"),
         ((Skip(),), (), r"choice has rows of \[\] heads"),
-        (("skip",), ((0,),), "library holds 'skip'; its members must be block-sparse"),
+        (("skip",), ((0,),), "library holds 'skip'; its members must be static"),
     ],
 )
 def test_bad_fields(library, choice, match):

@@ -61,7 +61,7 @@ def run(pattern, q, k, v, d_out):
     """Output of a search, of a step after it, the state, and the gradient through that step."""
     state = pattern.init(GRID, batch=BATCH, num_heads=q.shape[2], head_dim=DIM)
     ctx = functools.partial(StepContext, GRID, text_lengths=jnp.asarray([3, 5], np.int32), step=1)
-    searched, _, state = attended(pattern, q, k, v, state, ctx(Phase.SEARCH))
+    searched, _, state = attended(pattern, q, k, v, state, ctx(Phase.FIRST_SEARCH))
 
     def loss(q, k, v):
         out, *_ = attended(pattern, q, k, v, state, ctx(Phase.REUSE))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import dense_attention
-from sparsevdit_jax import Phase, StepContext, VideoGrid
+from sparsevdit_jax import KernelOptions, Phase, StepContext, VideoGrid
 from sparsevdit_jax.ops import attend_across, attention_mass
 from sparsevdit_jax.token_order import TokenOrder
 from tests.tolerances import exact_attention
@@ -15,7 +15,9 @@ from tests.tolerances import exact_attention
 def test_mass_is_the_sum_of_probabilities(tile, text_first):
     grid = VideoGrid(3, 4, 5, text_len=6, text_first=text_first)
     text_lengths = np.array([6, 2], np.int32)
-    ctx = StepContext(grid, Phase.SEARCH, text_lengths=jnp.asarray(text_lengths), scale=0.7)
+    ctx = StepContext(
+        grid, Phase.SEARCH, text_lengths=jnp.asarray(text_lengths), kernel=KernelOptions(scale=0.7)
+    )
     order = TokenOrder(grid, 8, tile=tile)
     q, k = np.random.default_rng(0).standard_normal((2, 2, grid.num_tokens, 2, 4), np.float32)
     text_start = 0 if text_first else grid.num_video_tokens
