@@ -60,9 +60,9 @@ class Recorded(AttentionPattern):
     sees_dense_steps = True
 
     @property
-    def searches(self) -> bool:
-        """Whether the pattern does."""
-        return self.pattern.searches
+    def members(self) -> tuple[AttentionPattern, ...]:
+        """The pattern."""
+        return (self.pattern,)
 
     @property
     def in_ring(self) -> bool:  # pyrefly: ignore

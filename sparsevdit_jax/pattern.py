@@ -108,9 +108,14 @@ class AttentionPattern:
     """Steps of the run that it was made for; None: any."""
 
     @property
+    def members(self) -> tuple["AttentionPattern", ...]:
+        """The patterns that it mixes; none by default."""
+        return ()
+
+    @property
     def searches(self) -> bool:
         """Whether it chooses blocks from q and k in the searching phases."""
-        return False
+        return any(p.searches for p in self.members)
 
     def init(self, grid: VideoGrid, *, batch: int, num_heads: int, head_dim: int) -> Any:
         """State before the first step. Its tree structure, shapes and dtypes never change.

@@ -179,6 +179,23 @@ class TokenOrder:
         text = _slice(x, axis, self.num_video_blocks * self.block, self.grid.text_len)
         return jnp.concatenate([text, video] if self.grid.text_first else [video, text], axis)
 
+    def pool(self, x, text_lengths=None) -> jax.Array:
+        """Mean of the real tokens of each block: f32 [B, N, H, D] of x [B, L, H, D]; 0 where there
+        are none.
+
+        Args:
+          x: raster order.
+          text_lengths: real text tokens of each row, int32 [B]; None: all of the room.
+        """
+        lengths = self.lengths(text_lengths if self.grid.text_len else None)[:, 0]
+        x = self.apply(x).astype(np.float32)
+        tail = self.num_blocks * self.block - self.num_slots
+        x = jnp.pad(x, ((0, 0), (0, tail), (0, 0), (0, 0)))
+        x = x.reshape(x.shape[0], self.num_blocks, self.block, *x.shape[2:])
+        real = np.arange(self.block, dtype=np.int32) < jnp.asarray(lengths)[..., None]
+        total = jnp.where(real[..., None, None], x, 0).sum(2)
+        return total / jnp.maximum(lengths, 1).astype(np.float32)[..., None, None]
+
     @functools.cached_property
     def _box(self):
         """(shape, perm) of the reshape and transpose of the video part; None: a gather."""

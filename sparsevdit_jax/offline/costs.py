@@ -242,8 +242,7 @@ def head_densities(pattern: AttentionPattern, grid: VideoGrid, num_heads: int) -
     Raises:
       ValueError: `pattern` mixes patterns, or chooses no blocks.
     """
-    members = {type(p) for p in pattern.at_step(0, num_heads)}
-    if pattern.num_steps is not None or members != {type(pattern)}:
+    if pattern.members:
         raise ValueError(
             f"{type(pattern).__name__} mixes patterns, so no density is its own; ask for the pattern "
             "of each head"

@@ -80,9 +80,9 @@ class Probe(AttentionPattern):
             )
 
     @property
-    def searches(self) -> bool:
-        """Whether one of its candidates does."""
-        return any(p.searches for p in self.candidates)
+    def members(self) -> tuple[AttentionPattern, ...]:
+        """The candidates."""
+        return self.candidates
 
     @property
     def in_ring(self) -> bool:  # pyrefly: ignore

@@ -175,13 +175,11 @@ class AdaSpa(AttentionPattern):
     def choose(self, mass, ctx: StepContext) -> BlockMask:
         """Block masses f32 [B, H, N, N] -> the lists of every row, [B, H, N, S]."""
         order = self.token_order(ctx.grid)
-        video, text, total = order.num_video_blocks, order.num_text_blocks, order.num_blocks
+        video, text = order.num_video_blocks, order.num_text_blocks
         low, base, high = self.video_counts(ctx.grid, ctx.density)
         capacity = self.video_counts(ctx.grid, ctx.room)[2] + text
-        # Text columns win every row: they take the first `text` ranks and lie outside the count.
-        scores = mass[:, :, :video].at[..., video:].set(jnp.inf)
-        ranked = select.rank_blocks(scores, capacity)
-        counts = jnp.full(mass.shape[:2], base, np.int32)
+        ranked = select.rank_with_text(mass, order, capacity)
+        counts: Any = base
         if self.head_adaptive:
             most = base + text if isinstance(base, int) else capacity
             best = jnp.take_along_axis(mass[:, :, :video], ranked[..., :most], axis=-1)
@@ -191,14 +189,4 @@ class AdaSpa(AttentionPattern):
             recall = ctx.all_heads(recall)  # heads of all devices trade with one another
             levels = ctx.local_heads(select.head_levels(recall, self.recall_threshold))
             counts = jnp.asarray([low, base, high], np.int32)[levels + 1]
-        counts = jnp.broadcast_to(counts[..., None] + np.int32(text), scores.shape[:-1])
-        listed = select.list_ranked(ranked, counts, total)
-        indices = jnp.where(listed == total, 0, listed)
-        rows = ((0, 0), (0, 0), (0, text))
-        return BlockMask(
-            jnp.pad(indices, (*rows, (0, 0))),
-            jnp.pad(counts, rows, constant_values=total),
-            block_q=self.block,
-            block_kv=self.block,
-            num_kv_blocks=total,
-        )
+        return select.ranked_mask(ranked, counts, order)

@@ -68,9 +68,9 @@ class PerHead(AttentionPattern):
         return all(p.in_ring for p, _ in self.groups)
 
     @property
-    def searches(self) -> bool:
-        """Whether one of its patterns does."""
-        return any(p.searches for p, _ in self.groups)
+    def members(self) -> tuple[AttentionPattern, ...]:
+        """The groups' patterns."""
+        return tuple(p for p, _ in self.groups)
 
     @property
     def takes_density(self) -> bool:  # pyrefly: ignore

@@ -68,6 +68,11 @@ class Table(AttentionPattern):
         return len(self.choice)
 
     @property
+    def members(self) -> tuple[AttentionPattern, ...]:
+        """The library."""
+        return self.library
+
+    @property
     def serves_any_head(self) -> bool:
         """False: it names its heads."""
         return False

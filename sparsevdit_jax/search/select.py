@@ -8,6 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pallas_kernels import BlockMask
+from sparsevdit_jax.context import StepContext
+from sparsevdit_jax.token_order import TokenOrder
+
 
 def round_half_up(x):
     """Nearest integer, halves up: the one rounding of every block count. Traced for traced x."""
@@ -61,6 +65,61 @@ def row_top_k(scores: jax.Array, count: int) -> jax.Array:
     count].
     """
     return list_ranked(rank_blocks(scores, count), count, scores.shape[-1])
+
+
+def rank_with_text(scores: jax.Array, order: TokenOrder, capacity: int) -> jax.Array:
+    """Indices of the `capacity` best blocks of each video row, text blocks first: int32 [B, H, Nv,
+    capacity].
+
+    Args:
+      scores: f32 [B, H, N, N], of query and key blocks in the order of `order`.
+      order: block order.
+      capacity: video blocks that a row can keep, plus all text blocks.
+    """
+    video = order.num_video_blocks
+    # Text columns win every row: they take the first ranks and lie outside of any count.
+    return rank_blocks(scores[:, :, :video].at[..., video:].set(jnp.inf), capacity)
+
+
+def ranked_mask(ranked: jax.Array, counts: jax.Array | int, order: TokenOrder) -> BlockMask:
+    """The mask whose video rows keep the first `counts` video blocks of `ranked`, and all text.
+
+    Args:
+      ranked: from `rank_with_text`.
+      counts: int32, broadcasts to [B, H]; at most the video blocks that `ranked` has room for.
+      order: block order.
+    """
+    text, total = order.num_text_blocks, order.num_blocks
+    counts = jnp.broadcast_to(jnp.asarray(counts, np.int32), ranked.shape[:2])
+    counts = jnp.broadcast_to(counts[..., None] + np.int32(text), ranked.shape[:-1])
+    listed = list_ranked(ranked, counts, total)
+    rows = ((0, 0), (0, 0), (0, text))
+    return BlockMask(
+        jnp.pad(jnp.where(listed == total, 0, listed), (*rows, (0, 0))),
+        jnp.pad(counts, rows, constant_values=total),
+        block_q=order.block,
+        block_kv=order.block,
+        num_kv_blocks=total,
+    )
+
+
+def top_blocks(scores: jax.Array, density: float, order: TokenOrder, ctx: StepContext) -> BlockMask:
+    """The blocks of highest score in each video row; text is kept besides, as rows and columns.
+
+    No gradient flows through the choice.
+
+    Args:
+      scores: f32 [B, H, N, N], of query and key blocks in the order of `order`.
+      density: share of the video blocks that a row keeps, one at least, where the step has none of
+        its own (`StepContext.density`).
+      order: block order.
+      ctx: the step.
+    """
+    video = order.num_video_blocks
+    count = block_budget(density if ctx.density is None else ctx.density, video)
+    room = block_budget(density if ctx.room is None else ctx.room, video)
+    scores = jax.lax.stop_gradient(scores)
+    return ranked_mask(rank_with_text(scores, order, room + order.num_text_blocks), count, order)
 
 
 def head_levels(recall: jax.Array, threshold: float) -> jax.Array:

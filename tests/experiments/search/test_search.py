@@ -170,11 +170,11 @@ def test_the_tiny_model_is_searched_the_same_way_and_recorded(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("steps", "dense", "phases"),
     [
-        (5, 2, "ddsrr"),
-        (15, 3, "dddsrrrrsrrrrrr"),
-        (50, None, "d" * 10 + "s" + "r" * 18 + "s" + "r" * 20),
-        (2, 0, "sr"),
-        (2, 1, "ds"),
+        (5, 2, "ddfrr"),
+        (15, 3, "dddfrrrrsrrrrrr"),
+        (50, None, "d" * 10 + "f" + "r" * 18 + "s" + "r" * 20),
+        (2, 0, "fr"),
+        (2, 1, "df"),
     ],
 )
 def test_a_mixture_searches_after_the_steps_that_are_exact_for_all(steps, dense, phases):

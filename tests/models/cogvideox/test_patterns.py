@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext
+from sparsevdit_jax import Attended, AttentionPattern, Phase, SparseAttention, StepContext
 from sparsevdit_jax.patterns import AdaSpa, Dense, SlidingTile
 from tests import tolerances
 from tests.models import parity
@@ -21,10 +21,7 @@ class Windows(AttentionPattern):
     tile: tuple
     window: tuple
 
-    def init(self, grid, **sizes):
-        return ()
-
-    def attend(self, q, k, v, state, ctx):
+    def compute(self, q, k, v, state, ctx):
         grid, text = ctx.grid, ctx.grid.text_len
         keep = np.ones((grid.num_tokens, grid.num_tokens), bool)
         tiles = grid.coordinates() // np.array(self.tile)
@@ -34,7 +31,7 @@ class Windows(AttentionPattern):
         keep[text:, text:] = (np.abs(centre[:, None] - tiles[None]) <= half).all(-1)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
         weights = jax.nn.softmax(jnp.where(keep[None, None], logits, -jnp.inf), axis=-1)
-        return jnp.einsum("bhqk,bkhd->bqhd", weights, v), state
+        return Attended(jnp.einsum("bhqk,bkhd->bqhd", weights, v), None, state)
 
 
 def run_sparse(pattern, name="cogvideox_5b", phase=Phase.REUSE, text_lengths=None):
