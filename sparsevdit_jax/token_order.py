@@ -192,9 +192,10 @@ class TokenOrder:
         tail = self.num_blocks * self.block - self.num_slots
         x = jnp.pad(x, ((0, 0), (0, tail), (0, 0), (0, 0)))
         x = x.reshape(x.shape[0], self.num_blocks, self.block, *x.shape[2:])
-        real = np.arange(self.block, dtype=np.int32) < jnp.asarray(lengths)[..., None]
-        total = jnp.where(real[..., None, None], x, 0).sum(2)
-        return total / jnp.maximum(lengths, 1).astype(np.float32)[..., None, None]
+        lengths = jnp.asarray(lengths)[:, :, None, None, None]
+        place = np.arange(self.block, dtype=np.int32).reshape(1, 1, -1, 1, 1)
+        total = jnp.where(place < lengths, x, 0).sum(2)
+        return total / jnp.maximum(lengths[:, :, 0], 1).astype(np.float32)
 
     @functools.cached_property
     def _box(self):

@@ -16,7 +16,7 @@ import numpy as np
 
 from sparsevdit_jax import codec
 from sparsevdit_jax.grid import VideoGrid
-from sparsevdit_jax.pattern import AttentionPattern, StaticPattern
+from sparsevdit_jax.pattern import AttentionPattern
 
 FORMAT = "sparsevdit-jax/costs"
 VERSION = 1
@@ -176,10 +176,8 @@ class CostTable:
         shape = (grid.num_tokens, num_heads, head_dim)
         measurement = self._find((device, implementation, jnp.dtype(dtype).name, *shape), batch)
         densities = head_densities(pattern, grid, num_heads)
-        if isinstance(pattern, StaticPattern):
-            mask = pattern.static_plan(grid, num_heads).mask
-            if mask.is_full or mask.is_empty:
-                return Cost(float(mask.is_full), measurement is not None)
+        if pattern.is_dense or not any(densities):
+            return Cost(float(pattern.is_dense), measurement is not None)
         curve = None
         if measurement is not None:
             curve = measurement.curve(codec.class_name(type(pattern)), pattern.block_on(grid))

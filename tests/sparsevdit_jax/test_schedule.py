@@ -1,9 +1,7 @@
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, StepContext, StepSchedule, VideoGrid
+from sparsevdit_jax import Phase, StepSchedule
 from sparsevdit_jax.schedule import attention_cost, exact_steps
 
 D, F, S, R = Phase.DENSE, Phase.FIRST_SEARCH, Phase.SEARCH, Phase.REUSE
@@ -124,48 +122,3 @@ def test_bad_schedules(kwargs, match):
 def test_steps_outside():
     with pytest.raises(ValueError, match=r"step=3 lies outside this schedule's 0\.\.2"):
         StepSchedule(3).phase(3)
-
-
-GRID = VideoGrid(2, 2, 2, 4)
-
-
-def test_context_is_a_pytree_that_recompiles_for_static_fields_only():
-    @jax.jit
-    def total(ctx):
-        return ctx.step + ctx.text_lengths.sum()
-
-    for step in range(3):
-        ctx = StepContext(GRID, R, step, np.array([1, 2]))
-        assert total(ctx) == step + 3
-    assert total._cache_size() == 1
-    total(StepContext(GRID, S, 0, np.array([1, 2])))
-    assert total._cache_size() == 2
-
-
-def test_context_keeps_concrete_lengths_on_the_host():
-    assert isinstance(StepContext(GRID, text_lengths=[1, 2]).text_lengths, np.ndarray)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "match"),
-    [
-        ([1, 5], r"text_lengths=\[1, 5\] must lie in 0\.\.4, the room for text of VideoGrid"),
-        ([-1], r"text_lengths=\[-1\] must lie in 0\.\.4"),
-        (3, r"text_lengths has shape \(\)"),
-        ([1.0], r"dtype float64; it must be integers \[batch\]"),
-    ],
-)
-def test_bad_text_lengths(lengths, match):
-    with pytest.raises(ValueError, match=match):
-        StepContext(GRID, text_lengths=lengths)
-
-
-@pytest.mark.parametrize("step", [1.5, -1, True, None, jnp.float32(1), jnp.arange(2)])
-def test_bad_steps(step):
-    with pytest.raises(ValueError, match=r"step(=| is ).* must be (a|one) whole number"):
-        StepContext(GRID, step=step)
-
-
-def test_bad_phase():
-    with pytest.raises(ValueError, match="phase='dense' must be a Phase"):
-        StepContext(GRID, "dense")

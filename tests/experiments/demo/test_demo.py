@@ -79,7 +79,7 @@ def test_the_demo_writes_page_clips_pictures_and_numbers(config, capsys):
         assert ("speedup_step" in row) == (key != "dense")
         for name in ("gif", "sheet", "video", "difference"):
             assert row[name] is None or (config.out / row[name]).stat().st_size > 100
-    assert rows["adaspa"]["phases"] == {"search": 2, "reuse": 3}
+    assert rows["adaspa"]["phases"] == {"first search": 1, "search": 1, "reuse": 3}
     assert np.shape(results["heads"]["sta"]["recall"]) == (1, 4)
     assert len(results["pictures"]) >= 6
     for picture in results["pictures"]:
