@@ -58,9 +58,9 @@ class BlockMask:
                 f"kv_indices {self.kv_indices.shape} must be [B|1, H|1, Nq, S] and kv_counts "
                 f"{self.kv_counts.shape} its first three axes; see BlockMask.from_dense"
             )
-        for name in ("kv_indices", "kv_counts"):
-            if getattr(self, name).dtype != np.int32:
-                raise ValueError(f"{name} has dtype {getattr(self, name).dtype}; make it int32")
+        for name, array in (("kv_indices", self.kv_indices), ("kv_counts", self.kv_counts)):
+            if array.dtype != np.int32:
+                raise ValueError(f"{name} has dtype {array.dtype}; make it int32")
         _block_lists.check_distinct(self.kv_indices, self.kv_counts, self.num_kv_blocks)
         _check_lengths("q_lengths", self.q_lengths, self.num_q_blocks, self.block_q)
         _check_lengths("kv_lengths", self.kv_lengths, self.num_kv_blocks, self.block_kv)
@@ -151,12 +151,12 @@ class BlockMask:
 
     @property
     def is_full(self) -> bool:
-        """Whether every row is known to be full while tracing: counts in NumPy say so."""
+        """Whether NumPy counts say that every row is full; False where they are not known."""
         return isinstance(self.kv_counts, np.ndarray) and bool(self._full_rows().all())
 
     @property
     def is_empty(self) -> bool:
-        """Whether every row is known to be empty while tracing: counts in NumPy say so."""
+        """Whether NumPy counts say that every row is empty; False where they are not known."""
         return isinstance(self.kv_counts, np.ndarray) and not self.kv_counts.any()
 
     def to_dense(self) -> jax.Array:
@@ -177,20 +177,17 @@ class BlockMask:
     def density(self, *, per_head: bool = False) -> jax.Array:
         """Kept token pairs / all token pairs, on real tokens: float32, scalar or [H|1]."""
         xp: Any = _namespace(self)
-        full = self._full_rows()
         q_lengths = _or_blocks(self.q_lengths, self.num_q_blocks, self.block_q)
         kv_lengths = _or_blocks(self.kv_lengths, self.num_kv_blocks, self.block_kv)
-        q_lengths, kv_lengths = q_lengths.astype(np.float32), kv_lengths.astype(np.float32)
+        q_lengths, kv_lengths = (x.astype(np.float32) for x in (q_lengths, kv_lengths))
         slots = np.arange(self.capacity, dtype=np.int32).reshape(1, 1, 1, -1)
         listed = slots < self.kv_counts[..., None]
-        sizes = xp.take_along_axis(
-            kv_lengths[:, :, None], xp.where(listed, self.kv_indices, 0), axis=-1
-        )
+        indices = xp.where(listed, self.kv_indices, 0)
+        sizes = xp.take_along_axis(kv_lengths[:, :, None], indices, axis=-1)
         row = xp.where(listed, sizes, np.float32(0)).sum(-1)
         total = kv_lengths.sum(-1, keepdims=True)
-        kept = (xp.where(full, total, row) * q_lengths).sum(-1)
-        pairs = total[..., 0] * q_lengths.sum(-1)
-        kept, pairs = xp.broadcast_arrays(kept, pairs)
+        kept = (xp.where(self._full_rows(), total, row) * q_lengths).sum(-1)
+        kept, pairs = xp.broadcast_arrays(kept, total[..., 0] * q_lengths.sum(-1))
         axes = 0 if per_head else (0, 1)
         return kept.sum(axes) / xp.maximum(pairs.sum(axes), np.float32(1))
 
@@ -224,9 +221,8 @@ class BlockMask:
 
         def merge_lengths(name, count, block):
             lengths = [getattr(mask, name) for mask in masks]
-            if all(a is None for a in lengths):
-                return None
-            return merge([_or_blocks(a, count, block) for a in lengths])
+            whole = [_or_blocks(a, count, block) for a in lengths]
+            return None if all(a is None for a in lengths) else merge(whole)
 
         def widen(mask):
             return xp.pad(mask.kv_indices, [(0, 0)] * 3 + [(0, capacity - mask.capacity)])
@@ -241,9 +237,8 @@ class BlockMask:
 
     def take_heads(self, heads: Sequence[int] | ArrayLike) -> BlockMask:
         """The mask of these heads, in this order; `heads` may be traced. Axes of size 1 stay."""
-        heads = heads if isinstance(heads, jax.core.Tracer) else np.asarray(heads)
-        xp = jnp if isinstance(heads, jax.core.Tracer) else _namespace(self)
-
+        traced = isinstance(heads, jax.core.Tracer)
+        heads, xp = (heads, jnp) if traced else (np.asarray(heads), _namespace(self))
         return jax.tree.map(lambda a: a if a.shape[1] == 1 else xp.take(a, heads, axis=1), self)
 
     def real_queries(self, length: int) -> jax.Array | None:
@@ -257,8 +252,8 @@ class BlockMask:
     def draw(self, *, batch: int = 0, head: int = 0, width: int = 64) -> str:
         """Picture of one head in characters: `#` kept, `.` not, `+` some of a shrunken cell."""
         keep = np.asarray(self.to_dense())
-        keep = keep[min(batch, keep.shape[0] - 1), min(head, keep.shape[1] - 1)]
-        return _block_lists.draw(keep, width)
+        row = min(batch, keep.shape[0] - 1), min(head, keep.shape[1] - 1)
+        return _block_lists.draw(keep[row], width)
 
     def _full_rows(self):
         return self.kv_counts == np.int32(self.num_kv_blocks)
@@ -282,8 +277,7 @@ def _check_lengths(name, lengths, count, block):
 def _as_lengths(lengths):
     if lengths is None:
         return None
-    if not isinstance(lengths, jax.Array):
-        lengths = np.asarray(lengths, np.int32)
+    lengths = lengths if isinstance(lengths, jax.Array) else np.asarray(lengths, np.int32)
     return lengths.reshape(1, 1, -1) if lengths.ndim == 1 else lengths
 
 
@@ -294,8 +288,7 @@ def _or_blocks(lengths, count, block):
 def _real_tokens(lengths, block, length):
     if lengths is None:
         return None
-    offsets = np.arange(block, dtype=np.int32).reshape(1, 1, 1, -1)
-    real = offsets < lengths[..., None]
+    real = np.arange(block, dtype=np.int32).reshape(1, 1, 1, -1) < lengths[..., None]
     return real.reshape(*lengths.shape[:2], -1)[..., :length]
 
 

@@ -69,7 +69,7 @@ def sta_pattern(grid: VideoGrid) -> SlidingTile:
 def sparse_vdit_pattern(
     grid: VideoGrid, num_heads: int, density: float, *, block: int = 64
 ) -> PerHead:
-    """Sparse-vDiT's three sparse modes, dealt out to the heads in turn.
+    """Sparse-vDiT's three sparse modes, assigned to the heads in turn.
 
     The paper's table of modes was never published, nor were widths and densities. This stands in until a search
     (`sparsevdit_jax.offline`, `experiments.search`) has found a table for the model at hand; `density` is
@@ -188,7 +188,7 @@ _ADASPA = dict(
 )
 _VDIT = dict(method="sparse-vdit", schedule=sparse_vdit_schedule())
 _CARRIED = "not in the paper: its setting carried over to this model"
-_UNSEARCHED = "; modes are dealt out to heads, for the paper's table was not published"
+_UNSEARCHED = "; modes are assigned to heads in turn, for the paper's table was not published"
 
 PRESETS: dict[str, Preset] = {
     "hunyuanvideo-sta-117f": Preset(

@@ -49,7 +49,7 @@ from sparsevdit_jax.patterns import (
     SlidingTile,
     Table,
     VerticalStripe,
-)
+)  # fmt: skip
 from tests import mosaic, triton_interpreter
 from tests.attending import attended, jitted
 

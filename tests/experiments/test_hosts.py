@@ -165,7 +165,7 @@ def test_a_mesh_of_one_process_makes_the_same_video(wan, tmp_path):
     runs = {tmp_path / "plain": flags, tmp_path / "mesh": flags | mesh}
     log = tmp_path / "log"
     finish([launch("generate", runs, log, devices=4)], [log])
-    assert "2 heads dealt to 2 devices by work: the busiest has 1.00" in log.read_text()
+    assert "2 heads assigned to 2 devices by work: the busiest has 1.00" in log.read_text()
     (plain, video), (mesh, on_mesh) = arrays(tmp_path / "plain"), arrays(tmp_path / "mesh")
     # Products over at most 256 numbers round differently in pieces of another shape, in 2 layers; guidance of 5
     # takes 5 and 4 times two predictions; 4 steps, each on what the last one gave.

@@ -146,8 +146,8 @@ def test_device_imbalance_of_heads_that_keep_different_shares():
     grid = VideoGrid(4, 4, 4)
     wide, narrow = SlidingTile((2, 2, 2), (2, 2, 2)), SlidingTile((2, 2, 2), (1, 1, 1))
     pattern = PerHead.of((wide, wide, narrow, narrow))
-    dealt, numbered = metrics.device_imbalance(pattern, grid, num_heads=4, devices=2)
-    assert dealt == 1
+    assigned, numbered = metrics.device_imbalance(pattern, grid, num_heads=4, devices=2)
+    assert assigned == 1
     each = metrics.density(pattern, grid, num_heads=4)
     assert numbered == pytest.approx(2 * each[0] / each.mean() / 2)
     assert metrics.device_imbalance(wide, grid, num_heads=4, devices=4) == (1, 1)

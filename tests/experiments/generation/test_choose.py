@@ -73,11 +73,11 @@ def table():
 
 
 FLAGS = [  # flags, phases of methods that do not search, those of AdaSpa, dense layers
-    (dict(dense_steps=2), "ddrr", "ddsr", ()),
-    (dict(dense_steps=0), "rrrr", "ssrr", ()),
-    (dict(dense_last_steps=1), "drrd", "ssrd", ()),
+    (dict(dense_steps=2), "ddrr", "ddfr", ()),
+    (dict(dense_steps=0), "rrrr", "fsrr", ()),
+    (dict(dense_last_steps=1), "drrd", "fsrd", ()),
     (dict(dense_steps=2, dense_last_steps=2, dense_layers=[1]), "dddd", "dddd", (1,)),
-    (dict(dense_layers=(0, 0)), "drrr", "ssrr", (0,)),
+    (dict(dense_layers=(0, 0)), "drrr", "fsrr", (0,)),
 ]
 
 

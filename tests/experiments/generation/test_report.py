@@ -48,7 +48,7 @@ def test_balance_of_heads_that_keep_different_shares():
     windows = SlidingTile((2, 2, 2), ((2, 2, 2), (2, 2, 2), (1, 1, 1), (1, 1, 1)))
     uneven = SparseAttention.uniform(windows, 2)
     assert balance(uneven, grid, 4, 2) == (
-        "4 heads dealt to 2 devices by work: the busiest has 1.00 of the mean (1.78 in the order of their "
+        "4 heads assigned to 2 devices by work: the busiest has 1.00 of the mean (1.78 in the order of their "
         "numbers)"
     )
     searched = SparseAttention.uniform(AdaSpa(), 2)

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import AttentionPattern, Phase, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import (
+    Attended,
+    AttentionPattern,
+    Phase,
+    SparseAttention,
+    StepContext,
+    VideoGrid,
+)
 from sparsevdit_jax.patterns import Dense, SlidingTile
 from tests import tolerances
 from tests.models import parity
@@ -39,10 +46,7 @@ def run_patterns(model, inputs, *patterns, phase=Phase.REUSE):
 class WindowOfTokens(AttentionPattern):
     """A sliding tile window of odd size written out token by token, and all real text both ways."""
 
-    def init(self, grid, *, batch, num_heads, head_dim):
-        return ()
-
-    def attend(self, q, k, v, state, ctx):
+    def compute(self, q, k, v, state, ctx):
         tile, window = np.array(TILE), np.array(WINDOW)
         own = ctx.grid.coordinates() // tile
         tiles = -(-np.array(ctx.grid.shape) // tile)
@@ -56,7 +60,7 @@ class WindowOfTokens(AttentionPattern):
         weights = jnp.where(keep[:, None], jnp.exp(logits - logits.max(-1, keepdims=True)), 0.0)
         total = weights.sum(-1, keepdims=True)
         weights = weights / jnp.where(total > 0, total, 1.0)
-        return jnp.einsum("bhqk,bkhd->bqhd", weights, v), state
+        return Attended(jnp.einsum("bhqk,bkhd->bqhd", weights, v), None, state)
 
 
 @small
@@ -89,9 +93,9 @@ class Layer(AttentionPattern):
     def init(self, grid, *, batch, num_heads, head_dim):
         return jnp.zeros(self.index + 1)
 
-    def attend(self, q, k, v, state, ctx):
+    def compute(self, q, k, v, state, ctx):
         self.traced.append(self.index)
-        return jnp.zeros_like(q), state
+        return Attended(jnp.zeros_like(q), None, state)
 
 
 def test_patterns_and_states_keep_the_order_of_the_layers(model):

@@ -91,8 +91,7 @@ GRID = VideoGrid(4, 4, 4)
 
 
 def random_steps(count, heads=4, grid=GRID):
-    shape = (count, 3, 2, grid.num_tokens, heads, 8)
-    return jax.random.normal(jax.random.key(3), shape)
+    return jax.random.normal(jax.random.key(3), (count, 3, 2, grid.num_tokens, heads, 8))
 
 
 def test_fused_search_is_exact_and_later_ones_are_sparse_under_the_first_lse():
@@ -149,8 +148,7 @@ def test_a_new_init_forgets_the_prompt_before():
     pattern = AdaSpa(0.25, BLOCK)
     attend = jitted(pattern, donate_argnums=3)  # as a denoising loop gives its state away
     steps = random_steps(4)
-
-    first_phases, later = (Phase.FIRST_SEARCH, Phase.SEARCH), (Phase.SEARCH, Phase.SEARCH)
+    first_phases, later = (Phase.FIRST_SEARCH, Phase.SEARCH), (Phase.SEARCH,) * 2
 
     def denoise(qkv, state, phases=first_phases):
         outs = []
