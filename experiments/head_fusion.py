@@ -87,9 +87,9 @@ def ways(
 def _table(patterns: tuple[AttentionPattern, ...], config: Config) -> Table | None:
     """The mix as a Table of one step; None where it searches, or its blocks differ on this grid."""
     library = tuple(dict.fromkeys(patterns))
-    table = Table(library, (tuple(library.index(p) for p in patterns),))
     sizes = dict(batch=config.batch, num_heads=config.heads, head_dim=config.head_dim)
     try:
+        table = Table(library, (tuple(library.index(p) for p in patterns),))
         table.init(config.video_grid, **sizes)
     except ValueError as error:
         print(f"  left out: {error}")

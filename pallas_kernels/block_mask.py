@@ -215,9 +215,8 @@ class BlockMask:
 
         def merge(arrays):
             whole = zip(arrays, heads, strict=True)
-            return xp.concatenate(
-                [xp.broadcast_to(a, (batch, n, *a.shape[2:])) for a, n in whole], axis=1
-            )
+            parts = [xp.broadcast_to(a, (batch, n, *a.shape[2:])) for a, n in whole]
+            return xp.concatenate(parts, axis=1)
 
         def merge_lengths(name, count, block):
             lengths = [getattr(mask, name) for mask in masks]
