@@ -23,6 +23,7 @@ from sparsevdit_jax.parallel.mesh import current
 from . import checkpoint, layers
 from .rope import apply_rope, as_arrays, rope_table
 from .stack import layer_patterns, loop_blocks, run_blocks
+from .transformer import TransformerOutput
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ class TinyVideoDiT(nnx.Module):
         states: tuple = (),
         ctx: StepContext | None = None,
         remat: bool = False,
-    ):
+    ) -> TransformerOutput:
         """Predicts clean videos.
 
         Args:
@@ -190,7 +191,8 @@ class TinyVideoDiT(nnx.Module):
             h, new_states = run_blocks(*inputs, patterns=patterns, **same)
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
         h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift
-        return layers.unpatchify(self.patch_out(h), grid.shape, patch), new_states
+        sample = layers.unpatchify(self.patch_out(h), grid.shape, patch)
+        return TransformerOutput(sample, () if attention is None else new_states)
 
 
 def load_tiny(path: str | Path, *, dtype=jnp.float32) -> TinyVideoDiT:

@@ -13,6 +13,7 @@ from .. import nn
 from ..layers import check_shape, silu, sinusoidal_embedding, unpatchify
 from ..rope import Rope
 from ..stack import layer_patterns, run_blocks
+from ..transformer import TransformerOutput
 from .blocks import Block, OutputNorm
 from .config import CogVideoXConfig
 from .embeddings import PatchEmbed
@@ -92,7 +93,7 @@ class CogVideoXTransformer(nnx.Module):
         states: tuple[Any, ...] = (),
         ctx: StepContext | None = None,
         remat: bool = False,
-    ) -> Any:
+    ) -> TransformerOutput:
         """Velocity of noisy latents.
 
         Text is not masked: the pipeline pads it and the model attends to all of it. Text lengths in `ctx` mask it,
@@ -113,8 +114,7 @@ class CogVideoXTransformer(nnx.Module):
           remat: recompute each block in the backward pass.
 
         Returns:
-          The velocity [B, T, out_channels, H, W] in the model's dtype; with `attention`, the pair of it and the
-          layers' new states.
+          The velocity [B, T, out_channels, H, W] in the model's dtype, and the layers' new states.
 
         Raises:
           ValueError: shapes that do not fit the config or each other, an argument that this model must or cannot
@@ -150,7 +150,7 @@ class CogVideoXTransformer(nnx.Module):
         x = self.proj_out(self.norm_out(self.norm_final(x[:, text_len:]), vector))
         video = unpatchify(x, grid.shape, config.patch, channels_first=True)
         sample = video.transpose(0, 1, 4, 2, 3)
-        return sample if attention is None else (sample, states)
+        return TransformerOutput(sample, () if attention is None else states)
 
     def _check(self, batch, timestep, text, timestep_cond, ofs):
         config = self.config

@@ -14,6 +14,7 @@ from .. import nn
 from ..layers import check_shape, token_shape, unpatchify
 from ..rope import as_arrays, rope_table
 from ..stack import layer_patterns, run_blocks
+from ..transformer import TransformerOutput
 from .blocks import DualStreamBlock, OutputNorm, SingleStreamBlock
 from .conditioning import ConditionEmbedding, check_scalars
 from .config import HunyuanVideoConfig
@@ -101,7 +102,7 @@ class HunyuanVideoTransformer(nnx.Module):
         states: tuple[Any, ...] = (),
         ctx: StepContext | None = None,
         remat: bool = False,
-    ) -> Any:
+    ) -> TransformerOutput:
         """Velocity of noisy latents.
 
         Args:
@@ -119,8 +120,7 @@ class HunyuanVideoTransformer(nnx.Module):
           remat: recompute each block in the backward pass.
 
         Returns:
-          The velocity [B, out_channels, T, H, W] in the model's dtype; with `attention`, the pair of
-          it and the layers' new states.
+          The velocity [B, out_channels, T, H, W] in the model's dtype, and the layers' new states.
 
         Raises:
           ValueError: a shape or a dtype does not fit, guidance is absent or not wanted, or
@@ -180,7 +180,9 @@ class HunyuanVideoTransformer(nnx.Module):
         video = self.proj_out(self.norm_out(joint[:, : grid.num_video_tokens], vector))
         video = unpatchify(video, grid.shape, config.patch, channels_first=True)
         sample = video.transpose(0, 4, 1, 2, 3)
-        return sample if attention is None else (sample, (*dual_states, *single_states))
+        return TransformerOutput(
+            sample, () if attention is None else (*dual_states, *single_states)
+        )
 
     def _check(self, batch, timestep, text, mask, pooled, guidance):
         config = self.config

@@ -218,11 +218,10 @@ class Family(abc.ABC):
             ctx=ctx,
             **inputs,
         )
-        out, states = (out, ()) if attention is None else out
-        out = out.astype(jnp.float32)
-        if conditions.guidance is None:
-            return out, states
-        return guide(*jnp.split(out, 2), conditions.guidance), states  # with the prompt, without
+        sample = out.sample.astype(jnp.float32)
+        if conditions.guidance is not None:  # a half with the prompt, a half without
+            sample = guide(*jnp.split(sample, 2), conditions.guidance)
+        return sample, out.states
 
     @property
     def latent_channels(self) -> int:

@@ -23,6 +23,7 @@ from .. import nn
 from ..layers import check_shape, modulate, token_shape, unpatchify
 from ..rope import as_arrays, rope_table
 from ..stack import layer_patterns, run_blocks
+from ..transformer import TransformerOutput
 from .blocks import Block, modulation_parts, modulation_table
 from .conditioning import ConditionEmbedder
 from .config import WanConfig
@@ -99,7 +100,7 @@ class WanTransformer(nnx.Module):
         states: tuple[Any, ...] = (),
         ctx: StepContext | None = None,
         remat: bool = False,
-    ) -> Any:
+    ) -> TransformerOutput:
         """Velocity of noisy latents.
 
         Args:
@@ -116,8 +117,7 @@ class WanTransformer(nnx.Module):
           remat: recompute each block in the backward pass.
 
         Returns:
-          The velocity [B, out_channels, T, H, W] in the model's dtype; with `attention`, the pair of it and the
-          layers' new states.
+          The velocity [B, out_channels, T, H, W] in the model's dtype, and the layers' new states.
 
         Raises:
           ValueError: inputs that do not fit the configuration or each other, or `attention` for another grid or
@@ -156,7 +156,7 @@ class WanTransformer(nnx.Module):
         x = modulate(self.norm_out(x.astype(jnp.float32)), shift, scale)
         video = unpatchify(self.proj_out(x.astype(self.dtype)), grid.shape, config.patch_size)
         sample = video.transpose(0, 4, 1, 2, 3)
-        return sample if attention is None else (sample, states)
+        return TransformerOutput(sample, () if attention is None else states)
 
     def _check(self, grid, batch, timestep, text, image):
         config = self.config

@@ -73,7 +73,7 @@ def test_a_run_is_the_scheduler_s_steps_along_guided_predictions(family, model, 
     assert seen == [(None, step) for step in range(1, STEPS + 1)]
     x, tables = noise(family), family.set_timesteps(STEPS)
     state = family.scheduler.init(x)
-    call = jax.jit(lambda m, **inputs: m(**inputs))
+    call = jax.jit(lambda m, **inputs: m(**inputs).sample)
     for i in range(STEPS):
         time = jnp.full((2,), tables.timesteps[i])
         out = call(
