@@ -23,7 +23,7 @@ from sparsevdit_jax.parallel.mesh import current
 from . import checkpoint, layers
 from .rope import apply_rope, as_arrays, rope_table
 from .stack import layer_patterns, loop_blocks, run_blocks
-from .transformer import TransformerOutput
+from .transformer import Transformer, TransformerOutput
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,16 @@ class TinyConfig:
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.dim // self.num_heads
+
+    def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
+        """See `Transformer.grid`: of videos [B, F, Y, X, C] (or [F, Y, X, C]), condition tokens after the video."""
+        if text_len not in (None, self.condition_tokens):
+            raise ValueError(
+                f"text_len={text_len} must be condition_tokens={self.condition_tokens}, the tokens that a "
+                "class has in this model; leave it out"
+            )
+        size = layers.token_shape(shape[-4:-1], self.patch)
+        return VideoGrid(*size, text_len=self.condition_tokens)
 
 
 class Block(nnx.Module):
@@ -102,7 +112,7 @@ def border_features(shape: tuple[int, int, int]) -> np.ndarray:
     return np.stack(features, -1).astype(np.float32)
 
 
-class TinyVideoDiT(nnx.Module):
+class TinyVideoDiT(Transformer):
     """Predicts the clean video from a noisy one, a time and a class label.
 
     Args:
@@ -131,15 +141,6 @@ class TinyVideoDiT(nnx.Module):
         )
         self.final_modulation = layers.Linear(dim, 2 * dim, dtype=dtype, zero_init=True, rngs=rngs)
         self.patch_out = layers.Linear(dim, pixels, dtype=dtype, zero_init=True, rngs=rngs)
-
-    def grid(self, video_shape: tuple[int, ...]) -> VideoGrid:
-        """The token grid of videos [B, F, Y, X, C] (or [F, Y, X, C]), condition tokens after the video.
-
-        Raises:
-          ValueError: frames, rows or columns do not divide into patches.
-        """
-        size = layers.token_shape(video_shape[-4:-1], self.config.patch)
-        return VideoGrid(*size, text_len=self.config.condition_tokens)
 
     def __call__(
         self,

@@ -199,11 +199,8 @@ def test_metrics_distillation_and_the_layer():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers(family):
     model, inputs, shape = abstract(family)
-    grid = (
-        model.grid(shape, TEXT) if family in ("hunyuan_video", "cogvideox") else model.grid(shape)
-    )
-    layers = getattr(model, "num_attention_layers", model.config.num_layers)
-    attention = SparseAttention.uniform(AdaSpa(0.3, 16), layers)
+    grid = model.grid(shape, TEXT)
+    attention = SparseAttention.uniform(AdaSpa(0.3, 16), model.num_attention_layers)
 
     def run(model, states, inputs):
         ctx = StepContext(grid, Phase.SEARCH)

@@ -13,7 +13,7 @@ from .. import nn
 from ..layers import check_shape, silu, sinusoidal_embedding, unpatchify
 from ..rope import Rope
 from ..stack import layer_patterns, run_blocks
-from ..transformer import TransformerOutput
+from ..transformer import Transformer, TransformerOutput
 from .blocks import Block, OutputNorm
 from .config import CogVideoXConfig
 from .embeddings import PatchEmbed
@@ -21,7 +21,7 @@ from .positions import rotary_embedding
 from .weights import KEYS, ORIGINAL
 
 
-class CogVideoXTransformer(nnx.Module):
+class CogVideoXTransformer(Transformer):
     """Predicts the velocity of CogVideoX's diffusion (diffusers' CogVideoXTransformer3DModel).
 
     Args:
@@ -54,31 +54,6 @@ class CogVideoXTransformer(nnx.Module):
         self.norm_out = OutputNorm(config, dtype=dtype, rngs=rngs)
         channels = config.out_channels * math.prod(config.patch)
         self.proj_out = nn.Linear(dim, channels, dtype=dtype, rngs=rngs)
-
-    @property
-    def num_attention_layers(self) -> int:
-        """Layers that take a pattern: every block's joint attention."""
-        return self.config.num_layers
-
-    def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
-        """The token sequence of latents of a shape, text first.
-
-        Args:
-          shape: of `hidden_states`, [B, T, C, H, W]: CogVideoX has frames before channels.
-          text_len: tokens of `encoder_hidden_states`; None is the config's max_text_seq_length.
-
-        Raises:
-          ValueError: not such a shape, other channels, or an axis that does not divide into patches.
-        """
-        config = self.config
-        check_shape(
-            "hidden_states", shape, ("batch", "frames", config.in_channels, "rows", "columns")
-        )
-        frames, _, height, width = shape[1:]
-        text_len = config.max_text_seq_length if text_len is None else text_len
-        return VideoGrid(
-            *config.token_shape(frames, height, width), text_len=text_len, text_first=True
-        )
 
     def __call__(
         self,

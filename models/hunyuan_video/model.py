@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import SparseAttention, StepContext
 from sparsevdit_jax.parallel import join
 
 from .. import nn
-from ..layers import check_shape, token_shape, unpatchify
+from ..layers import check_shape, unpatchify
 from ..rope import as_arrays, rope_table
 from ..stack import layer_patterns, run_blocks
-from ..transformer import TransformerOutput
+from ..transformer import Transformer, TransformerOutput
 from .blocks import DualStreamBlock, OutputNorm, SingleStreamBlock
 from .conditioning import ConditionEmbedding, check_scalars
 from .config import HunyuanVideoConfig
@@ -22,7 +22,7 @@ from .refiner import TokenRefiner
 from .weights import KEYS, ORIGINAL
 
 
-class HunyuanVideoTransformer(nnx.Module):
+class HunyuanVideoTransformer(Transformer):
     """HunyuanVideo's transformer (arXiv 2412.03603), as diffusers' HunyuanVideoTransformer3DModel.
 
     Dual-stream blocks, then single-stream blocks, attend over [video, text] with the text last;
@@ -72,22 +72,6 @@ class HunyuanVideoTransformer(nnx.Module):
     def num_attention_layers(self) -> int:
         """Layers that take a pattern: the dual-stream blocks, then the single-stream blocks."""
         return self.config.num_layers + self.config.num_single_layers
-
-    def grid(self, shape: tuple[int, ...], text_len: int = 256) -> VideoGrid:
-        """The token sequence of latents of a shape, text last.
-
-        Args:
-          shape: of `hidden_states`, [B, C, T, H, W].
-          text_len: tokens of `encoder_hidden_states`, padding included (diffusers' pipeline: 256).
-
-        Raises:
-          ValueError: not such a shape, other channels, or an axis that does not divide into patches.
-        """
-        config = self.config
-        check_shape(
-            "hidden_states", shape, ("batch", config.in_channels, "frames", "rows", "columns")
-        )
-        return VideoGrid(*token_shape(shape[2:], config.patch), text_len=text_len)
 
     def __call__(
         self,

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import SparseAttention, StepContext
 
 from .. import nn
-from ..layers import check_shape, modulate, token_shape, unpatchify
+from ..layers import check_shape, modulate, unpatchify
 from ..rope import as_arrays, rope_table
 from ..stack import layer_patterns, run_blocks
-from ..transformer import TransformerOutput
+from ..transformer import Transformer, TransformerOutput
 from .blocks import Block, modulation_parts, modulation_table
 from .conditioning import ConditionEmbedder
 from .config import WanConfig
@@ -33,7 +33,7 @@ ROPE_THETA = 10_000.0
 _TEXT_TOKENS = 512  # diffusers takes the last 512 tokens for text wherever there is an image
 
 
-class WanTransformer(nnx.Module):
+class WanTransformer(Transformer):
     """Predicts the velocity of a noisy latent video from it, the timestep and the prompt.
 
     Args:
@@ -62,32 +62,6 @@ class WanTransformer(nnx.Module):
         channels = (config.out_channels or config.in_channels) * math.prod(config.patch_size)
         self.proj_out = nn.Linear(dim, channels, dtype=dtype, rngs=rngs)
         self.scale_shift_table = modulation_table(2, dim, rngs)
-
-    @property
-    def num_attention_layers(self) -> int:
-        """Layers that take a pattern: every block's self-attention."""
-        return self.config.num_layers
-
-    def grid(self, shape: tuple[int, ...]) -> VideoGrid:
-        """The token sequence of latents of a shape; it has no text.
-
-        Args:
-          shape: of `hidden_states`, [B, C, T, H, W].
-
-        Raises:
-          ValueError: not such a shape, other channels, or an axis that does not divide into patches or is too long.
-        """
-        config = self.config
-        check_shape(
-            "hidden_states", shape, ("batch", config.in_channels, "frames", "rows", "columns")
-        )
-        tokens = token_shape(shape[2:], config.patch_size)
-        if max(tokens) > config.rope_max_seq_len:
-            raise ValueError(
-                f"video of {tuple(shape[2:])} pixels has {tokens} tokens along its axes; none may have more than "
-                f"rope_max_seq_len={config.rope_max_seq_len}: make a smaller video"
-            )
-        return VideoGrid(*tokens)
 
     def __call__(
         self,

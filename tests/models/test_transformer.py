@@ -1,27 +1,22 @@
 """What all transformers have in common."""
 
+import dataclasses
+
 import jax
 import pytest
 
 from models import TransformerOutput
-from sparsevdit_jax import Phase, SparseAttention, StepContext
+from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.patterns import AdaSpa
 from tests.models.transformers import FAMILIES, TEXT, abstract
-
-
-def grid_of(family, model, shape):
-    return (
-        model.grid(shape, TEXT) if family in ("hunyuan_video", "cogvideox") else model.grid(shape)
-    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dense_or_sparse_the_output_is_one_object(family):
     """Its states have the structure of those that went in, so that a compiled step takes them again."""
     model, inputs, shape = abstract(family)
-    grid = grid_of(family, model, shape)
-    layers = getattr(model, "num_attention_layers", model.config.num_layers)
-    attention = SparseAttention.uniform(AdaSpa(0.3, 16), layers)
+    grid = model.grid(shape, TEXT)
+    attention = SparseAttention.uniform(AdaSpa(0.3, 16), model.num_attention_layers)
     states = jax.eval_shape(lambda: attention.init(grid, batch=2, num_heads=2, head_dim=16))
 
     def run(model, inputs, states):
@@ -34,3 +29,23 @@ def test_dense_or_sparse_the_output_is_one_object(family):
         assert out.sample.shape == shape
         assert jax.tree.structure(out.states) == jax.tree.structure(given)
         assert jax.tree.leaves(out.states) == jax.tree.leaves(given)
+
+
+@pytest.mark.parametrize(
+    ("family", "usual", "asked"),
+    [("tiny", TEXT, None), ("wan", 0, 0), ("hunyuan_video", 256, 5), ("cogvideox", TEXT, 5)],
+)
+def test_one_signature_gives_every_family_s_grid(family, usual, asked):
+    model, _, shape = abstract(family)
+    expected = VideoGrid(4, 4, 6, text_len=usual, text_first=family == "cogvideox")
+    assert model.grid(shape) == model.grid(shape, None) == expected
+    if asked is None:
+        with pytest.raises(ValueError, match="text_len=5 must be condition_tokens=8"):
+            model.grid(shape, 5)
+    else:
+        assert model.grid(shape, text_len=5) == dataclasses.replace(expected, text_len=asked)
+
+
+def test_layers_are_counted_in_the_order_in_which_they_run():
+    counts = {name: abstract(name)[0].num_attention_layers for name in FAMILIES}
+    assert counts == {"tiny": 1, "wan": 1, "hunyuan_video": 2, "cogvideox": 1}

@@ -208,8 +208,7 @@ def test_every_real_model_hands_out_its_layers_outputs(case):
     layers = model.num_attention_layers
     shape, batch = given["hidden_states"].shape, given["hidden_states"].shape[0]
     text = given["encoder_hidden_states"].shape[1]
-    takes_text = case is hunyuan_case
-    grid = model.grid(shape, text) if takes_text else model.grid(shape)
+    grid = model.grid(shape, text)
     attention = record(SparseAttention.uniform(Dense(), layers))
     states = attention.init(
         grid, batch=batch, num_heads=model.config.num_heads, head_dim=model.config.head_dim

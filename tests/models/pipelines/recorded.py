@@ -67,7 +67,7 @@ class Run:
             self.family,
             shape,
             num_steps=self.steps,
-            grid=self.family.grid(self.transformer, self.clip, self.text().prompt_embeds.shape[1]),
+            grid=self.family.grid(shape, self.text().prompt_embeds.shape[1]),
             num_heads=config.num_heads,
             head_dim=config.head_dim,
             **kwargs,

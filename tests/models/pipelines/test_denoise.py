@@ -53,7 +53,7 @@ def denoiser(family, model, attention=None):
         family,
         family.latent_shape(CLIP),
         num_steps=STEPS,
-        grid=family.grid(model, CLIP, 0),
+        grid=family.grid(family.latent_shape(CLIP), 5),
         num_heads=2,
         head_dim=16,
         attention=attention,
