@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.parallel import join
 from sparsevdit_jax.parallel.mesh import current
 
 from . import checkpoint, layers
+from .attention import LayerAttention
 from .rope import apply_rope, as_arrays, rope_table
-from .stack import layer_patterns, loop_blocks, run_blocks
+from .stack import layer_attentions, loop_blocks, run_blocks
 from .transformer import Transformer, TransformerOutput
 
 
@@ -77,14 +78,14 @@ class Block(nnx.Module):
         self.modulation = nnx.Param(jnp.zeros((6, dim), jnp.float32))
         self.dtype = dtype
 
-    def __call__(self, x, modulation, rope, *, pattern: AttentionPattern, state, ctx: StepContext):
+    def __call__(self, x, modulation, rope, *, layer: LayerAttention):
         """One block.
 
         Args:
           x: [B, L, dim], video tokens in raster order, then condition tokens.
           modulation: [B, 6, dim], shared by all blocks; this block adds its own table.
           rope: cosines and sines of the video tokens (`rope_table`).
-          pattern: any pattern of `sparsevdit_jax`, with its state and the step's context.
+          layer: what the block attends by.
 
         Returns:
           x of the same shape and the pattern's new state.
@@ -96,10 +97,10 @@ class Block(nnx.Module):
         q = apply_rope(layers.rms_norm(q, self.q_scale[...]), rope).astype(self.dtype)
         k = apply_rope(layers.rms_norm(k, self.k_scale[...]), rope).astype(self.dtype)
         v = v.astype(self.dtype)
-        h, state = pattern.attend(q, k, v, state, ctx)
-        x = x + gate * self.out(h.reshape(x.shape))
+        attended = layer.attend(q, k, v)
+        x = x + gate * self.out(attended.out.reshape(x.shape))
         h = layers.layer_norm(x) * (1 + mlp_scale) + mlp_shift
-        return x + mlp_gate * self.down(jax.nn.gelu(self.up(h), approximate=True)), state
+        return x + mlp_gate * self.down(jax.nn.gelu(self.up(h), approximate=True)), attended.state
 
 
 def border_features(shape: tuple[int, int, int]) -> np.ndarray:
@@ -176,7 +177,7 @@ class TinyVideoDiT(Transformer):
         vector = self.time_out(jax.nn.silu(time)) + self.label_vector[...][label]
         modulation = self.modulation(jax.nn.silu(vector)).reshape(x.shape[0], 6, -1)
         rope = as_arrays(rope_table(grid.shape, self.config.head_dim))
-        patterns, layer_states, step = layer_patterns(
+        attentions = layer_attentions(
             attention,
             states,
             ctx,
@@ -185,11 +186,9 @@ class TinyVideoDiT(Transformer):
             num_heads=self.config.num_heads,
         )
         inputs = (self.blocks, h, modulation, rope)
-        same = dict(states=layer_states, ctx=step, remat=remat)
-        if len(set(patterns)) == 1 and current() is None:
-            h, new_states = loop_blocks(*inputs, pattern=patterns[0], **same)
-        else:
-            h, new_states = run_blocks(*inputs, patterns=patterns, **same)
+        equal = len({layer.pattern for layer in attentions}) == 1
+        run = loop_blocks if equal and current() is None else run_blocks
+        h, new_states = run(*inputs, layers=attentions, remat=remat)
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
         h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift
         sample = layers.unpatchify(self.patch_out(h), grid.shape, patch)

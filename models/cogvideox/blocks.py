@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, StepContext
-
 from .. import nn
+from ..attention import LayerAttention
 from ..layers import gelu_tanh, modulate, silu, split_heads
 from ..rope import Rope, apply_rope
 from .config import CogVideoXConfig
@@ -60,9 +59,7 @@ class Attention(nnx.Module):
         x: jax.Array,
         rope: Rope | None,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[jax.Array, Any]:
         """[B, L, dim] to the same, and the pattern's new state."""
         q = self.norm_q(split_heads(self.to_q(x), self.num_heads))
@@ -70,8 +67,8 @@ class Attention(nnx.Module):
         v = split_heads(self.to_v(x), self.num_heads)
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
-        out, state = pattern.attend(q, k, v, state, ctx)
-        return self.to_out(out.reshape(x.shape)), state
+        attended = layer.attend(q, k, v)
+        return self.to_out(attended.out.reshape(x.shape)), attended.state
 
 
 class Block(nnx.Module):
@@ -90,14 +87,12 @@ class Block(nnx.Module):
         vector: jax.Array,
         rope: Rope | None,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[jax.Array, Any]:
         """[B, L, dim], text first, to the same; and the pattern's new state."""
-        text_len = ctx.grid.text_len
+        text_len = layer.ctx.grid.text_len
         h, gate = self.norm1(x, vector, text_len)
-        h, state = self.attn1(h, rope, pattern=pattern, state=state, ctx=ctx)
+        h, state = self.attn1(h, rope, layer=layer)
         x = x + gate * h
         h, gate = self.norm2(x, vector, text_len)
         return x + gate * self.ff(h), state

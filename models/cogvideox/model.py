@@ -12,7 +12,7 @@ from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 from .. import nn
 from ..layers import check_shape, silu, sinusoidal_embedding, unpatchify
 from ..rope import Rope
-from ..stack import layer_patterns, run_blocks
+from ..stack import layer_attentions, run_blocks
 from ..transformer import Transformer, TransformerOutput
 from .blocks import Block, OutputNorm
 from .config import CogVideoXConfig
@@ -100,7 +100,7 @@ class CogVideoXTransformer(Transformer):
         text_len = encoder_hidden_states.shape[1]
         grid = self.grid(hidden_states.shape, text_len)
         rope = self._rope(image_rotary_emb, grid)
-        patterns, states, ctx = layer_patterns(
+        attentions = layer_attentions(
             attention,
             states,
             ctx,
@@ -117,9 +117,7 @@ class CogVideoXTransformer(Transformer):
             self.patch_embed(encoder_hidden_states, hidden_states),
             vector,
             rope,
-            patterns=patterns,
-            states=states,
-            ctx=ctx,
+            layers=attentions,
             remat=remat,
         )
         x = self.proj_out(self.norm_out(self.norm_final(x[:, text_len:]), vector))

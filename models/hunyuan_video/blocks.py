@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, StepContext
 from sparsevdit_jax.parallel import join
 
 from .. import layers, nn
+from ..attention import LayerAttention
 from ..layers import gelu_tanh, split_heads
 from ..rope import Rope, apply_rope
 from .config import HunyuanVideoConfig
@@ -67,13 +67,11 @@ class SingleAttention(_Attention):
     Source: diffusers' Attention with HunyuanVideoAttnProcessor2_0 and pre_only (no projection after).
     """
 
-    def __call__(
-        self, x: jax.Array, rope: Rope, *, pattern: AttentionPattern, state: Any, ctx: StepContext
-    ) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, rope: Rope, *, layer: LayerAttention) -> tuple[jax.Array, Any]:
         """[B, L, dim] to the same, and the pattern's new state; `rope` has the video's rows only."""
         q, k, v = self.project(x)
-        out, state = pattern.attend(apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
-        return out.reshape(x.shape), state
+        attended = layer.attend(apply_rope(q, rope), apply_rope(k, rope), v)
+        return attended.out.reshape(x.shape), attended.state
 
 
 class DualAttention(_Attention):
@@ -105,18 +103,16 @@ class DualAttention(_Attention):
         text: jax.Array,
         rope: Rope,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[jax.Array, jax.Array, Any]:
         """What video [B, Lv, dim] and text [B, Lt, dim] take from both, and the pattern's new state."""
         q, k, v = (
             join(*pair) for pair in zip(self.project(video), self.project_text(text), strict=True)
         )
-        out, state = pattern.attend(apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
-        out = out.reshape(*out.shape[:2], -1)
+        attended = layer.attend(apply_rope(q, rope), apply_rope(k, rope), v)
+        out = attended.out.reshape(*attended.out.shape[:2], -1)
         tokens = video.shape[1]
-        return self.to_out(out[:, :tokens]), self.to_add_out(out[:, tokens:]), state
+        return self.to_out(out[:, :tokens]), self.to_add_out(out[:, tokens:]), attended.state
 
 
 class DualStreamBlock(nnx.Module):
@@ -140,9 +136,7 @@ class DualStreamBlock(nnx.Module):
         vector: jax.Array,
         rope: Rope,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[tuple[jax.Array, jax.Array], Any]:
         """One block.
 
@@ -150,10 +144,10 @@ class DualStreamBlock(nnx.Module):
           streams: video [B, Lv, dim] in raster order and text [B, Lt, dim].
           vector: the conditioning vector [B, dim].
           rope: cosines and sines of the video tokens (`rope_table`).
-          pattern: any pattern of `sparsevdit_jax`, with its state and the step's context.
+          layer: what the block attends by.
 
         Returns:
-          Both streams, and the pattern's new state. Text rows beyond `ctx.text_lengths` hold nothing
+          Both streams, and the pattern's new state. Text rows beyond `layer.ctx.text_lengths` hold nothing
           that means something: their attention is zero here and something else in diffusers.
         """
         video, text = streams
@@ -163,9 +157,7 @@ class DualStreamBlock(nnx.Module):
             modulated_norm(video, shift, scale),
             modulated_norm(text, t_shift, t_scale),
             rope,
-            pattern=pattern,
-            state=state,
-            ctx=ctx,
+            layer=layer,
         )
         video = video + gate * video_out
         text = text + t_gate * text_out
@@ -194,14 +186,12 @@ class SingleStreamBlock(nnx.Module):
         vector: jax.Array,
         rope: Rope,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[jax.Array, Any]:
         """One block: x [B, L, dim], video and then text; the rest as in `DualStreamBlock`."""
         shift, scale, gate = self.norm(vector)
         h = modulated_norm(x, shift, scale)
-        out, state = self.attn(h, rope, pattern=pattern, state=state, ctx=ctx)
+        out, state = self.attn(h, rope, layer=layer)
         joined = jnp.concatenate([out, gelu_tanh(self.proj_mlp(h))], -1)
         return x + gate * self.proj_out(joined), state
 

@@ -13,7 +13,7 @@ from sparsevdit_jax.parallel import join
 from .. import nn
 from ..layers import check_shape, unpatchify
 from ..rope import as_arrays, rope_table
-from ..stack import layer_patterns, run_blocks
+from ..stack import layer_attentions, run_blocks
 from ..transformer import Transformer, TransformerOutput
 from .blocks import DualStreamBlock, OutputNorm, SingleStreamBlock
 from .conditioning import ConditionEmbedding, check_scalars
@@ -121,7 +121,7 @@ class HunyuanVideoTransformer(Transformer):
         )
         grid = self.grid(hidden_states.shape, encoder_hidden_states.shape[1])
         mask = encoder_attention_mask != 0
-        patterns, states, ctx = layer_patterns(
+        attentions = layer_attentions(
             attention,
             states,
             ctx,
@@ -144,9 +144,7 @@ class HunyuanVideoTransformer(Transformer):
             (video, text),
             vector,
             rope,
-            patterns=patterns[:dual],
-            states=states[:dual],
-            ctx=ctx,
+            layers=attentions[:dual],
             remat=remat,
             name="dual_block",
         )
@@ -155,9 +153,7 @@ class HunyuanVideoTransformer(Transformer):
             join(*streams),
             vector,
             rope,
-            patterns=patterns[dual:],
-            states=states[dual:],
-            ctx=ctx,
+            layers=attentions[dual:],
             remat=remat,
             name="single_block",
         )

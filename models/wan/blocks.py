@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, StepContext
 from sparsevdit_jax.launch import attend_across
 
 from .. import layers, nn
+from ..attention import LayerAttention
 from ..layers import modulate, split_heads
 from ..rope import Rope, apply_rope
 from .config import WanConfig
@@ -32,15 +32,13 @@ class _Attention(nnx.Module):
 class SelfAttention(_Attention):
     """Attention among the video's tokens, by a pattern."""
 
-    def __call__(
-        self, x: jax.Array, rope: Rope, *, pattern: AttentionPattern, state: Any, ctx: StepContext
-    ) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, rope: Rope, *, layer: LayerAttention) -> tuple[jax.Array, Any]:
         """x [B, L, dim] in raster order to the same, and the pattern's new state."""
         q = apply_rope(split_heads(self.norm_q(self.to_q(x)), self.num_heads), rope)
         k = apply_rope(split_heads(self.norm_k(self.to_k(x)), self.num_heads), rope)
         v = split_heads(self.to_v(x), self.num_heads)
-        out, state = pattern.attend(q, k, v, state, ctx)
-        return self.to_out(out.reshape(x.shape)), state
+        attended = layer.attend(q, k, v)
+        return self.to_out(attended.out.reshape(x.shape)), attended.state
 
 
 class CrossAttention(_Attention):
@@ -97,9 +95,7 @@ class Block(nnx.Module):
         image: jax.Array | None,
         rope: Rope,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[jax.Array, Any]:
         """One block.
 
@@ -109,7 +105,7 @@ class Block(nnx.Module):
           text: [B, N, dim].
           image: [B, M, dim] or None.
           rope: cosines and sines of the tokens (`rope_table`).
-          pattern: any pattern of `sparsevdit_jax` for self-attention, with its state and the step's context.
+          layer: what self-attention attends by.
 
         Returns:
           x of the same shape and dtype, and the pattern's new state.
@@ -118,10 +114,10 @@ class Block(nnx.Module):
         parts = modulation_parts(self.scale_shift_table, modulation)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = parts
         h = modulate(self.norm1(x.astype(jnp.float32)), shift, scale).astype(dtype)
-        h, state = self.attn1(h, rope, pattern=pattern, state=state, ctx=ctx)
+        h, state = self.attn1(h, rope, layer=layer)
         x = (x.astype(jnp.float32) + h.astype(jnp.float32) * gate).astype(dtype)
         h = x if self.norm2 is None else self.norm2(x)
-        x = x + self.attn2(h, text, image, implementation=ctx.implementation)
+        x = x + self.attn2(h, text, image, implementation=layer.ctx.implementation)
         h = modulate(self.norm3(x.astype(jnp.float32)), ffn_shift, ffn_scale).astype(dtype)
         h = self.ffn(h)
         return (x.astype(jnp.float32) + h.astype(jnp.float32) * ffn_gate).astype(dtype), state

@@ -22,7 +22,7 @@ from sparsevdit_jax import SparseAttention, StepContext
 from .. import nn
 from ..layers import check_shape, modulate, unpatchify
 from ..rope import as_arrays, rope_table
-from ..stack import layer_patterns, run_blocks
+from ..stack import layer_attentions, run_blocks
 from ..transformer import Transformer, TransformerOutput
 from .blocks import Block, modulation_parts, modulation_table
 from .conditioning import ConditionEmbedder
@@ -100,7 +100,7 @@ class WanTransformer(Transformer):
         config, batch = self.config, hidden_states.shape[0]
         grid = self.grid(hidden_states.shape)
         self._check(grid, batch, timestep, encoder_hidden_states, encoder_hidden_states_image)
-        patterns, states, ctx = layer_patterns(
+        attentions = layer_attentions(
             attention,
             states,
             ctx,
@@ -119,9 +119,7 @@ class WanTransformer(Transformer):
             text,
             image,
             rope,
-            patterns=patterns,
-            states=states,
-            ctx=ctx,
+            layers=attentions,
             remat=remat,
         )
         shift, scale = modulation_parts(

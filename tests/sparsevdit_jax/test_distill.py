@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.stack import run_blocks
+from models.stack import layer_attentions, run_blocks
 from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.distill import (
     LossWeights,
@@ -148,9 +148,8 @@ def test_gradients_through_states_are_those_of_a_loss_by_hand_with_and_without_r
 
     def loss(params, remat):
         blocks = nnx.merge(graph, params)
-        out, new = run_blocks(
-            blocks, x, 0.5, patterns=attention.patterns, states=states, ctx=ctx, remat=remat
-        )
+        layers = layer_attentions(attention, states, ctx, grid=GRID, num_layers=2, num_heads=2)
+        out, new = run_blocks(blocks, x, 0.5, layers=layers, remat=remat)
         student = Prediction(out, layer_outputs(new))
         return distillation_loss(student, teacher, target, grid=GRID)[0]
 
