@@ -22,6 +22,7 @@ from sparsevdit_jax.parallel.mesh import current
 
 from . import checkpoint, layers
 from .attention import LayerAttention
+from .patches import patchify, token_shape, unpatchify
 from .rope import apply_rope, as_arrays, rope_table
 from .stack import layer_attentions, loop_blocks, run_blocks
 from .transformer import Transformer, TransformerOutput
@@ -59,8 +60,16 @@ class TinyConfig:
                 f"text_len={text_len} must be condition_tokens={self.condition_tokens}, the tokens that a "
                 "class has in this model; leave it out"
             )
-        size = layers.token_shape(shape[-4:-1], self.patch)
+        size = token_shape(shape[-4:-1], self.patch)
         return VideoGrid(*size, text_len=self.condition_tokens)
+
+
+def linear(dim_in: int, dim_out: int, operands, rngs: nnx.Rngs, *, start=None) -> layers.Linear:
+    """A float32 layer with `operands` of its matmuls; its matrix starts as `start` says, by default with Xavier's."""
+    start = start or nnx.initializers.xavier_uniform()
+    return layers.Linear(
+        dim_in, dim_out, dtype=jnp.float32, operands=operands, kernel_init=start, rngs=rngs
+    )
 
 
 class Block(nnx.Module):
@@ -69,10 +78,10 @@ class Block(nnx.Module):
     def __init__(self, config: TinyConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
         self.num_heads = config.num_heads
-        self.qkv = layers.Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
-        self.out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.up = layers.Linear(dim, config.mlp_ratio * dim, dtype=dtype, rngs=rngs)
-        self.down = layers.Linear(config.mlp_ratio * dim, dim, dtype=dtype, rngs=rngs)
+        self.qkv = linear(dim, 3 * dim, dtype, rngs)
+        self.out = linear(dim, dim, dtype, rngs)
+        self.up = linear(dim, config.mlp_ratio * dim, dtype, rngs)
+        self.down = linear(config.mlp_ratio * dim, dim, dtype, rngs)
         self.q_scale = nnx.Param(jnp.ones((config.head_dim,), jnp.float32))
         self.k_scale = nnx.Param(jnp.ones((config.head_dim,), jnp.float32))
         self.modulation = nnx.Param(jnp.zeros((6, dim), jnp.float32))
@@ -124,11 +133,12 @@ class TinyVideoDiT(Transformer):
     def __init__(self, config: TinyConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config
         dim, pixels = config.dim, config.channels * int(np.prod(config.patch))
-        self.patch_in = layers.Linear(pixels, dim, dtype=dtype, rngs=rngs)
-        self.border_in = layers.Linear(6, dim, dtype=dtype, rngs=rngs)
-        self.time_in = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.time_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.modulation = layers.Linear(dim, 6 * dim, dtype=dtype, rngs=rngs)
+        self.patch_in = linear(pixels, dim, dtype, rngs)
+        self.border_in = linear(6, dim, dtype, rngs)
+        self.time_in = linear(dim, dim, dtype, rngs)
+        self.time_out = linear(dim, dim, dtype, rngs)
+        self.modulation = linear(dim, 6 * dim, dtype, rngs)
+        zeros = nnx.initializers.zeros_init()  # the first prediction is 0
         classes = config.num_classes + 1  # the last one is "no condition"
         self.label_vector = nnx.Param(
             0.5 * jax.random.normal(rngs.params(), (classes, dim), jnp.float32)
@@ -140,8 +150,8 @@ class TinyVideoDiT(Transformer):
         self.blocks = nnx.List(
             [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
         )
-        self.final_modulation = layers.Linear(dim, 2 * dim, dtype=dtype, zero_init=True, rngs=rngs)
-        self.patch_out = layers.Linear(dim, pixels, dtype=dtype, zero_init=True, rngs=rngs)
+        self.final_modulation = linear(dim, 2 * dim, dtype, rngs, start=zeros)
+        self.patch_out = linear(dim, pixels, dtype, rngs, start=zeros)
 
     def __call__(
         self,
@@ -169,7 +179,7 @@ class TinyVideoDiT(Transformer):
         """
         patch, grid = self.config.patch, self.grid(x.shape)
         h = (
-            self.patch_in(layers.patchify(x, patch))
+            self.patch_in(patchify(x, patch))
             + self.border_in(jnp.asarray(border_features(grid.shape)))[None]
         )
         h = join(h, self.label_tokens[...][label])
@@ -191,7 +201,7 @@ class TinyVideoDiT(Transformer):
         h, new_states = run(*inputs, layers=attentions, remat=remat)
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
         h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift
-        sample = layers.unpatchify(self.patch_out(h), grid.shape, patch)
+        sample = unpatchify(self.patch_out(h), grid.shape, patch)
         return TransformerOutput(sample, () if attention is None else new_states)
 
 

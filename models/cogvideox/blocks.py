@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .. import nn
+from .. import layers
 from ..attention import LayerAttention
 from ..layers import gelu_tanh, modulate, silu, split_heads
 from ..rope import Rope, apply_rope
@@ -22,8 +22,8 @@ class ModulatedNorm(nnx.Module):
 
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
-        self.linear = nn.Linear(config.time_embed_dim, 6 * dim, dtype=dtype, rngs=rngs)
-        self.norm = nn.LayerNorm(
+        self.linear = layers.Linear(config.time_embed_dim, 6 * dim, dtype=dtype, rngs=rngs)
+        self.norm = layers.LayerNorm(
             dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
         )
 
@@ -47,12 +47,12 @@ class Attention(nnx.Module):
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
         self.num_heads = config.num_heads
         dim, bias = config.dim, config.attention_bias
-        self.to_q = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-        self.to_k = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-        self.to_v = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-        self.norm_q = nn.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
-        self.norm_k = nn.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
-        self.to_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_q = layers.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.to_k = layers.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.to_v = layers.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.norm_q = layers.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
+        self.norm_k = layers.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
+        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -79,7 +79,7 @@ class Block(nnx.Module):
         self.attn1 = Attention(config, dtype=dtype, rngs=rngs)
         self.norm2 = ModulatedNorm(config, dtype=dtype, rngs=rngs)
         dim = config.dim
-        self.ff = nn.MLP(dim, 4 * dim, dim, gelu_tanh, dtype=dtype, rngs=rngs)
+        self.ff = layers.MLP(dim, 4 * dim, dim, gelu_tanh, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -103,8 +103,8 @@ class OutputNorm(nnx.Module):
 
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
-        self.linear = nn.Linear(config.time_embed_dim, 2 * dim, dtype=dtype, rngs=rngs)
-        self.norm = nn.LayerNorm(
+        self.linear = layers.Linear(config.time_embed_dim, 2 * dim, dtype=dtype, rngs=rngs)
+        self.norm = layers.LayerNorm(
             dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
         )
 

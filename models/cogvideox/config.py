@@ -4,9 +4,8 @@ import dataclasses
 
 from sparsevdit_jax import VideoGrid
 
-from .. import layers
 from ..config import Heads, require, require_positive
-from ..layers import check_shape
+from ..patches import check_shape, token_shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +110,7 @@ class CogVideoXConfig(Heads):
 
         diffusers pads such latents with frames in front, and drops the first ones of the result.
         """
-        return layers.token_shape((frames, height, width), self.patch)
+        return token_shape((frames, height, width), self.patch)
 
     def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
         """See `Transformer.grid`: of latents [B, T, C, H, W], text first, `max_text_seq_length` of it by default."""

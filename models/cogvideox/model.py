@@ -9,8 +9,9 @@ from flax import nnx
 
 from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 
-from .. import nn
-from ..layers import check_shape, silu, sinusoidal_embedding, unpatchify
+from .. import layers
+from ..layers import silu, sinusoidal_embedding
+from ..patches import check_shape, unpatchify
 from ..rope import Rope
 from ..stack import layer_attentions, run_blocks
 from ..transformer import Transformer, TransformerOutput
@@ -39,21 +40,21 @@ class CogVideoXTransformer(Transformer):
         self.config, self.dtype = config, jnp.dtype(dtype)
         dtype, dim, time_dim = self.dtype, config.dim, config.time_embed_dim
         self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
-        self.time_embedding = nn.MLP(dim, time_dim, time_dim, silu, dtype=dtype, rngs=rngs)
+        self.time_embedding = layers.MLP(dim, time_dim, time_dim, silu, dtype=dtype, rngs=rngs)
         self.ofs_embedding = (
-            nn.MLP(time_dim, time_dim, time_dim, silu, dtype=dtype, rngs=rngs)
+            layers.MLP(time_dim, time_dim, time_dim, silu, dtype=dtype, rngs=rngs)
             if config.ofs_embed_dim
             else None
         )
         self.transformer_blocks = nnx.List(
             [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
         )
-        self.norm_final = nn.LayerNorm(
+        self.norm_final = layers.LayerNorm(
             dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
         )
         self.norm_out = OutputNorm(config, dtype=dtype, rngs=rngs)
         channels = config.out_channels * math.prod(config.patch)
-        self.proj_out = nn.Linear(dim, channels, dtype=dtype, rngs=rngs)
+        self.proj_out = layers.Linear(dim, channels, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,

@@ -12,7 +12,7 @@ from flax import nnx
 
 from sparsevdit_jax.parallel import join
 
-from .. import layers, nn
+from .. import layers
 from ..attention import LayerAttention
 from ..layers import gelu_tanh, split_heads
 from ..rope import Rope, apply_rope
@@ -30,7 +30,7 @@ class Modulation(nnx.Module):
 
     def __init__(self, dim: int, parts: int, *, dtype, rngs: nnx.Rngs):
         self.parts = parts
-        self.linear = nn.Linear(dim, parts * dim, dtype=dtype, rngs=rngs)
+        self.linear = layers.Linear(dim, parts * dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, vector: jax.Array) -> list[jax.Array]:
         """[B, dim] to `parts` arrays [B, 1, dim]."""
@@ -48,11 +48,11 @@ class _Attention(nnx.Module):
     def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
         dim, head_dim = config.dim, config.head_dim
         self.num_heads = config.num_heads
-        self.to_q = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_k = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_v = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.norm_q = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
-        self.norm_k = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.to_q = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_k = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_v = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.norm_q = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.norm_k = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
 
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """q, k and v [B, L, H, D] of x [B, L, dim], normed."""
@@ -83,13 +83,13 @@ class DualAttention(_Attention):
     def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
         super().__init__(config, dtype=dtype, rngs=rngs)
         dim, head_dim = config.dim, config.head_dim
-        self.add_q_proj = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.add_k_proj = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.add_v_proj = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.norm_added_q = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
-        self.norm_added_k = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
-        self.to_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_add_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.add_q_proj = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.add_k_proj = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.add_v_proj = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.norm_added_q = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.norm_added_k = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_add_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
 
     def project_text(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """`project` with the text's weights."""
@@ -127,8 +127,8 @@ class DualStreamBlock(nnx.Module):
         self.norm1 = Modulation(dim, 6, dtype=dtype, rngs=rngs)
         self.norm1_context = Modulation(dim, 6, dtype=dtype, rngs=rngs)
         self.attn = DualAttention(config, dtype=dtype, rngs=rngs)
-        self.ff = nn.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
-        self.ff_context = nn.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
+        self.ff = layers.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
+        self.ff_context = layers.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -177,8 +177,8 @@ class SingleStreamBlock(nnx.Module):
         dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
         self.norm = Modulation(dim, 3, dtype=dtype, rngs=rngs)
         self.attn = SingleAttention(config, dtype=dtype, rngs=rngs)
-        self.proj_mlp = nn.Linear(dim, hidden, dtype=dtype, rngs=rngs)
-        self.proj_out = nn.Linear(dim + hidden, dim, dtype=dtype, rngs=rngs)
+        self.proj_mlp = layers.Linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.proj_out = layers.Linear(dim + hidden, dim, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -200,7 +200,7 @@ class OutputNorm(nnx.Module):
     """The last modulated norm, with the scale first, unlike the blocks' (diffusers' AdaLayerNormContinuous)."""
 
     def __init__(self, dim: int, *, dtype, rngs: nnx.Rngs):
-        self.linear = nn.Linear(dim, 2 * dim, dtype=dtype, rngs=rngs)
+        self.linear = layers.Linear(dim, 2 * dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
         """x [B, L, dim], vector [B, dim] to [B, L, dim]."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 from sparsevdit_jax import VideoGrid
 
 from ..config import Heads, require, require_positive
-from ..layers import check_shape, token_shape
+from ..patches import check_shape, token_shape
 
 TEXT_TOKENS = 256
 """Of a prompt in diffusers' pipeline, padding included."""

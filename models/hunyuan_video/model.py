@@ -10,8 +10,8 @@ from flax import nnx
 from sparsevdit_jax import SparseAttention, StepContext
 from sparsevdit_jax.parallel import join
 
-from .. import nn
-from ..layers import check_shape, unpatchify
+from .. import layers
+from ..patches import check_shape, unpatchify
 from ..rope import as_arrays, rope_table
 from ..stack import layer_attentions, run_blocks
 from ..transformer import Transformer, TransformerOutput
@@ -44,7 +44,7 @@ class HunyuanVideoTransformer(Transformer):
     def __init__(self, config: HunyuanVideoConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, jnp.dtype(dtype)
         dtype, dim = self.dtype, config.dim
-        self.x_embedder = nn.PatchEmbed(
+        self.x_embedder = layers.PatchEmbed(
             config.in_channels, dim, config.patch, dtype=dtype, rngs=rngs
         )
         self.context_embedder = TokenRefiner(config, dtype=dtype, rngs=rngs)
@@ -66,7 +66,7 @@ class HunyuanVideoTransformer(Transformer):
         )
         self.norm_out = OutputNorm(dim, dtype=dtype, rngs=rngs)
         channels = (config.out_channels or config.in_channels) * math.prod(config.patch)
-        self.proj_out = nn.Linear(dim, channels, dtype=dtype, rngs=rngs)
+        self.proj_out = layers.Linear(dim, channels, dtype=dtype, rngs=rngs)
 
     @property
     def num_attention_layers(self) -> int:

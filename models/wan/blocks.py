@@ -8,7 +8,7 @@ from flax import nnx
 
 from sparsevdit_jax.launch import attend_across
 
-from .. import layers, nn
+from .. import layers
 from ..attention import LayerAttention
 from ..layers import modulate, split_heads
 from ..rope import Rope, apply_rope
@@ -21,12 +21,12 @@ class _Attention(nnx.Module):
     def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
         self.num_heads = config.num_heads
-        self.to_q = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_k = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_v = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.norm_q = nn.RMSNorm(dim, eps=config.eps, dtype=dtype)
-        self.norm_k = nn.RMSNorm(dim, eps=config.eps, dtype=dtype)
+        self.to_q = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_k = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_v = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.norm_q = layers.RMSNorm(dim, eps=config.eps, dtype=dtype)
+        self.norm_k = layers.RMSNorm(dim, eps=config.eps, dtype=dtype)
 
 
 class SelfAttention(_Attention):
@@ -48,9 +48,9 @@ class CrossAttention(_Attention):
         super().__init__(config, dtype=dtype, rngs=rngs)
         added = config.added_kv_proj_dim
         if added is not None:
-            self.add_k_proj = nn.Linear(added, config.dim, dtype=dtype, rngs=rngs)
-            self.add_v_proj = nn.Linear(added, config.dim, dtype=dtype, rngs=rngs)
-            self.norm_added_k = nn.RMSNorm(config.dim, eps=config.eps, dtype=dtype)
+            self.add_k_proj = layers.Linear(added, config.dim, dtype=dtype, rngs=rngs)
+            self.add_v_proj = layers.Linear(added, config.dim, dtype=dtype, rngs=rngs)
+            self.norm_added_k = layers.RMSNorm(config.dim, eps=config.eps, dtype=dtype)
 
     def __call__(
         self,
@@ -78,13 +78,13 @@ class Block(nnx.Module):
 
     def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
         dim, eps = config.dim, config.eps
-        self.norm1 = nn.LayerNorm(dim, eps=eps, affine=False)
+        self.norm1 = layers.LayerNorm(dim, eps=eps, affine=False)
         self.attn1 = SelfAttention(config, dtype=dtype, rngs=rngs)
         # norm2 is float32 in diffusers (_keep_in_fp32_modules)
-        self.norm2 = nn.LayerNorm(dim, eps=eps) if config.cross_attn_norm else None
+        self.norm2 = layers.LayerNorm(dim, eps=eps) if config.cross_attn_norm else None
         self.attn2 = CrossAttention(config, dtype=dtype, rngs=rngs)
-        self.norm3 = nn.LayerNorm(dim, eps=eps, affine=False)
-        self.ffn = nn.MLP(dim, config.ffn_dim, dim, layers.gelu_tanh, dtype=dtype, rngs=rngs)
+        self.norm3 = layers.LayerNorm(dim, eps=eps, affine=False)
+        self.ffn = layers.MLP(dim, config.ffn_dim, dim, layers.gelu_tanh, dtype=dtype, rngs=rngs)
         self.scale_shift_table = modulation_table(6, dim, rngs)
 
     def __call__(

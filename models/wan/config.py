@@ -5,7 +5,7 @@ import dataclasses
 from sparsevdit_jax import VideoGrid
 
 from ..config import Heads, require
-from ..layers import check_shape, token_shape
+from ..patches import check_shape, token_shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

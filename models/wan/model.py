@@ -19,8 +19,9 @@ from flax import nnx
 
 from sparsevdit_jax import SparseAttention, StepContext
 
-from .. import nn
-from ..layers import check_shape, modulate, unpatchify
+from .. import layers
+from ..layers import modulate
+from ..patches import check_shape, unpatchify
 from ..rope import as_arrays, rope_table
 from ..stack import layer_attentions, run_blocks
 from ..transformer import Transformer, TransformerOutput
@@ -51,16 +52,16 @@ class WanTransformer(Transformer):
     def __init__(self, config: WanConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, jnp.dtype(dtype)
         dtype, dim = self.dtype, config.dim
-        self.patch_embedding = nn.PatchEmbed(
+        self.patch_embedding = layers.PatchEmbed(
             config.in_channels, dim, config.patch_size, dtype=dtype, rngs=rngs
         )
         self.condition_embedder = ConditionEmbedder(config, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(
             [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
         )
-        self.norm_out = nn.LayerNorm(dim, eps=config.eps, affine=False)
+        self.norm_out = layers.LayerNorm(dim, eps=config.eps, affine=False)
         channels = (config.out_channels or config.in_channels) * math.prod(config.patch_size)
-        self.proj_out = nn.Linear(dim, channels, dtype=dtype, rngs=rngs)
+        self.proj_out = layers.Linear(dim, channels, dtype=dtype, rngs=rngs)
         self.scale_shift_table = modulation_table(2, dim, rngs)
 
     def __call__(

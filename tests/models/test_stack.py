@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import nn
+from models import layers
 from models.attention import LayerAttention
 from models.stack import layer_attentions, loop_blocks, run_blocks
 from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid
@@ -22,7 +22,7 @@ class Block(nnx.Module):
     """Attention of x with itself, through whatever pattern is given."""
 
     def __init__(self, rngs):
-        self.linear = nn.Linear(8, 8, dtype=jnp.float32, rngs=rngs)
+        self.linear = layers.Linear(8, 8, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, x, gain, *, layer):
         q = self.linear(x).reshape(*x.shape[:2], 2, 4)
