@@ -31,7 +31,7 @@ class Tap(AttentionPattern):
 
 @functools.partial(jax.jit, static_argnames="attention")
 def _tapped(model, x, t, label, states, ctx, *, attention):
-    return model(x, t, label, attention=attention, states=states, ctx=ctx)[1]
+    return model(x, t, label, attention=attention, states=states, ctx=ctx).states
 
 
 def layer_inputs(

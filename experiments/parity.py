@@ -95,7 +95,7 @@ def distance(got, want) -> float:
 def transformer_rows(name: str) -> Iterator[dict]:
     """Distances of every case of a transformer."""
     model, half = (load(TRANSFORMERS, name, dtype) for dtype in (jnp.float32, jnp.bfloat16))
-    run = jax.jit(lambda model, given: model(**given))
+    run = jax.jit(lambda model, given: model(**given).sample)
     for case in CASES[name]:
         arrays = parity.arrays(name, case)
         given = inputs(arrays)
@@ -103,7 +103,7 @@ def transformer_rows(name: str) -> Iterator[dict]:
 
         def weighed(x, given=given, arrays=arrays, recorder=recorder):
             with recorder.recording():
-                out = model(**given | {"hidden_states": x})
+                out = model(**given | {"hidden_states": x}).sample
             return (out * arrays["cotangent"]).sum(), out
 
         gradient, out = jax.jit(jax.grad(weighed, has_aux=True))(given["hidden_states"])

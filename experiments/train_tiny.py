@@ -159,8 +159,8 @@ def velocity_loss(
         heads = dict(num_heads=model.config.num_heads, head_dim=model.config.head_dim)
         states = attention.init(grid, batch=len(x0), **heads)
         ctx = StepContext(grid, Phase.REUSE)
-    prediction, _ = model(x, t, label, attention=attention, states=states, ctx=ctx)
-    return jnp.mean((velocity(x, prediction, t) - velocity(x, x0, t)) ** 2)
+    out = model(x, t, label, attention=attention, states=states, ctx=ctx)
+    return jnp.mean((velocity(x, out.sample, t) - velocity(x, x0, t)) ** 2)
 
 
 @functools.partial(

@@ -1,8 +1,14 @@
-"""Layers without a checkpoint's weights, and functions on shapes, that more than one model uses unchanged."""
+"""The layers that models are made of, with the dtypes torch would use, and the functions between them.
+
+Matmuls and convolutions run in `dtype`; norms compute in float32 and return the dtype of their input.
+Weights are kept in `dtype` too, so a model built with bfloat16 takes two bytes a parameter; where an
+original keeps float32, its module is built with float32. Initial values are Flax's defaults: they matter
+only to tests, for weights come from `models.load_transformer` and its siblings.
+"""
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,41 +16,45 @@ import numpy as np
 from flax import nnx
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _dot_last(x, w, dtype):
-    return jax.lax.dot_general(
-        x.astype(dtype),
-        w.astype(dtype),
-        (((x.ndim - 1,), (0,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
+@functools.lru_cache(maxsize=4)  # so that equal modules have one function, and are compiled once
+def rounded_dot(dtype: np.dtype) -> Callable:
+    """A `dot_general` of float32 x [..., i] and w [i, o], operands rounded to `dtype`, in both gradients too."""
+
+    def product(a, b, contracted):
+        numbers = (contracted, ((), ()))
+        return jax.lax.dot_general(
+            a.astype(dtype), b.astype(dtype), numbers, preferred_element_type=jnp.float32
+        )
+
+    @jax.custom_vjp
+    def dot(x, w):
+        return product(x, w, ((x.ndim - 1,), (0,)))
+
+    def forward(x, w):
+        return dot(x, w), (x.astype(dtype), w.astype(dtype))
+
+    def backward(residuals, dy):
+        x, w = residuals
+        leading = tuple(range(x.ndim - 1))
+        return product(dy, w, ((dy.ndim - 1,), (1,))), product(x, dy, (leading, leading))
+
+    dot.defvjp(forward, backward)
+
+    def dot_general(x, w, dimension_numbers, **kwargs):
+        del dimension_numbers, kwargs  # nnx.Linear's, always the same
+        return dot(x, w)
+
+    return dot_general
 
 
-def _dot_last_fwd(x, w, dtype):
-    return _dot_last(x, w, dtype), (x.astype(dtype), w.astype(dtype), jnp.zeros((), x.dtype))
-
-
-def _dot_last_bwd(dtype, residuals, dy):
-    x, w, like = residuals
-    dy = dy.astype(dtype)
-    leading = tuple(range(x.ndim - 1))
-    contract_out = (((dy.ndim - 1,), (1,)), ((), ()))
-    dx = jax.lax.dot_general(dy, w, contract_out, preferred_element_type=jnp.float32)
-    contract_rows = ((leading, leading), ((), ()))
-    dw = jax.lax.dot_general(x, dy, contract_rows, preferred_element_type=jnp.float32)
-    return dx.astype(like.dtype), dw
-
-
-_dot_last.defvjp(_dot_last_fwd, _dot_last_bwd)
-
-
-class Linear(nnx.Module):
-    """y = x W + b with float32 weights and sums, operands rounded to `dtype` in all three matmuls.
+class Linear(nnx.Linear):
+    """y = x W + b in `dtype`; input of any dtype.
 
     Args:
-      dtype: of the matmuls' operands; bfloat16 runs at twice the speed of float32 and more on
-        processors (and GPUs) that multiply it natively, and the result stays float32.
-      zero_init: start at zero (adaLN-Zero gates and output heads).
+      operands: dtype to which the operands of all three matmuls (the result's and the gradients') are rounded, while
+        weights, sums and results keep `dtype`, float32: bfloat16 runs at twice the speed of float32 and more on
+        processors (and GPUs) that multiply it natively. None: `dtype`.
+      kernel_init: of W; None is Flax's default.
     """
 
     def __init__(
@@ -52,19 +62,157 @@ class Linear(nnx.Module):
         dim_in: int,
         dim_out: int,
         *,
-        dtype=jnp.float32,
-        zero_init: bool = False,
+        bias: bool = True,
+        dtype,
+        operands: jax.typing.DTypeLike | None = None,
+        kernel_init: Callable | None = None,
         rngs: nnx.Rngs,
     ):
-        init = nnx.initializers.zeros_init() if zero_init else nnx.initializers.xavier_uniform()
-        self.kernel = nnx.Param(init(rngs.params(), (dim_in, dim_out), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((dim_out,), jnp.float32))
-        self.dtype = dtype
+        super().__init__(
+            dim_in,
+            dim_out,
+            use_bias=bias,
+            dtype=dtype,
+            param_dtype=dtype,
+            kernel_init=kernel_init or nnx.initializers.lecun_normal(),
+            dot_general=jax.lax.dot_general
+            if operands is None
+            else rounded_dot(jnp.dtype(operands)),
+            rngs=rngs,
+        )
+
+
+class Conv(nnx.Conv):
+    """Convolution over channels-last arrays, one spatial axis per entry of `kernel`; no padding by default.
+
+    Args:
+      padding: "VALID", or (before, after) of each spatial axis.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: Sequence[int],
+        *,
+        strides: int | Sequence[int] = 1,
+        padding: str | Sequence[tuple[int, int]] = "VALID",
+        bias: bool = True,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            channels_in,
+            channels_out,
+            tuple(kernel),
+            strides=strides,
+            padding=padding,
+            use_bias=bias,
+            dtype=dtype,
+            param_dtype=dtype,
+            rngs=rngs,
+        )
+
+
+class MLP(nnx.Module):
+    """Linear, activation, linear (diffusers' TimestepEmbedding, PixArtAlphaTextProjection and FeedForward).
+
+    Args:
+      activation: a named function: a `partial` made twice would compile every call twice.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        inner: int,
+        dim_out: int,
+        activation: Callable[[jax.Array], jax.Array],
+        *,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.linear_1 = Linear(dim_in, inner, dtype=dtype, rngs=rngs)
+        self.linear_2 = Linear(inner, dim_out, dtype=dtype, rngs=rngs)
+        self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., dim_in] to float32 [..., dim_out]."""
-        y = _dot_last(x, self.kernel[...], self.dtype)
-        return y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,))
+        """[..., dim_in] to [..., dim_out]."""
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+class PatchEmbed(nnx.Module):
+    """Patches of a latent video to tokens, by a convolution with the patch's stride."""
+
+    def __init__(
+        self, channels: int, dim: int, patch: tuple[int, int, int], *, dtype, rngs: nnx.Rngs
+    ):
+        self.proj = Conv(channels, dim, patch, strides=patch, dtype=dtype, rngs=rngs)
+
+    def __call__(self, video: jax.Array) -> jax.Array:
+        """[B, C, T, H, W] to [B, L, dim] in raster order."""
+        tokens = self.proj(video.transpose(0, 2, 3, 4, 1))
+        return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
+
+
+class Embedding(nnx.Module):
+    """Table [rows, dim] of vectors."""
+
+    def __init__(self, rows: int, dim: int, *, dtype, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (rows, dim), dtype))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """int [...] to [..., dim]."""
+        return self.embedding[...][ids]
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm over the last axis, in float32; `affine` adds a scale and a bias."""
+
+    def __init__(self, dim: int, *, eps: float, affine: bool = True, dtype=jnp.float32):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((dim,), dtype)) if affine else None
+        self.bias = nnx.Param(jnp.zeros((dim,), dtype)) if affine else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., dim] of any dtype to the same."""
+        y = layer_norm(x, eps=self.eps)
+        if self.scale is not None and self.bias is not None:
+            y = y * _last(self.scale, y) + _last(self.bias, y)
+        return y.astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last axis, in float32."""
+
+    def __init__(self, dim: int, *, eps: float, dtype=jnp.float32):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((dim,), dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., dim] of any dtype to the same."""
+        return rms_norm(x, self.scale[...].astype(jnp.float32), eps=self.eps).astype(x.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """Group norm of channels-last arrays [B, ..., C] over all inner axes and C / groups channels, in float32."""
+
+    def __init__(self, groups: int, channels: int, *, eps: float, dtype=jnp.float32):
+        self.groups, self.eps = groups, eps
+        self.scale = nnx.Param(jnp.ones((channels,), dtype))
+        self.bias = nnx.Param(jnp.zeros((channels,), dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, ..., C] of any dtype to the same."""
+        y = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
+        y = y - y.mean((1, 3), keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, (1, 3), keepdims=True) + self.eps)
+        y = y.reshape(x.shape)
+        return (y * _last(self.scale, y) + _last(self.bias, y)).astype(x.dtype)
+
+
+def _last(parameter: nnx.Param, like: jax.Array) -> jax.Array:
+    value = parameter[...].astype(jnp.float32)
+    return value.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, *, eps: float = 1e-6) -> jax.Array:
@@ -111,56 +259,3 @@ def sinusoidal_embedding(t: jax.Array, dim: int, *, max_period: float = 10_000.0
     frequency = np.exp(exponent.astype(np.float64)).astype(np.float32)
     angle = t.astype(jnp.float32)[:, None] * frequency[None]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
-
-
-def check_shape(name: str, shape: Sequence[int], *allowed: Sequence[int | str]) -> None:
-    """ValueError unless `shape` is one of those allowed; a name in these stands for any size."""
-    for expected in allowed:
-        if len(shape) == len(expected) and all(
-            isinstance(want, str) or n == want for n, want in zip(shape, expected, strict=True)
-        ):
-            return
-    listed = " or ".join(f"[{', '.join(map(str, expected))}]" for expected in allowed)
-    raise ValueError(f"{name} has shape {tuple(shape)}; it must be {listed}")
-
-
-def token_shape(size: Sequence[int], patch: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Tokens (frames, rows, columns) of a video of `size` pixels in patches; ValueError if it does not divide."""
-    if any(n < 1 or n % p for n, p in zip(size, patch, strict=True)):
-        raise ValueError(
-            f"video of {tuple(size)} pixels does not divide into patches of {patch}; pad or crop it"
-        )
-    frames, rows, columns = (n // p for n, p in zip(size, patch, strict=True))
-    return frames, rows, columns
-
-
-def patchify(
-    video: jax.Array, patch: tuple[int, int, int], *, channels_first: bool = False
-) -> jax.Array:
-    """[B, F, Y, X, C] to tokens [B, L, pt*ph*pw*C] in raster order; every axis must divide.
-
-    `channels_first`: a token's channels are [C, pt, ph, pw] and not [pt, ph, pw, C].
-    """
-    b, *size, c = video.shape
-    (f, y, x), (pt, ph, pw) = token_shape(size, patch), patch
-    video = video.reshape(b, f, pt, y, ph, x, pw, c)
-    order = (0, 1, 3, 5, 7, 2, 4, 6) if channels_first else (0, 1, 3, 5, 2, 4, 6, 7)
-    return video.transpose(order).reshape(b, f * y * x, pt * ph * pw * c)
-
-
-def unpatchify(
-    tokens: jax.Array,
-    shape: tuple[int, int, int],
-    patch: tuple[int, int, int],
-    *,
-    channels_first: bool = False,
-) -> jax.Array:
-    """Inverse of `patchify`; `shape` is the token grid (frames, height, width)."""
-    (f, y, x), (pt, ph, pw) = shape, patch
-    b, _, channels = tokens.shape
-    c = channels // (pt * ph * pw)
-    if channels_first:
-        tokens = tokens.reshape(b, f, y, x, c, pt, ph, pw).transpose(0, 1, 5, 2, 6, 3, 7, 4)
-    else:
-        tokens = tokens.reshape(b, f, y, x, pt, ph, pw, c).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return tokens.reshape(b, f * pt, y * ph, x * pw, c)

@@ -21,6 +21,7 @@ import numpy as np
 
 from sparsevdit_jax.parallel import put
 
+from .abstract import planned, without_weights
 from .cogvideox import CogVideoXTransformer
 from .cogvideox_vae import CogVideoXVAE
 from .config import config_from_json, config_to_json
@@ -28,7 +29,6 @@ from .files import checkpoint_folder, contents, is_file, read_json
 from .hunyuan_video import HunyuanVideoTransformer
 from .hunyuan_video_vae import HunyuanVideoVAE
 from .keys import Slot, check_fit, checkpoint_slots
-from .nn import planned, without_weights
 from .t5 import T5Encoder
 from .tensors import TensorFiles, variants, write_shards
 from .wan import WanTransformer

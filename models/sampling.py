@@ -32,7 +32,7 @@ def denoise_step(model, x, label, t, t_next, states, ctx, *, attention=None, gui
     """One Euler step from time t to t_next for a model that predicts clean videos.
 
     Args:
-      model: called as model(x, t, label, attention=, states=, ctx=) -> (x0, states).
+      model: called as model(x, t, label, attention=, states=, ctx=); it returns a `TransformerOutput` of x0.
       x: [B, F, Y, X, C] at time t; donated.
       label: int32 [2 B] with guidance, the second half unconditional; [B] without.
       states: of `attention.init(batch=len(label), ...)`, () for dense; donated.
@@ -45,12 +45,11 @@ def denoise_step(model, x, label, t, t_next, states, ctx, *, attention=None, gui
     n = x.shape[0]
     rows = label.shape[0]
     x_rows = jnp.concatenate([x] * (rows // n))
-    x0, states = model(
-        x_rows, jnp.full((rows,), t), label, attention=attention, states=states, ctx=ctx
-    )
+    out = model(x_rows, jnp.full((rows,), t), label, attention=attention, states=states, ctx=ctx)
+    x0 = out.sample
     if guidance != 1.0:
         x0 = guide(x0[:n], x0[n:], guidance)
-    return x + (t_next - t) * velocity(x, x0, jnp.full((n,), t)), states
+    return x + (t_next - t) * velocity(x, x0, jnp.full((n,), t)), out.states
 
 
 def generate(

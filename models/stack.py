@@ -1,4 +1,4 @@
-"""A stack of transformer blocks: the pattern, state and step context of each, and rematerialisation."""
+"""A stack of transformer blocks: what each attends by, and rematerialisation."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,19 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sparsevdit_jax import (
-    AttentionPattern,
-    KernelOptions,
-    Phase,
-    SparseAttention,
-    StepContext,
-    VideoGrid,
-)
+from sparsevdit_jax import KernelOptions, Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.parallel import spread_tokens, whole
 from sparsevdit_jax.patterns import Dense
 
+from .attention import LayerAttention
 
-def layer_patterns(
+
+def layer_attentions(
     attention: SparseAttention | None,
     states: tuple[Any, ...],
     ctx: StepContext | None,
@@ -28,8 +23,8 @@ def layer_patterns(
     num_layers: int,
     num_heads: int,
     text_lengths: jax.Array | None = None,
-) -> tuple[tuple[AttentionPattern, ...], tuple[Any, ...], StepContext]:
-    """Pattern and state of each layer and the step's context, from what a model was called with.
+) -> tuple[LayerAttention, ...]:
+    """What each layer attends by, from what a model was called with.
 
     Args:
       attention: None is dense attention in every layer.
@@ -46,7 +41,7 @@ def layer_patterns(
     if attention is None:
         kernel = KernelOptions() if ctx is None else ctx.kernel
         dense = StepContext(grid, Phase.DENSE, text_lengths=text_lengths, kernel=kernel)
-        return (Dense(),) * num_layers, ((),) * num_layers, dense
+        return (LayerAttention(Dense(), (), dense),) * num_layers
     if ctx is None:
         raise ValueError(
             "attention= needs ctx=, the step's StepContext; make one with "
@@ -64,23 +59,23 @@ def layer_patterns(
         )
     if text_lengths is not None:
         ctx = dataclasses.replace(ctx, text_lengths=text_lengths)
-    return attention.patterns, states, ctx
+    pairs = zip(attention.patterns, states, strict=True)
+    return tuple(LayerAttention(pattern, state, ctx) for pattern, state in pairs)
 
 
 def run_blocks(
     blocks: Sequence[Any],
     carry: Any,
     *args: Any,
-    patterns: Sequence[AttentionPattern],
-    states: Sequence[Any],
-    ctx: StepContext,
+    layers: Sequence[LayerAttention],
     remat: bool = False,
     name: str = "block",
 ) -> tuple[Any, tuple[Any, ...]]:
-    """Runs `block(carry, *args, pattern=, state=, ctx=) -> (carry, state)` for every block in turn.
+    """Runs `block(carry, *args, layer=) -> (carry, state)` for every block in turn.
 
     Args:
       carry: token sequences [B, L, dim]; under a mesh each is spread over its devices.
+      layers: what each block attends by.
       remat: recompute each block in the backward pass (`jax.checkpoint`): memory of one block's
         activations instead of all blocks', for about a third more work.
       name: of the named scope in profiles, followed by the block's index.
@@ -88,16 +83,17 @@ def run_blocks(
     Returns:
       The last carry, and every block's new state.
     """
+
+    def call(block, carry, args, layer):
+        block = whole(block)  # from where `models.sharding` has put its weights
+        return block(carry, *args, layer=layer)
+
+    call = jax.checkpoint(call) if remat else call
     new_states = []
-    for i, (block, pattern, state) in enumerate(zip(blocks, patterns, states, strict=True)):
-
-        def call(block, carry, args, state, ctx, pattern=pattern):
-            block = whole(block)  # from where `models.sharding` has put its weights
-            return block(carry, *args, pattern=pattern, state=state, ctx=ctx)
-
+    for i, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
         carry = jax.tree.map(spread_tokens, carry)
         with jax.named_scope(f"{name}_{i}"):
-            carry, state = (jax.checkpoint(call) if remat else call)(block, carry, args, state, ctx)
+            carry, state = call(block, carry, args, layer)
         new_states.append(state)
     return carry, tuple(new_states)
 
@@ -106,20 +102,27 @@ def loop_blocks(
     blocks: Sequence[Any],
     carry: Any,
     *args: Any,
-    pattern: AttentionPattern,
-    states: Sequence[Any],
-    ctx: StepContext,
+    layers: Sequence[LayerAttention],
     remat: bool = False,
 ) -> tuple[Any, tuple[Any, ...]]:
     """`run_blocks` for equal blocks that have one pattern, as a loop: compiled once, not once a layer.
 
     The weights of all blocks are copied side by side first, so it suits small models on one device.
+
+    Raises:
+      ValueError: the layers have several patterns.
     """
+    first = layers[0]
+    if len({layer.pattern for layer in layers}) > 1:
+        raise ValueError(
+            "the layers have several patterns; take run_blocks, or one pattern for all"
+        )
 
     def call(carry, layer):
         block, state = layer
-        return block(carry, *args, pattern=pattern, state=state, ctx=ctx)
+        return block(carry, *args, layer=dataclasses.replace(first, state=state))
 
-    layers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(blocks, states, strict=True))
-    carry, new = jax.lax.scan(jax.checkpoint(call) if remat else call, carry, layers)
+    pairs = [(block, layer.state) for block, layer in zip(blocks, layers, strict=True)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+    carry, new = jax.lax.scan(jax.checkpoint(call) if remat else call, carry, stacked)
     return carry, tuple(jax.tree.map(lambda x, i=i: x[i], new) for i in range(len(blocks)))

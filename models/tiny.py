@@ -16,13 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, SparseAttention, StepContext, VideoGrid, attend
+from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.parallel import join
 from sparsevdit_jax.parallel.mesh import current
 
 from . import checkpoint, layers
+from .attention import LayerAttention
+from .patches import patchify, token_shape, unpatchify
 from .rope import apply_rope, as_arrays, rope_table
-from .stack import layer_patterns, loop_blocks, run_blocks
+from .stack import layer_attentions, loop_blocks, run_blocks
+from .transformer import Transformer, TransformerOutput
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,24 @@ class TinyConfig:
         """Channels of one attention head."""
         return self.dim // self.num_heads
 
+    def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
+        """See `Transformer.grid`: of videos [B, F, Y, X, C] (or [F, Y, X, C]), condition tokens after the video."""
+        if text_len not in (None, self.condition_tokens):
+            raise ValueError(
+                f"text_len={text_len} must be condition_tokens={self.condition_tokens}, the tokens that a "
+                "class has in this model; leave it out"
+            )
+        size = token_shape(shape[-4:-1], self.patch)
+        return VideoGrid(*size, text_len=self.condition_tokens)
+
+
+def linear(dim_in: int, dim_out: int, operands, rngs: nnx.Rngs, *, start=None) -> layers.Linear:
+    """A float32 layer with `operands` of its matmuls; its matrix starts as `start` says, by default with Xavier's."""
+    start = start or nnx.initializers.xavier_uniform()
+    return layers.Linear(
+        dim_in, dim_out, dtype=jnp.float32, operands=operands, kernel_init=start, rngs=rngs
+    )
+
 
 class Block(nnx.Module):
     """One transformer block: modulated joint attention and modulated MLP over [video, condition]."""
@@ -57,23 +78,23 @@ class Block(nnx.Module):
     def __init__(self, config: TinyConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
         self.num_heads = config.num_heads
-        self.qkv = layers.Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
-        self.out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.up = layers.Linear(dim, config.mlp_ratio * dim, dtype=dtype, rngs=rngs)
-        self.down = layers.Linear(config.mlp_ratio * dim, dim, dtype=dtype, rngs=rngs)
+        self.qkv = linear(dim, 3 * dim, dtype, rngs)
+        self.out = linear(dim, dim, dtype, rngs)
+        self.up = linear(dim, config.mlp_ratio * dim, dtype, rngs)
+        self.down = linear(config.mlp_ratio * dim, dim, dtype, rngs)
         self.q_scale = nnx.Param(jnp.ones((config.head_dim,), jnp.float32))
         self.k_scale = nnx.Param(jnp.ones((config.head_dim,), jnp.float32))
         self.modulation = nnx.Param(jnp.zeros((6, dim), jnp.float32))
         self.dtype = dtype
 
-    def __call__(self, x, modulation, rope, *, pattern: AttentionPattern, state, ctx: StepContext):
+    def __call__(self, x, modulation, rope, *, layer: LayerAttention):
         """One block.
 
         Args:
           x: [B, L, dim], video tokens in raster order, then condition tokens.
           modulation: [B, 6, dim], shared by all blocks; this block adds its own table.
           rope: cosines and sines of the video tokens (`rope_table`).
-          pattern: any pattern of `sparsevdit_jax`, with its state and the step's context.
+          layer: what the block attends by.
 
         Returns:
           x of the same shape and the pattern's new state.
@@ -85,11 +106,10 @@ class Block(nnx.Module):
         q = apply_rope(layers.rms_norm(q, self.q_scale[...]), rope).astype(self.dtype)
         k = apply_rope(layers.rms_norm(k, self.k_scale[...]), rope).astype(self.dtype)
         v = v.astype(self.dtype)
-        attended = attend(pattern, q, k, v, state, ctx)
-        h, state = attended.out, attended.state
-        x = x + gate * self.out(h.reshape(x.shape))
+        attended = layer.attend(q, k, v)
+        x = x + gate * self.out(attended.out.reshape(x.shape))
         h = layers.layer_norm(x) * (1 + mlp_scale) + mlp_shift
-        return x + mlp_gate * self.down(jax.nn.gelu(self.up(h), approximate=True)), state
+        return x + mlp_gate * self.down(jax.nn.gelu(self.up(h), approximate=True)), attended.state
 
 
 def border_features(shape: tuple[int, int, int]) -> np.ndarray:
@@ -102,7 +122,7 @@ def border_features(shape: tuple[int, int, int]) -> np.ndarray:
     return np.stack(features, -1).astype(np.float32)
 
 
-class TinyVideoDiT(nnx.Module):
+class TinyVideoDiT(Transformer):
     """Predicts the clean video from a noisy one, a time and a class label.
 
     Args:
@@ -113,11 +133,12 @@ class TinyVideoDiT(nnx.Module):
     def __init__(self, config: TinyConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config
         dim, pixels = config.dim, config.channels * int(np.prod(config.patch))
-        self.patch_in = layers.Linear(pixels, dim, dtype=dtype, rngs=rngs)
-        self.border_in = layers.Linear(6, dim, dtype=dtype, rngs=rngs)
-        self.time_in = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.time_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.modulation = layers.Linear(dim, 6 * dim, dtype=dtype, rngs=rngs)
+        self.patch_in = linear(pixels, dim, dtype, rngs)
+        self.border_in = linear(6, dim, dtype, rngs)
+        self.time_in = linear(dim, dim, dtype, rngs)
+        self.time_out = linear(dim, dim, dtype, rngs)
+        self.modulation = linear(dim, 6 * dim, dtype, rngs)
+        zeros = nnx.initializers.zeros_init()  # the first prediction is 0
         classes = config.num_classes + 1  # the last one is "no condition"
         self.label_vector = nnx.Param(
             0.5 * jax.random.normal(rngs.params(), (classes, dim), jnp.float32)
@@ -129,17 +150,8 @@ class TinyVideoDiT(nnx.Module):
         self.blocks = nnx.List(
             [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
         )
-        self.final_modulation = layers.Linear(dim, 2 * dim, dtype=dtype, zero_init=True, rngs=rngs)
-        self.patch_out = layers.Linear(dim, pixels, dtype=dtype, zero_init=True, rngs=rngs)
-
-    def grid(self, video_shape: tuple[int, ...]) -> VideoGrid:
-        """The token grid of videos [B, F, Y, X, C] (or [F, Y, X, C]), condition tokens after the video.
-
-        Raises:
-          ValueError: frames, rows or columns do not divide into patches.
-        """
-        size = layers.token_shape(video_shape[-4:-1], self.config.patch)
-        return VideoGrid(*size, text_len=self.config.condition_tokens)
+        self.final_modulation = linear(dim, 2 * dim, dtype, rngs, start=zeros)
+        self.patch_out = linear(dim, pixels, dtype, rngs, start=zeros)
 
     def __call__(
         self,
@@ -151,7 +163,7 @@ class TinyVideoDiT(nnx.Module):
         states: tuple = (),
         ctx: StepContext | None = None,
         remat: bool = False,
-    ):
+    ) -> TransformerOutput:
         """Predicts clean videos.
 
         Args:
@@ -167,7 +179,7 @@ class TinyVideoDiT(nnx.Module):
         """
         patch, grid = self.config.patch, self.grid(x.shape)
         h = (
-            self.patch_in(layers.patchify(x, patch))
+            self.patch_in(patchify(x, patch))
             + self.border_in(jnp.asarray(border_features(grid.shape)))[None]
         )
         h = join(h, self.label_tokens[...][label])
@@ -175,7 +187,7 @@ class TinyVideoDiT(nnx.Module):
         vector = self.time_out(jax.nn.silu(time)) + self.label_vector[...][label]
         modulation = self.modulation(jax.nn.silu(vector)).reshape(x.shape[0], 6, -1)
         rope = as_arrays(rope_table(grid.shape, self.config.head_dim))
-        patterns, layer_states, step = layer_patterns(
+        attentions = layer_attentions(
             attention,
             states,
             ctx,
@@ -184,14 +196,13 @@ class TinyVideoDiT(nnx.Module):
             num_heads=self.config.num_heads,
         )
         inputs = (self.blocks, h, modulation, rope)
-        same = dict(states=layer_states, ctx=step, remat=remat)
-        if len(set(patterns)) == 1 and current() is None:
-            h, new_states = loop_blocks(*inputs, pattern=patterns[0], **same)
-        else:
-            h, new_states = run_blocks(*inputs, patterns=patterns, **same)
+        equal = len({layer.pattern for layer in attentions}) == 1
+        run = loop_blocks if equal and current() is None else run_blocks
+        h, new_states = run(*inputs, layers=attentions, remat=remat)
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(vector))[:, None], 2, -1)
         h = layers.layer_norm(h[:, : grid.num_video_tokens]) * (1 + scale) + shift
-        return layers.unpatchify(self.patch_out(h), grid.shape, patch), new_states
+        sample = unpatchify(self.patch_out(h), grid.shape, patch)
+        return TransformerOutput(sample, () if attention is None else new_states)
 
 
 def load_tiny(path: str | Path, *, dtype=jnp.float32) -> TinyVideoDiT:

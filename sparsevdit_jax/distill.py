@@ -6,8 +6,8 @@ layer's attention returned, and no model has to change for it: `record` wraps ev
 leaves its output in its state, which every model returns.
 
     attention = record(SparseAttention.uniform(SlidingTile(...), num_layers))
-    velocity, states = model(..., attention=attention, states=attention.init(...), ctx=ctx)
-    student = Prediction(velocity, layer_outputs(states))
+    out = model(..., attention=attention, states=attention.init(...), ctx=ctx)
+    student = Prediction(out.sample, layer_outputs(out.states))
     loss, terms = distillation_loss(student, teacher, target, grid=ctx.grid)
 """
 

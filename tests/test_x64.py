@@ -13,10 +13,7 @@ from flax import nnx
 
 from models import sampling
 from models import schedulers as solvers
-from models.cogvideox import CogVideoXConfig, CogVideoXTransformer
-from models.hunyuan_video import HunyuanVideoConfig, HunyuanVideoTransformer
 from models.tiny import TinyConfig, TinyVideoDiT
-from models.wan import WanConfig, WanTransformer
 from pallas_kernels import (
     BlockMask,
     _triton_call,
@@ -52,6 +49,7 @@ from sparsevdit_jax.patterns import (
 )  # fmt: skip
 from tests import mosaic, triton_interpreter
 from tests.attending import attended, jitted
+from tests.models.transformers import FAMILIES, TEXT, abstract, f32
 
 GRID = VideoGrid(3, 4, 4, 5)
 BANDS = Diagonal(0.4, 8), MultiDiagonal(0.4, 8)
@@ -81,10 +79,6 @@ KINDS = [
 def _x64():
     with jax.enable_x64(True):
         yield
-
-
-def f32(*shape, dtype="float32"):
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def assert_narrow(tree):
@@ -209,47 +203,18 @@ def test_metrics_distillation_and_the_layer():
     assert_narrow(jax.eval_shape(jax.value_and_grad(loss, has_aux=True), f32(1, 48, 2, 8)))
 
 
-TEXT, WIDTH = f32(2, 8, 24), 24
-SMALL = dict(num_attention_heads=2, attention_head_dim=16, num_layers=1)
-FAMILIES = {
-    "wan": (
-        WanTransformer, WanConfig(**SMALL, ffn_dim=48, text_dim=WIDTH, freq_dim=32),
-        (2, 16, 4, 8, 12), {},
-    ),
-    "hunyuan_video": (
-        HunyuanVideoTransformer,
-        HunyuanVideoConfig(
-            **SMALL, num_single_layers=1, num_refiner_layers=1, text_embed_dim=WIDTH,
-            pooled_projection_dim=12, rope_axes_dim=(4, 6, 6),
-        ),
-        (2, 16, 4, 8, 12),
-        {"encoder_attention_mask": f32(2, 8, dtype="int32"), "pooled_projections": f32(2, 12),
-         "guidance": f32(2)},
-    ),
-    "cogvideox": (
-        CogVideoXTransformer,
-        CogVideoXConfig(
-            **SMALL, time_embed_dim=16, text_embed_dim=WIDTH, sample_width=12, sample_height=8,
-            sample_frames=13, max_text_seq_length=8,
-        ),
-        (2, 4, 16, 8, 12), {},
-    )}  # fmt: skip
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers(family):
-    kind, config, shape, more = FAMILIES[family]
-    model = nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
-    grid = model.grid(shape) if family == "wan" else model.grid(shape, 8)
+    model, inputs, shape = abstract(family)
+    grid = model.grid(shape, TEXT)
     attention = SparseAttention.uniform(AdaSpa(0.3, 16), model.num_attention_layers)
-    inputs = {"hidden_states": f32(*shape), "timestep": f32(2), "encoder_hidden_states": TEXT}
 
     def run(model, states, inputs):
         ctx = StepContext(grid, Phase.FIRST_SEARCH)
         return model(**inputs, attention=attention, states=states, ctx=ctx), model(**inputs)
 
     states = jax.eval_shape(lambda: attention.init(grid, batch=2, num_heads=2, head_dim=16))
-    assert_narrow((model, jax.eval_shape(run, model, states, inputs | more)))
+    assert_narrow((model, jax.eval_shape(run, model, states, inputs)))
 
 
 def test_a_step_of_the_tiny_model():

@@ -20,7 +20,7 @@ from experiments.layer_inputs import layer_inputs
 from experiments.moving_digits import MovingDigits
 from models.checkpoint import read_config
 from models.flow_matching import add_noise
-from models.layers import token_shape
+from models.patches import token_shape
 from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
 from sparsevdit_jax import VideoGrid
 

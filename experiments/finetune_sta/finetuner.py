@@ -124,7 +124,7 @@ def predict(
     x = add_noise(batch["x0"], batch["noise"], batch["t"])
     recorded, grid = record(attention), model.grid(x.shape)
     heads = dict(num_heads=model.config.num_heads, head_dim=model.config.head_dim)
-    x0, states = model(
+    out = model(
         x,
         batch["t"],
         batch["label"],
@@ -133,7 +133,7 @@ def predict(
         ctx=StepContext(grid, Phase.REUSE),
         remat=remat,
     )
-    return Prediction(velocity(x, x0, batch["t"]), layer_outputs(states))
+    return Prediction(velocity(x, out.sample, batch["t"]), layer_outputs(out.states))
 
 
 def finetuning_loss(student, teacher, batch, *, attention, weights, remat=False):

@@ -122,7 +122,7 @@ class FullSize:
     def denoiser(self, method: str, *, steps: int = 50) -> Denoiser:
         """The sampler with dense attention or a method's published settings, through the Hopper kernels."""
         family, model = self.family, self.model()
-        grid = family.grid(model, self.clip, family.text_shape[0])
+        grid = family.grid(family.latent_shape(self.clip), family.text_shape[0])
         heads = self.transformer.num_heads
         attention: SparseAttention | None = None
         if method != "dense":

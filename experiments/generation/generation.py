@@ -56,7 +56,7 @@ class Generation:
         self.transformer = self.weights.planned_transformer()
         for line in check_loras(self.transformer, config.loras):
             hosts.say(f"warning: {line}")
-        self.grid = self.family.grid(self.transformer, request.clip, text.shape[1])
+        self.grid = self.family.grid(request.shape, text.shape[1])
         self.attention = choose_attention(
             config.attention,
             self.grid,

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from experiments.generation.settings import Config
 from models import load_transformer, load_vae, merge_loras
-from models.nn import planned
+from models.abstract import planned
 from models.pipelines import Family
 from models.pretrained import TRANSFORMERS, VAES
 from models.sharding import fully_sharded

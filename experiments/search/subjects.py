@@ -106,7 +106,7 @@ class FolderSubject(Subject):
         self.model = load_transformer(config.model, dtype=self.dtype)
         conditions = self._conditions(0)
         tokens = conditions.inputs["encoder_hidden_states"].shape[1]
-        self.grid = self.family.grid(self.model, self.clip, tokens)
+        self.grid = self.family.grid(self.family.latent_shape(self.clip), tokens)
         self.num_layers = self.model.num_attention_layers
         self.num_heads = self.family.transformer.num_heads
         self.head_dim = self.family.transformer.head_dim

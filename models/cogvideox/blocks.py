@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, StepContext, attend
-
-from .. import nn
+from .. import layers
+from ..attention import LayerAttention
 from ..layers import gelu_tanh, modulate, silu, split_heads
 from ..rope import Rope, apply_rope
 from .config import CogVideoXConfig
@@ -23,8 +22,8 @@ class ModulatedNorm(nnx.Module):
 
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
-        self.linear = nn.Linear(config.time_embed_dim, 6 * dim, dtype=dtype, rngs=rngs)
-        self.norm = nn.LayerNorm(
+        self.linear = layers.Linear(config.time_embed_dim, 6 * dim, dtype=dtype, rngs=rngs)
+        self.norm = layers.LayerNorm(
             dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
         )
 
@@ -48,21 +47,19 @@ class Attention(nnx.Module):
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
         self.num_heads = config.num_heads
         dim, bias = config.dim, config.attention_bias
-        self.to_q = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-        self.to_k = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-        self.to_v = nn.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-        self.norm_q = nn.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
-        self.norm_k = nn.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
-        self.to_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_q = layers.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.to_k = layers.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.to_v = layers.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.norm_q = layers.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
+        self.norm_k = layers.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
+        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
         x: jax.Array,
         rope: Rope | None,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[jax.Array, Any]:
         """[B, L, dim] to the same, and the pattern's new state."""
         q = self.norm_q(split_heads(self.to_q(x), self.num_heads))
@@ -70,9 +67,8 @@ class Attention(nnx.Module):
         v = split_heads(self.to_v(x), self.num_heads)
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
-        attended = attend(pattern, q, k, v, state, ctx)
-        out, state = attended.out, attended.state
-        return self.to_out(out.reshape(x.shape)), state
+        attended = layer.attend(q, k, v)
+        return self.to_out(attended.out.reshape(x.shape)), attended.state
 
 
 class Block(nnx.Module):
@@ -83,7 +79,7 @@ class Block(nnx.Module):
         self.attn1 = Attention(config, dtype=dtype, rngs=rngs)
         self.norm2 = ModulatedNorm(config, dtype=dtype, rngs=rngs)
         dim = config.dim
-        self.ff = nn.MLP(dim, 4 * dim, dim, gelu_tanh, dtype=dtype, rngs=rngs)
+        self.ff = layers.MLP(dim, 4 * dim, dim, gelu_tanh, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -91,14 +87,12 @@ class Block(nnx.Module):
         vector: jax.Array,
         rope: Rope | None,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[jax.Array, Any]:
         """[B, L, dim], text first, to the same; and the pattern's new state."""
-        text_len = ctx.grid.text_len
+        text_len = layer.ctx.grid.text_len
         h, gate = self.norm1(x, vector, text_len)
-        h, state = self.attn1(h, rope, pattern=pattern, state=state, ctx=ctx)
+        h, state = self.attn1(h, rope, layer=layer)
         x = x + gate * h
         h, gate = self.norm2(x, vector, text_len)
         return x + gate * self.ff(h), state
@@ -109,8 +103,8 @@ class OutputNorm(nnx.Module):
 
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
-        self.linear = nn.Linear(config.time_embed_dim, 2 * dim, dtype=dtype, rngs=rngs)
-        self.norm = nn.LayerNorm(
+        self.linear = layers.Linear(config.time_embed_dim, 2 * dim, dtype=dtype, rngs=rngs)
+        self.norm = layers.LayerNorm(
             dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
         )
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 
-from .. import layers
+from sparsevdit_jax import VideoGrid
+
 from ..config import Heads, require, require_positive
+from ..patches import check_shape, token_shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,18 @@ class CogVideoXConfig(Heads):
 
         diffusers pads such latents with frames in front, and drops the first ones of the result.
         """
-        return layers.token_shape((frames, height, width), self.patch)
+        return token_shape((frames, height, width), self.patch)
+
+    def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
+        """See `Transformer.grid`: of latents [B, T, C, H, W], text first, `max_text_seq_length` of it by default."""
+        check_shape(
+            "hidden_states", shape, ("batch", "frames", self.in_channels, "rows", "columns")
+        )
+        frames, _, height, width = shape[1:]
+        text_len = self.max_text_seq_length if text_len is None else text_len
+        return VideoGrid(
+            *self.token_shape(frames, height, width), text_len=text_len, text_first=True
+        )
 
     @property
     def adds_positions(self) -> bool:

@@ -6,7 +6,8 @@ from flax import nnx
 
 from sparsevdit_jax.parallel import join
 
-from .. import layers, nn
+from .. import layers
+from ..patches import patchify
 from .config import CogVideoXConfig
 from .positions import sincos_embedding
 
@@ -18,7 +19,7 @@ class PatchEmbed(nnx.Module):
         self.config, self.dtype = config, dtype
         dim, patch = config.dim, config.patch
         if config.patch_size_t is None:
-            self.proj = nn.Conv(
+            self.proj = layers.Conv(
                 config.in_channels,
                 dim,
                 patch[1:],
@@ -29,8 +30,8 @@ class PatchEmbed(nnx.Module):
             )
         else:  # has a bias although 1.5's config says patch_bias=False
             pixels = config.in_channels * patch[0] * patch[1] * patch[2]
-            self.proj = nn.Linear(pixels, dim, dtype=dtype, rngs=rngs)
-        self.text_proj = nn.Linear(config.text_embed_dim, dim, dtype=dtype, rngs=rngs)
+            self.proj = layers.Linear(pixels, dim, dtype=dtype, rngs=rngs)
+        self.text_proj = layers.Linear(config.text_embed_dim, dim, dtype=dtype, rngs=rngs)
         if config.use_learned_positional_embeddings:
             frames, height, width = config.sample_shape
             tokens = config.max_text_seq_length + frames * height * width
@@ -46,7 +47,7 @@ class PatchEmbed(nnx.Module):
         if config.patch_size_t is None:
             tokens = self.proj(video)
         else:
-            tokens = self.proj(layers.patchify(video, config.patch, channels_first=True))
+            tokens = self.proj(patchify(video, config.patch, channels_first=True))
         tokens = tokens.reshape(video.shape[0], -1, config.dim)
         text = self.text_proj(text)
         if self.pos_embedding is not None:

@@ -9,10 +9,12 @@ from flax import nnx
 
 from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 
-from .. import nn
-from ..layers import check_shape, silu, sinusoidal_embedding, unpatchify
+from .. import layers
+from ..layers import silu, sinusoidal_embedding
+from ..patches import check_shape, unpatchify
 from ..rope import Rope
-from ..stack import layer_patterns, run_blocks
+from ..stack import layer_attentions, run_blocks
+from ..transformer import Transformer, TransformerOutput
 from .blocks import Block, OutputNorm
 from .config import CogVideoXConfig
 from .embeddings import PatchEmbed
@@ -20,7 +22,7 @@ from .positions import rotary_embedding
 from .weights import KEYS, ORIGINAL
 
 
-class CogVideoXTransformer(nnx.Module):
+class CogVideoXTransformer(Transformer):
     """Predicts the velocity of CogVideoX's diffusion (diffusers' CogVideoXTransformer3DModel).
 
     Args:
@@ -38,46 +40,21 @@ class CogVideoXTransformer(nnx.Module):
         self.config, self.dtype = config, jnp.dtype(dtype)
         dtype, dim, time_dim = self.dtype, config.dim, config.time_embed_dim
         self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
-        self.time_embedding = nn.MLP(dim, time_dim, time_dim, silu, dtype=dtype, rngs=rngs)
+        self.time_embedding = layers.MLP(dim, time_dim, time_dim, silu, dtype=dtype, rngs=rngs)
         self.ofs_embedding = (
-            nn.MLP(time_dim, time_dim, time_dim, silu, dtype=dtype, rngs=rngs)
+            layers.MLP(time_dim, time_dim, time_dim, silu, dtype=dtype, rngs=rngs)
             if config.ofs_embed_dim
             else None
         )
         self.transformer_blocks = nnx.List(
             [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
         )
-        self.norm_final = nn.LayerNorm(
+        self.norm_final = layers.LayerNorm(
             dim, eps=config.norm_eps, affine=config.norm_elementwise_affine, dtype=dtype
         )
         self.norm_out = OutputNorm(config, dtype=dtype, rngs=rngs)
         channels = config.out_channels * math.prod(config.patch)
-        self.proj_out = nn.Linear(dim, channels, dtype=dtype, rngs=rngs)
-
-    @property
-    def num_attention_layers(self) -> int:
-        """Layers that take a pattern: every block's joint attention."""
-        return self.config.num_layers
-
-    def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
-        """The token sequence of latents of a shape, text first.
-
-        Args:
-          shape: of `hidden_states`, [B, T, C, H, W]: CogVideoX has frames before channels.
-          text_len: tokens of `encoder_hidden_states`; None is the config's max_text_seq_length.
-
-        Raises:
-          ValueError: not such a shape, other channels, or an axis that does not divide into patches.
-        """
-        config = self.config
-        check_shape(
-            "hidden_states", shape, ("batch", "frames", config.in_channels, "rows", "columns")
-        )
-        frames, _, height, width = shape[1:]
-        text_len = config.max_text_seq_length if text_len is None else text_len
-        return VideoGrid(
-            *config.token_shape(frames, height, width), text_len=text_len, text_first=True
-        )
+        self.proj_out = layers.Linear(dim, channels, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -92,7 +69,7 @@ class CogVideoXTransformer(nnx.Module):
         states: tuple[Any, ...] = (),
         ctx: StepContext | None = None,
         remat: bool = False,
-    ) -> Any:
+    ) -> TransformerOutput:
         """Velocity of noisy latents.
 
         Text is not masked: the pipeline pads it and the model attends to all of it. Text lengths in `ctx` mask it,
@@ -113,8 +90,7 @@ class CogVideoXTransformer(nnx.Module):
           remat: recompute each block in the backward pass.
 
         Returns:
-          The velocity [B, T, out_channels, H, W] in the model's dtype; with `attention`, the pair of it and the
-          layers' new states.
+          The velocity [B, T, out_channels, H, W] in the model's dtype, and the layers' new states.
 
         Raises:
           ValueError: shapes that do not fit the config or each other, an argument that this model must or cannot
@@ -125,7 +101,7 @@ class CogVideoXTransformer(nnx.Module):
         text_len = encoder_hidden_states.shape[1]
         grid = self.grid(hidden_states.shape, text_len)
         rope = self._rope(image_rotary_emb, grid)
-        patterns, states, ctx = layer_patterns(
+        attentions = layer_attentions(
             attention,
             states,
             ctx,
@@ -142,15 +118,13 @@ class CogVideoXTransformer(nnx.Module):
             self.patch_embed(encoder_hidden_states, hidden_states),
             vector,
             rope,
-            patterns=patterns,
-            states=states,
-            ctx=ctx,
+            layers=attentions,
             remat=remat,
         )
         x = self.proj_out(self.norm_out(self.norm_final(x[:, text_len:]), vector))
         video = unpatchify(x, grid.shape, config.patch, channels_first=True)
         sample = video.transpose(0, 1, 4, 2, 3)
-        return sample if attention is None else (sample, states)
+        return TransformerOutput(sample, () if attention is None else states)
 
     def _check(self, batch, timestep, text, timestep_cond, ofs):
         config = self.config

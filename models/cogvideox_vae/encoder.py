@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from .. import nn
+from .. import layers
 from ..video_vae import run_layers
 from .config import CogVideoXVAEConfig
 from .layers import CausalConv, DownLevel, Level
@@ -35,7 +35,7 @@ class Encoder(nnx.Module):
         )
         self.mid_block = Level(widths[-1], widths[-1], 2, **shared)
         # 1e-6 whatever norm_eps says, as in the original.
-        self.norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], eps=1e-6, dtype=dtype)
+        self.norm_out = layers.GroupNorm(config.norm_num_groups, widths[-1], eps=1e-6, dtype=dtype)
         self.conv_out = CausalConv(widths[-1], 2 * config.latent_channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, cache: tuple | None) -> tuple[jax.Array, tuple]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .. import nn
+from .. import layers
 from ..time_shards import Halo, after_past
 from ..video_vae import run_layers
 
@@ -22,7 +22,7 @@ class CausalConv(nnx.Module):
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, dtype, rngs: nnx.Rngs):
-        self.conv = nn.Conv(
+        self.conv = layers.Conv(
             channels_in,
             channels_out,
             (3, 3, 3),
@@ -50,9 +50,9 @@ class SpatialNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, latent_channels: int, *, groups: int, dtype, rngs: nnx.Rngs):
-        self.norm_layer = nn.GroupNorm(groups, channels, eps=1e-6, dtype=dtype)
-        self.conv_y = nn.Conv(latent_channels, channels, (1, 1, 1), dtype=dtype, rngs=rngs)
-        self.conv_b = nn.Conv(latent_channels, channels, (1, 1, 1), dtype=dtype, rngs=rngs)
+        self.norm_layer = layers.GroupNorm(groups, channels, eps=1e-6, dtype=dtype)
+        self.conv_y = layers.Conv(latent_channels, channels, (1, 1, 1), dtype=dtype, rngs=rngs)
+        self.conv_b = layers.Conv(latent_channels, channels, (1, 1, 1), dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, z: jax.Array) -> jax.Array:
         """x [B, T, H, W, C], z [B, t, h, w, latent_channels] of the same chunk."""
@@ -95,9 +95,9 @@ class ResnetBlock(nnx.Module):
         dtype,
         rngs: nnx.Rngs,
     ):
-        def norm(channels: int) -> nn.GroupNorm | SpatialNorm:
+        def norm(channels: int) -> layers.GroupNorm | SpatialNorm:
             if latent_channels is None:
-                return nn.GroupNorm(groups, channels, eps=eps, dtype=dtype)
+                return layers.GroupNorm(groups, channels, eps=eps, dtype=dtype)
             return SpatialNorm(channels, latent_channels, groups=groups, dtype=dtype, rngs=rngs)
 
         self.norm1 = norm(channels_in)
@@ -107,7 +107,7 @@ class ResnetBlock(nnx.Module):
         self.conv_shortcut = (
             None
             if channels_in == channels_out
-            else nn.Conv(channels_in, channels_out, (1, 1, 1), dtype=dtype, rngs=rngs)
+            else layers.Conv(channels_in, channels_out, (1, 1, 1), dtype=dtype, rngs=rngs)
         )
 
     def __call__(self, x: jax.Array, cache: tuple | None, *z: jax.Array):
@@ -129,7 +129,7 @@ class Downsample(nnx.Module):
     def __init__(self, channels: int, *, halve_time: bool, dtype, rngs: nnx.Rngs):
         self.halve_time = halve_time
         # One row and one column of zeros after the last, none before the first.
-        self.conv = nn.Conv(
+        self.conv = layers.Conv(
             channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), dtype=dtype, rngs=rngs
         )
 
@@ -152,7 +152,7 @@ class Upsample(nnx.Module):
 
     def __init__(self, channels: int, *, double_time: bool, dtype, rngs: nnx.Rngs):
         self.double_time = double_time
-        self.conv = nn.Conv(
+        self.conv = layers.Conv(
             channels, channels, (3, 3), padding=((1, 1), (1, 1)), dtype=dtype, rngs=rngs
         )
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, StepContext, attend
 from sparsevdit_jax.parallel import join
 
-from .. import layers, nn
+from .. import layers
+from ..attention import LayerAttention
 from ..layers import gelu_tanh, split_heads
 from ..rope import Rope, apply_rope
 from .config import HunyuanVideoConfig
@@ -30,7 +30,7 @@ class Modulation(nnx.Module):
 
     def __init__(self, dim: int, parts: int, *, dtype, rngs: nnx.Rngs):
         self.parts = parts
-        self.linear = nn.Linear(dim, parts * dim, dtype=dtype, rngs=rngs)
+        self.linear = layers.Linear(dim, parts * dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, vector: jax.Array) -> list[jax.Array]:
         """[B, dim] to `parts` arrays [B, 1, dim]."""
@@ -48,11 +48,11 @@ class _Attention(nnx.Module):
     def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
         dim, head_dim = config.dim, config.head_dim
         self.num_heads = config.num_heads
-        self.to_q = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_k = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_v = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.norm_q = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
-        self.norm_k = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.to_q = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_k = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_v = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.norm_q = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.norm_k = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
 
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """q, k and v [B, L, H, D] of x [B, L, dim], normed."""
@@ -67,14 +67,11 @@ class SingleAttention(_Attention):
     Source: diffusers' Attention with HunyuanVideoAttnProcessor2_0 and pre_only (no projection after).
     """
 
-    def __call__(
-        self, x: jax.Array, rope: Rope, *, pattern: AttentionPattern, state: Any, ctx: StepContext
-    ) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, rope: Rope, *, layer: LayerAttention) -> tuple[jax.Array, Any]:
         """[B, L, dim] to the same, and the pattern's new state; `rope` has the video's rows only."""
         q, k, v = self.project(x)
-        attended = attend(pattern, apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
-        out, state = attended.out, attended.state
-        return out.reshape(x.shape), state
+        attended = layer.attend(apply_rope(q, rope), apply_rope(k, rope), v)
+        return attended.out.reshape(x.shape), attended.state
 
 
 class DualAttention(_Attention):
@@ -86,13 +83,13 @@ class DualAttention(_Attention):
     def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
         super().__init__(config, dtype=dtype, rngs=rngs)
         dim, head_dim = config.dim, config.head_dim
-        self.add_q_proj = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.add_k_proj = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.add_v_proj = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.norm_added_q = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
-        self.norm_added_k = nn.RMSNorm(head_dim, eps=EPS, dtype=dtype)
-        self.to_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_add_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.add_q_proj = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.add_k_proj = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.add_v_proj = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.norm_added_q = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.norm_added_k = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
+        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_add_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
 
     def project_text(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """`project` with the text's weights."""
@@ -106,19 +103,16 @@ class DualAttention(_Attention):
         text: jax.Array,
         rope: Rope,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[jax.Array, jax.Array, Any]:
         """What video [B, Lv, dim] and text [B, Lt, dim] take from both, and the pattern's new state."""
         q, k, v = (
             join(*pair) for pair in zip(self.project(video), self.project_text(text), strict=True)
         )
-        attended = attend(pattern, apply_rope(q, rope), apply_rope(k, rope), v, state, ctx)
-        out, state = attended.out, attended.state
-        out = out.reshape(*out.shape[:2], -1)
+        attended = layer.attend(apply_rope(q, rope), apply_rope(k, rope), v)
+        out = attended.out.reshape(*attended.out.shape[:2], -1)
         tokens = video.shape[1]
-        return self.to_out(out[:, :tokens]), self.to_add_out(out[:, tokens:]), state
+        return self.to_out(out[:, :tokens]), self.to_add_out(out[:, tokens:]), attended.state
 
 
 class DualStreamBlock(nnx.Module):
@@ -133,8 +127,8 @@ class DualStreamBlock(nnx.Module):
         self.norm1 = Modulation(dim, 6, dtype=dtype, rngs=rngs)
         self.norm1_context = Modulation(dim, 6, dtype=dtype, rngs=rngs)
         self.attn = DualAttention(config, dtype=dtype, rngs=rngs)
-        self.ff = nn.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
-        self.ff_context = nn.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
+        self.ff = layers.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
+        self.ff_context = layers.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -142,9 +136,7 @@ class DualStreamBlock(nnx.Module):
         vector: jax.Array,
         rope: Rope,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[tuple[jax.Array, jax.Array], Any]:
         """One block.
 
@@ -152,10 +144,10 @@ class DualStreamBlock(nnx.Module):
           streams: video [B, Lv, dim] in raster order and text [B, Lt, dim].
           vector: the conditioning vector [B, dim].
           rope: cosines and sines of the video tokens (`rope_table`).
-          pattern: any pattern of `sparsevdit_jax`, with its state and the step's context.
+          layer: what the block attends by.
 
         Returns:
-          Both streams, and the pattern's new state. Text rows beyond `ctx.text_lengths` hold nothing
+          Both streams, and the pattern's new state. Text rows beyond `layer.ctx.text_lengths` hold nothing
           that means something: their attention is zero here and something else in diffusers.
         """
         video, text = streams
@@ -165,9 +157,7 @@ class DualStreamBlock(nnx.Module):
             modulated_norm(video, shift, scale),
             modulated_norm(text, t_shift, t_scale),
             rope,
-            pattern=pattern,
-            state=state,
-            ctx=ctx,
+            layer=layer,
         )
         video = video + gate * video_out
         text = text + t_gate * text_out
@@ -187,8 +177,8 @@ class SingleStreamBlock(nnx.Module):
         dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
         self.norm = Modulation(dim, 3, dtype=dtype, rngs=rngs)
         self.attn = SingleAttention(config, dtype=dtype, rngs=rngs)
-        self.proj_mlp = nn.Linear(dim, hidden, dtype=dtype, rngs=rngs)
-        self.proj_out = nn.Linear(dim + hidden, dim, dtype=dtype, rngs=rngs)
+        self.proj_mlp = layers.Linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.proj_out = layers.Linear(dim + hidden, dim, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -196,14 +186,12 @@ class SingleStreamBlock(nnx.Module):
         vector: jax.Array,
         rope: Rope,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[jax.Array, Any]:
         """One block: x [B, L, dim], video and then text; the rest as in `DualStreamBlock`."""
         shift, scale, gate = self.norm(vector)
         h = modulated_norm(x, shift, scale)
-        out, state = self.attn(h, rope, pattern=pattern, state=state, ctx=ctx)
+        out, state = self.attn(h, rope, layer=layer)
         joined = jnp.concatenate([out, gelu_tanh(self.proj_mlp(h))], -1)
         return x + gate * self.proj_out(joined), state
 
@@ -212,7 +200,7 @@ class OutputNorm(nnx.Module):
     """The last modulated norm, with the scale first, unlike the blocks' (diffusers' AdaLayerNormContinuous)."""
 
     def __init__(self, dim: int, *, dtype, rngs: nnx.Rngs):
-        self.linear = nn.Linear(dim, 2 * dim, dtype=dtype, rngs=rngs)
+        self.linear = layers.Linear(dim, 2 * dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
         """x [B, L, dim], vector [B, dim] to [B, L, dim]."""

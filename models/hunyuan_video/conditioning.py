@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .. import layers, nn
+from .. import layers
+from ..patches import check_shape
 
 _SINUSOID = 256  # channels of the sinusoidal embedding; fixed in the original
 
@@ -17,10 +18,12 @@ class ConditionEmbedding(nnx.Module):
     """
 
     def __init__(self, dim: int, pooled_dim: int, *, guidance_embeds: bool, dtype, rngs: nnx.Rngs):
-        self.timestep_embedder = nn.MLP(_SINUSOID, dim, dim, layers.silu, dtype=dtype, rngs=rngs)
-        self.text_embedder = nn.MLP(pooled_dim, dim, dim, layers.silu, dtype=dtype, rngs=rngs)
+        self.timestep_embedder = layers.MLP(
+            _SINUSOID, dim, dim, layers.silu, dtype=dtype, rngs=rngs
+        )
+        self.text_embedder = layers.MLP(pooled_dim, dim, dim, layers.silu, dtype=dtype, rngs=rngs)
         self.guidance_embedder = (
-            nn.MLP(_SINUSOID, dim, dim, layers.silu, dtype=dtype, rngs=rngs)
+            layers.MLP(_SINUSOID, dim, dim, layers.silu, dtype=dtype, rngs=rngs)
             if guidance_embeds
             else None
         )
@@ -46,7 +49,7 @@ class ConditionEmbedding(nnx.Module):
 
 def check_scalars(name: str, value: jax.Array, batch: int) -> None:
     """ValueError unless `value` is a number per row that has not been rounded below float32."""
-    layers.check_shape(name, value.shape, (batch,))
+    check_shape(name, value.shape, (batch,))
     narrow = jnp.issubdtype(value.dtype, jnp.floating) and jnp.finfo(value.dtype).bits < 32
     if narrow:
         raise ValueError(

@@ -3,7 +3,13 @@
 import dataclasses
 from typing import ClassVar
 
+from sparsevdit_jax import VideoGrid
+
 from ..config import Heads, require, require_positive
+from ..patches import check_shape, token_shape
+
+TEXT_TOKENS = 256
+"""Of a prompt in diffusers' pipeline, padding included."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,14 @@ class HunyuanVideoConfig(Heads):
     def patch(self) -> tuple[int, int, int]:
         """Latent frames, rows and columns of one token."""
         return self.patch_size_t, self.patch_size, self.patch_size
+
+    def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
+        """See `Transformer.grid`: of latents [B, C, T, H, W], text last, `TEXT_TOKENS` of it by default."""
+        check_shape(
+            "hidden_states", shape, ("batch", self.in_channels, "frames", "rows", "columns")
+        )
+        text_len = TEXT_TOKENS if text_len is None else text_len
+        return VideoGrid(*token_shape(shape[2:], self.patch), text_len=text_len)
 
 
 PRESETS = {

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import SparseAttention, StepContext
 from sparsevdit_jax.parallel import join
 
-from .. import nn
-from ..layers import check_shape, token_shape, unpatchify
+from .. import layers
+from ..patches import check_shape, unpatchify
 from ..rope import as_arrays, rope_table
-from ..stack import layer_patterns, run_blocks
+from ..stack import layer_attentions, run_blocks
+from ..transformer import Transformer, TransformerOutput
 from .blocks import DualStreamBlock, OutputNorm, SingleStreamBlock
 from .conditioning import ConditionEmbedding, check_scalars
 from .config import HunyuanVideoConfig
@@ -21,7 +22,7 @@ from .refiner import TokenRefiner
 from .weights import KEYS, ORIGINAL
 
 
-class HunyuanVideoTransformer(nnx.Module):
+class HunyuanVideoTransformer(Transformer):
     """HunyuanVideo's transformer (arXiv 2412.03603), as diffusers' HunyuanVideoTransformer3DModel.
 
     Dual-stream blocks, then single-stream blocks, attend over [video, text] with the text last;
@@ -43,7 +44,7 @@ class HunyuanVideoTransformer(nnx.Module):
     def __init__(self, config: HunyuanVideoConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, jnp.dtype(dtype)
         dtype, dim = self.dtype, config.dim
-        self.x_embedder = nn.PatchEmbed(
+        self.x_embedder = layers.PatchEmbed(
             config.in_channels, dim, config.patch, dtype=dtype, rngs=rngs
         )
         self.context_embedder = TokenRefiner(config, dtype=dtype, rngs=rngs)
@@ -65,28 +66,12 @@ class HunyuanVideoTransformer(nnx.Module):
         )
         self.norm_out = OutputNorm(dim, dtype=dtype, rngs=rngs)
         channels = (config.out_channels or config.in_channels) * math.prod(config.patch)
-        self.proj_out = nn.Linear(dim, channels, dtype=dtype, rngs=rngs)
+        self.proj_out = layers.Linear(dim, channels, dtype=dtype, rngs=rngs)
 
     @property
     def num_attention_layers(self) -> int:
         """Layers that take a pattern: the dual-stream blocks, then the single-stream blocks."""
         return self.config.num_layers + self.config.num_single_layers
-
-    def grid(self, shape: tuple[int, ...], text_len: int = 256) -> VideoGrid:
-        """The token sequence of latents of a shape, text last.
-
-        Args:
-          shape: of `hidden_states`, [B, C, T, H, W].
-          text_len: tokens of `encoder_hidden_states`, padding included (diffusers' pipeline: 256).
-
-        Raises:
-          ValueError: not such a shape, other channels, or an axis that does not divide into patches.
-        """
-        config = self.config
-        check_shape(
-            "hidden_states", shape, ("batch", config.in_channels, "frames", "rows", "columns")
-        )
-        return VideoGrid(*token_shape(shape[2:], config.patch), text_len=text_len)
 
     def __call__(
         self,
@@ -101,7 +86,7 @@ class HunyuanVideoTransformer(nnx.Module):
         states: tuple[Any, ...] = (),
         ctx: StepContext | None = None,
         remat: bool = False,
-    ) -> Any:
+    ) -> TransformerOutput:
         """Velocity of noisy latents.
 
         Args:
@@ -119,8 +104,7 @@ class HunyuanVideoTransformer(nnx.Module):
           remat: recompute each block in the backward pass.
 
         Returns:
-          The velocity [B, out_channels, T, H, W] in the model's dtype; with `attention`, the pair of
-          it and the layers' new states.
+          The velocity [B, out_channels, T, H, W] in the model's dtype, and the layers' new states.
 
         Raises:
           ValueError: a shape or a dtype does not fit, guidance is absent or not wanted, or
@@ -137,7 +121,7 @@ class HunyuanVideoTransformer(nnx.Module):
         )
         grid = self.grid(hidden_states.shape, encoder_hidden_states.shape[1])
         mask = encoder_attention_mask != 0
-        patterns, states, ctx = layer_patterns(
+        attentions = layer_attentions(
             attention,
             states,
             ctx,
@@ -160,9 +144,7 @@ class HunyuanVideoTransformer(nnx.Module):
             (video, text),
             vector,
             rope,
-            patterns=patterns[:dual],
-            states=states[:dual],
-            ctx=ctx,
+            layers=attentions[:dual],
             remat=remat,
             name="dual_block",
         )
@@ -171,16 +153,16 @@ class HunyuanVideoTransformer(nnx.Module):
             join(*streams),
             vector,
             rope,
-            patterns=patterns[dual:],
-            states=states[dual:],
-            ctx=ctx,
+            layers=attentions[dual:],
             remat=remat,
             name="single_block",
         )
         video = self.proj_out(self.norm_out(joint[:, : grid.num_video_tokens], vector))
         video = unpatchify(video, grid.shape, config.patch, channels_first=True)
         sample = video.transpose(0, 4, 1, 2, 3)
-        return sample if attention is None else (sample, (*dual_states, *single_states))
+        return TransformerOutput(
+            sample, () if attention is None else (*dual_states, *single_states)
+        )
 
     def _check(self, batch, timestep, text, mask, pooled, guidance):
         config = self.config

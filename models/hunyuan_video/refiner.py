@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .. import nn
+from .. import layers
 from ..layers import silu, split_heads
 from .blocks import EPS, Modulation
 from .conditioning import ConditionEmbedding
@@ -23,10 +23,10 @@ class RefinerAttention(nnx.Module):
     def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
         self.num_heads = config.num_heads
-        self.to_q = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_k = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_v = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_q = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_k = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_v = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, keep: jax.Array) -> jax.Array:
         """x [B, L, dim] under the pairs bool [B, L, L] that attend; the softmax is float32."""
@@ -48,10 +48,10 @@ class RefinerBlock(nnx.Module):
 
     def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
-        self.norm1 = nn.LayerNorm(dim, eps=EPS, dtype=dtype)
+        self.norm1 = layers.LayerNorm(dim, eps=EPS, dtype=dtype)
         self.attn = RefinerAttention(config, dtype=dtype, rngs=rngs)
-        self.norm2 = nn.LayerNorm(dim, eps=EPS, dtype=dtype)
-        self.ff = nn.MLP(dim, _MLP_RATIO * dim, dim, silu, dtype=dtype, rngs=rngs)
+        self.norm2 = layers.LayerNorm(dim, eps=EPS, dtype=dtype)
+        self.ff = layers.MLP(dim, _MLP_RATIO * dim, dim, silu, dtype=dtype, rngs=rngs)
         self.norm_out = Modulation(dim, 2, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, vector: jax.Array, keep: jax.Array) -> jax.Array:
@@ -87,7 +87,7 @@ class TokenRefiner(nnx.Module):
         self.time_text_embed = ConditionEmbedding(
             config.dim, config.text_embed_dim, guidance_embeds=False, dtype=dtype, rngs=rngs
         )
-        self.proj_in = nn.Linear(config.text_embed_dim, config.dim, dtype=dtype, rngs=rngs)
+        self.proj_in = layers.Linear(config.text_embed_dim, config.dim, dtype=dtype, rngs=rngs)
         self.token_refiner = RefinerBlocks(config, dtype=dtype, rngs=rngs)
 
     def __call__(self, text: jax.Array, timestep: jax.Array, mask: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ import itertools
 import jax
 from flax import nnx
 
-from ..nn import GroupNorm
+from ..layers import GroupNorm
 from .config import HunyuanVideoVAEConfig
 from .layers import EPS, CausalConv, MidBlock, ResnetBlock, norm_silu
 

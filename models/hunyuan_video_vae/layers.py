@@ -11,7 +11,7 @@ from flax import nnx
 
 from pallas_kernels import BlockMask, block_sparse_attention
 
-from ..nn import Conv, GroupNorm, Linear
+from ..layers import Conv, GroupNorm, Linear
 
 EPS = 1e-6
 _MAX_BLOCK = 512  # tokens; a list of blocks stays short, and a pair's logits small (1 MiB)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..nn import Conv
+from ..layers import Conv
 from ..tiling import Tile
 from ..vae_devices import vae_devices
 from ..video_vae import VideoVAE, channels_last, channels_second, split_moments

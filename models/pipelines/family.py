@@ -120,11 +120,16 @@ class Family(abc.ABC):
     def latent_shape(self, clip: Clip) -> tuple[int, ...]:
         """Shape of the latents that are denoised, one clip."""
 
-    def grid(self, model: Any, clip: Clip, text_len: int) -> VideoGrid:
-        """The token sequence of a transformer's attention; `text_len` tokens of text where they are joined."""
-        shape = list(self.latent_shape(clip))
-        shape[self.channel_axis] = self.transformer.in_channels
-        return model.grid(tuple(shape), text_len)
+    def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
+        """The token sequence of the transformer's attention to latents of a `latent_shape`.
+
+        Args:
+          shape: of the latents that are denoised; those of an image that is joined to them are no matter.
+          text_len: see `models.transformer.Transformer.grid`.
+        """
+        own = list(shape)
+        own[self.channel_axis] = self.transformer.in_channels
+        return self.transformer.grid(tuple(own), text_len)
 
     @property
     @abc.abstractmethod
@@ -218,11 +223,10 @@ class Family(abc.ABC):
             ctx=ctx,
             **inputs,
         )
-        out, states = (out, ()) if attention is None else out
-        out = out.astype(jnp.float32)
-        if conditions.guidance is None:
-            return out, states
-        return guide(*jnp.split(out, 2), conditions.guidance), states  # with the prompt, without
+        sample = out.sample.astype(jnp.float32)
+        if conditions.guidance is not None:  # a half with the prompt, a half without
+            sample = guide(*jnp.split(sample, 2), conditions.guidance)
+        return sample, out.states
 
     @property
     def latent_channels(self) -> int:

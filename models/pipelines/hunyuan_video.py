@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from models.hunyuan_video.config import TEXT_TOKENS
 from models.schedulers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from .conditions import Conditions, check_width, text_rows
@@ -51,7 +52,7 @@ class HunyuanVideo(Family):
     @property
     def text_shape(self):
         """See `Family.text_shape`."""
-        return 256, self.transformer.text_embed_dim
+        return TEXT_TOKENS, self.transformer.text_embed_dim
 
     def encode_prompts(self, prompts, negative, *, dtype, variant=None):
         """Not here: LLaMA and CLIP have no port."""

@@ -59,11 +59,6 @@ class Wan(Family):
         """[1, C, T, h, w]."""
         return 1, self.vae.z_dim, *self.latent_size(clip)
 
-    def grid(self, model, clip, text_len):
-        """Video alone: text has a cross-attention of its own."""
-        del text_len
-        return model.grid((1, self.transformer.in_channels, *self.latent_size(clip)))
-
     @property
     def text_shape(self):
         """See `Family.text_shape`."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models import nn
+from models import layers
 
 from .config import MODEL_TYPES, T5Config, t5_config_from_json, t5_config_to_json
 from .weights import ALIASES, IGNORED, KEYS
@@ -36,7 +36,7 @@ class T5Encoder(nnx.Module):
     def __init__(self, config: T5Config, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.dtype = dtype
-        self.shared = nn.Embedding(config.vocab_size, config.d_model, dtype=dtype, rngs=rngs)
+        self.shared = layers.Embedding(config.vocab_size, config.d_model, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(
             T5Block(
                 config,
@@ -46,7 +46,7 @@ class T5Encoder(nnx.Module):
             )
             for index in range(config.num_layers)
         )
-        self.final_layer_norm = nn.RMSNorm(
+        self.final_layer_norm = layers.RMSNorm(
             config.d_model, eps=config.layer_norm_epsilon, dtype=dtype
         )
 
@@ -94,7 +94,7 @@ class T5Block(nnx.Module):
 
     def __init__(self, config: T5Config, *, has_positions: bool, dtype, rngs: nnx.Rngs):
         norm = functools.partial(
-            nn.RMSNorm, config.d_model, eps=config.layer_norm_epsilon, dtype=dtype
+            layers.RMSNorm, config.d_model, eps=config.layer_norm_epsilon, dtype=dtype
         )
         self.attention_norm = norm()
         self.attention = T5Attention(config, has_positions=has_positions, dtype=dtype, rngs=rngs)
@@ -113,14 +113,14 @@ class T5Attention(nnx.Module):
     def __init__(self, config: T5Config, *, has_positions: bool, dtype, rngs: nnx.Rngs):
         self.num_heads = config.num_heads
         self.dtype = dtype
-        linear = functools.partial(nn.Linear, bias=False, dtype=dtype, rngs=rngs)
+        linear = functools.partial(layers.Linear, bias=False, dtype=dtype, rngs=rngs)
         inner = config.num_heads * config.d_kv
         self.q = linear(config.d_model, inner)
         self.k = linear(config.d_model, inner)
         self.v = linear(config.d_model, inner)
         self.o = linear(inner, config.d_model)
         self.relative_attention_bias = (
-            nn.Embedding(
+            layers.Embedding(
                 config.relative_attention_num_buckets, config.num_heads, dtype=dtype, rngs=rngs
             )
             if has_positions
@@ -154,7 +154,7 @@ class T5FeedForward(nnx.Module):
     """(gelu(x W0) * (x W1)) W, GELU by tanh, in float32 between the matrices."""
 
     def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs):
-        linear = functools.partial(nn.Linear, bias=False, rngs=rngs)
+        linear = functools.partial(layers.Linear, bias=False, rngs=rngs)
         self.wi_0 = linear(config.d_model, config.d_ff, dtype=dtype)
         self.wi_1 = linear(config.d_model, config.d_ff, dtype=dtype)
         # float16 ends at 65504, which this product exceeds in trained models.

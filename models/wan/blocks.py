@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import AttentionPattern, StepContext, attend
 from sparsevdit_jax.ops import attend_across
 
-from .. import layers, nn
+from .. import layers
+from ..attention import LayerAttention
 from ..layers import modulate, split_heads
 from ..rope import Rope, apply_rope
 from .config import WanConfig
@@ -21,27 +21,24 @@ class _Attention(nnx.Module):
     def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
         self.num_heads = config.num_heads
-        self.to_q = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_k = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_v = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_out = nn.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.norm_q = nn.RMSNorm(dim, eps=config.eps, dtype=dtype)
-        self.norm_k = nn.RMSNorm(dim, eps=config.eps, dtype=dtype)
+        self.to_q = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_k = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_v = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.norm_q = layers.RMSNorm(dim, eps=config.eps, dtype=dtype)
+        self.norm_k = layers.RMSNorm(dim, eps=config.eps, dtype=dtype)
 
 
 class SelfAttention(_Attention):
     """Attention among the video's tokens, by a pattern."""
 
-    def __call__(
-        self, x: jax.Array, rope: Rope, *, pattern: AttentionPattern, state: Any, ctx: StepContext
-    ) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, rope: Rope, *, layer: LayerAttention) -> tuple[jax.Array, Any]:
         """x [B, L, dim] in raster order to the same, and the pattern's new state."""
         q = apply_rope(split_heads(self.norm_q(self.to_q(x)), self.num_heads), rope)
         k = apply_rope(split_heads(self.norm_k(self.to_k(x)), self.num_heads), rope)
         v = split_heads(self.to_v(x), self.num_heads)
-        attended = attend(pattern, q, k, v, state, ctx)
-        out, state = attended.out, attended.state
-        return self.to_out(out.reshape(x.shape)), state
+        attended = layer.attend(q, k, v)
+        return self.to_out(attended.out.reshape(x.shape)), attended.state
 
 
 class CrossAttention(_Attention):
@@ -51,9 +48,9 @@ class CrossAttention(_Attention):
         super().__init__(config, dtype=dtype, rngs=rngs)
         added = config.added_kv_proj_dim
         if added is not None:
-            self.add_k_proj = nn.Linear(added, config.dim, dtype=dtype, rngs=rngs)
-            self.add_v_proj = nn.Linear(added, config.dim, dtype=dtype, rngs=rngs)
-            self.norm_added_k = nn.RMSNorm(config.dim, eps=config.eps, dtype=dtype)
+            self.add_k_proj = layers.Linear(added, config.dim, dtype=dtype, rngs=rngs)
+            self.add_v_proj = layers.Linear(added, config.dim, dtype=dtype, rngs=rngs)
+            self.norm_added_k = layers.RMSNorm(config.dim, eps=config.eps, dtype=dtype)
 
     def __call__(
         self,
@@ -81,13 +78,13 @@ class Block(nnx.Module):
 
     def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
         dim, eps = config.dim, config.eps
-        self.norm1 = nn.LayerNorm(dim, eps=eps, affine=False)
+        self.norm1 = layers.LayerNorm(dim, eps=eps, affine=False)
         self.attn1 = SelfAttention(config, dtype=dtype, rngs=rngs)
         # norm2 is float32 in diffusers (_keep_in_fp32_modules)
-        self.norm2 = nn.LayerNorm(dim, eps=eps) if config.cross_attn_norm else None
+        self.norm2 = layers.LayerNorm(dim, eps=eps) if config.cross_attn_norm else None
         self.attn2 = CrossAttention(config, dtype=dtype, rngs=rngs)
-        self.norm3 = nn.LayerNorm(dim, eps=eps, affine=False)
-        self.ffn = nn.MLP(dim, config.ffn_dim, dim, layers.gelu_tanh, dtype=dtype, rngs=rngs)
+        self.norm3 = layers.LayerNorm(dim, eps=eps, affine=False)
+        self.ffn = layers.MLP(dim, config.ffn_dim, dim, layers.gelu_tanh, dtype=dtype, rngs=rngs)
         self.scale_shift_table = modulation_table(6, dim, rngs)
 
     def __call__(
@@ -98,9 +95,7 @@ class Block(nnx.Module):
         image: jax.Array | None,
         rope: Rope,
         *,
-        pattern: AttentionPattern,
-        state: Any,
-        ctx: StepContext,
+        layer: LayerAttention,
     ) -> tuple[jax.Array, Any]:
         """One block.
 
@@ -110,7 +105,7 @@ class Block(nnx.Module):
           text: [B, N, dim].
           image: [B, M, dim] or None.
           rope: cosines and sines of the tokens (`rope_table`).
-          pattern: any pattern of `sparsevdit_jax` for self-attention, with its state and the step's context.
+          layer: what self-attention attends by.
 
         Returns:
           x of the same shape and dtype, and the pattern's new state.
@@ -119,10 +114,10 @@ class Block(nnx.Module):
         parts = modulation_parts(self.scale_shift_table, modulation)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = parts
         h = modulate(self.norm1(x.astype(jnp.float32)), shift, scale).astype(dtype)
-        h, state = self.attn1(h, rope, pattern=pattern, state=state, ctx=ctx)
+        h, state = self.attn1(h, rope, layer=layer)
         x = (x.astype(jnp.float32) + h.astype(jnp.float32) * gate).astype(dtype)
         h = x if self.norm2 is None else self.norm2(x)
-        x = x + self.attn2(h, text, image, implementation=ctx.kernel.implementation)
+        x = x + self.attn2(h, text, image, implementation=layer.ctx.kernel.implementation)
         h = modulate(self.norm3(x.astype(jnp.float32)), ffn_shift, ffn_scale).astype(dtype)
         h = self.ffn(h)
         return (x.astype(jnp.float32) + h.astype(jnp.float32) * ffn_gate).astype(dtype), state

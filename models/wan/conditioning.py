@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .. import layers, nn
+from .. import layers
 from .config import WanConfig
 
 _IMAGE_NORM_EPS = 1e-5  # torch's default, whatever the configuration says
@@ -24,9 +24,9 @@ class ImageEmbedder(nnx.Module):
     def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
         assert config.image_dim is not None
         width, tokens = config.image_dim, config.pos_embed_seq_len
-        self.norm1 = nn.LayerNorm(width, eps=_IMAGE_NORM_EPS)
-        self.ff = nn.MLP(width, width, config.dim, gelu, dtype=dtype, rngs=rngs)
-        self.norm2 = nn.LayerNorm(config.dim, eps=_IMAGE_NORM_EPS)
+        self.norm1 = layers.LayerNorm(width, eps=_IMAGE_NORM_EPS)
+        self.ff = layers.MLP(width, width, config.dim, gelu, dtype=dtype, rngs=rngs)
+        self.norm2 = layers.LayerNorm(config.dim, eps=_IMAGE_NORM_EPS)
         shape = None if tokens is None else (1, tokens, width)
         self.pos_embed = None if shape is None else nnx.Param(jnp.zeros(shape, dtype))
 
@@ -47,11 +47,11 @@ class ConditionEmbedder(nnx.Module):
     def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
         # float32 in diffusers (_keep_in_fp32_modules)
-        self.time_embedder = nn.MLP(
+        self.time_embedder = layers.MLP(
             config.freq_dim, dim, dim, layers.silu, dtype=jnp.dtype(jnp.float32), rngs=rngs
         )
-        self.time_proj = nn.Linear(dim, 6 * dim, dtype=dtype, rngs=rngs)
-        self.text_embedder = nn.MLP(
+        self.time_proj = layers.Linear(dim, 6 * dim, dtype=dtype, rngs=rngs)
+        self.text_embedder = layers.MLP(
             config.text_dim, dim, dim, layers.gelu_tanh, dtype=dtype, rngs=rngs
         )
         has_image = config.image_dim is not None

@@ -2,7 +2,10 @@
 
 import dataclasses
 
+from sparsevdit_jax import VideoGrid
+
 from ..config import Heads, require
+from ..patches import check_shape, token_shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,20 @@ class WanConfig(Heads):
                 f"image_dim={self.image_dim} and the model is {self.dim} wide: image states are "
                 "projected to that width before cross-attention, or are absent"
             )
+
+    def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
+        """See `Transformer.grid`: of latents [B, C, T, H, W]; the text is not in the sequence."""
+        del text_len
+        check_shape(
+            "hidden_states", shape, ("batch", self.in_channels, "frames", "rows", "columns")
+        )
+        tokens = token_shape(shape[2:], self.patch_size)
+        if max(tokens) > self.rope_max_seq_len:
+            raise ValueError(
+                f"video of {tuple(shape[2:])} pixels has {tokens} tokens along its axes; none may have more than "
+                f"rope_max_seq_len={self.rope_max_seq_len}: make a smaller video"
+            )
+        return VideoGrid(*tokens)
 
 
 _T2V_1_3B = WanConfig(num_attention_heads=12, ffn_dim=8960, num_layers=30)

@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
+from sparsevdit_jax import SparseAttention, StepContext
 
-from .. import nn
-from ..layers import check_shape, modulate, token_shape, unpatchify
+from .. import layers
+from ..layers import modulate
+from ..patches import check_shape, unpatchify
 from ..rope import as_arrays, rope_table
-from ..stack import layer_patterns, run_blocks
+from ..stack import layer_attentions, run_blocks
+from ..transformer import Transformer, TransformerOutput
 from .blocks import Block, modulation_parts, modulation_table
 from .conditioning import ConditionEmbedder
 from .config import WanConfig
@@ -32,7 +34,7 @@ ROPE_THETA = 10_000.0
 _TEXT_TOKENS = 512  # diffusers takes the last 512 tokens for text wherever there is an image
 
 
-class WanTransformer(nnx.Module):
+class WanTransformer(Transformer):
     """Predicts the velocity of a noisy latent video from it, the timestep and the prompt.
 
     Args:
@@ -50,43 +52,17 @@ class WanTransformer(nnx.Module):
     def __init__(self, config: WanConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, jnp.dtype(dtype)
         dtype, dim = self.dtype, config.dim
-        self.patch_embedding = nn.PatchEmbed(
+        self.patch_embedding = layers.PatchEmbed(
             config.in_channels, dim, config.patch_size, dtype=dtype, rngs=rngs
         )
         self.condition_embedder = ConditionEmbedder(config, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(
             [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
         )
-        self.norm_out = nn.LayerNorm(dim, eps=config.eps, affine=False)
+        self.norm_out = layers.LayerNorm(dim, eps=config.eps, affine=False)
         channels = (config.out_channels or config.in_channels) * math.prod(config.patch_size)
-        self.proj_out = nn.Linear(dim, channels, dtype=dtype, rngs=rngs)
+        self.proj_out = layers.Linear(dim, channels, dtype=dtype, rngs=rngs)
         self.scale_shift_table = modulation_table(2, dim, rngs)
-
-    @property
-    def num_attention_layers(self) -> int:
-        """Layers that take a pattern: every block's self-attention."""
-        return self.config.num_layers
-
-    def grid(self, shape: tuple[int, ...]) -> VideoGrid:
-        """The token sequence of latents of a shape; it has no text.
-
-        Args:
-          shape: of `hidden_states`, [B, C, T, H, W].
-
-        Raises:
-          ValueError: not such a shape, other channels, or an axis that does not divide into patches or is too long.
-        """
-        config = self.config
-        check_shape(
-            "hidden_states", shape, ("batch", config.in_channels, "frames", "rows", "columns")
-        )
-        tokens = token_shape(shape[2:], config.patch_size)
-        if max(tokens) > config.rope_max_seq_len:
-            raise ValueError(
-                f"video of {tuple(shape[2:])} pixels has {tokens} tokens along its axes; none may have more than "
-                f"rope_max_seq_len={config.rope_max_seq_len}: make a smaller video"
-            )
-        return VideoGrid(*tokens)
 
     def __call__(
         self,
@@ -99,7 +75,7 @@ class WanTransformer(nnx.Module):
         states: tuple[Any, ...] = (),
         ctx: StepContext | None = None,
         remat: bool = False,
-    ) -> Any:
+    ) -> TransformerOutput:
         """Velocity of noisy latents.
 
         Args:
@@ -116,8 +92,7 @@ class WanTransformer(nnx.Module):
           remat: recompute each block in the backward pass.
 
         Returns:
-          The velocity [B, out_channels, T, H, W] in the model's dtype; with `attention`, the pair of it and the
-          layers' new states.
+          The velocity [B, out_channels, T, H, W] in the model's dtype, and the layers' new states.
 
         Raises:
           ValueError: inputs that do not fit the configuration or each other, or `attention` for another grid or
@@ -126,7 +101,7 @@ class WanTransformer(nnx.Module):
         config, batch = self.config, hidden_states.shape[0]
         grid = self.grid(hidden_states.shape)
         self._check(grid, batch, timestep, encoder_hidden_states, encoder_hidden_states_image)
-        patterns, states, ctx = layer_patterns(
+        attentions = layer_attentions(
             attention,
             states,
             ctx,
@@ -145,9 +120,7 @@ class WanTransformer(nnx.Module):
             text,
             image,
             rope,
-            patterns=patterns,
-            states=states,
-            ctx=ctx,
+            layers=attentions,
             remat=remat,
         )
         shift, scale = modulation_parts(
@@ -156,7 +129,7 @@ class WanTransformer(nnx.Module):
         x = modulate(self.norm_out(x.astype(jnp.float32)), shift, scale)
         video = unpatchify(self.proj_out(x.astype(self.dtype)), grid.shape, config.patch_size)
         sample = video.transpose(0, 4, 1, 2, 3)
-        return sample if attention is None else (sample, states)
+        return TransformerOutput(sample, () if attention is None else states)
 
     def _check(self, grid, batch, timestep, text, image):
         config = self.config

@@ -15,7 +15,7 @@ from flax import nnx
 
 from pallas_kernels import dense_attention
 
-from ..nn import Conv
+from ..layers import Conv
 from ..time_shards import Halo, after_past
 
 

@@ -13,10 +13,13 @@ from models.checkpoint import (
 from models.layers import Linear
 
 
+def linear(dim_in, dim_out, seed=0):
+    return Linear(dim_in, dim_out, dtype=jnp.float32, rngs=nnx.Rngs(seed))
+
+
 class Pair(nnx.Module):
     def __init__(self, dim, seed):
-        rngs = nnx.Rngs(seed)
-        self.parts = nnx.List([Linear(3, dim, rngs=rngs), Linear(dim, 2, rngs=rngs)])
+        self.parts = nnx.List([linear(3, dim, seed), linear(dim, 2, seed)])
 
 
 def test_round_trip_with_config(tmp_path):
@@ -50,8 +53,8 @@ def test_a_misfit_lists_everything(tmp_path):
 
     class Other(nnx.Module):
         def __init__(self):
-            self.parts = nnx.List([Linear(3, 5, rngs=nnx.Rngs(0))])
-            self.extra = Linear(2, 2, rngs=nnx.Rngs(0))
+            self.parts = nnx.List([linear(3, 5)])
+            self.extra = linear(2, 2)
 
     with pytest.raises(ValueError, match="does not fit this model") as caught:
         load_weights(path, Other())

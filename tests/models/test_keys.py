@@ -5,22 +5,22 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import nn
+from models import layers
 from models.keys import KeyTable, checkpoint_slots
 
 
 class Block(nnx.Module):
     def __init__(self, rngs):
-        self.up = nn.Linear(3, 5, dtype=jnp.float32, rngs=rngs)
-        self.conv = nn.Conv(2, 4, (1, 3, 2), dtype=jnp.float32, rngs=rngs)
-        self.norm = nn.LayerNorm(4, eps=1e-6)
+        self.up = layers.Linear(3, 5, dtype=jnp.float32, rngs=rngs)
+        self.conv = layers.Conv(2, 4, (1, 3, 2), dtype=jnp.float32, rngs=rngs)
+        self.norm = layers.LayerNorm(4, eps=1e-6)
         self.table = nnx.Param(jnp.zeros((1, 6, 4)))
 
 
 class Stack(nnx.Module):
     def __init__(self, rngs):
         self.blocks = nnx.List([Block(rngs), Block(rngs)])
-        self.words = nn.Embedding(7, 3, dtype=jnp.float32, rngs=rngs)
+        self.words = layers.Embedding(7, 3, dtype=jnp.float32, rngs=rngs)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from models.sampling import denoise_step, generate, guide, sampling_times
+from models.transformer import TransformerOutput
 from sparsevdit_jax import Phase, SparseAttention, StepSchedule
 from sparsevdit_jax.patterns import AdaSpa
 from tests.models.test_tiny import SMALL, make_model
@@ -30,9 +31,8 @@ def constant_model(answer):
 
     def model(x, t, label, **kwargs):
         del t, kwargs
-        return jnp.broadcast_to(answer, x.shape) * (
-            1 + label.reshape(-1, 1, 1, 1, 1).astype(x.dtype)
-        ), ()
+        scale = 1 + label.reshape(-1, 1, 1, 1, 1).astype(x.dtype)
+        return TransformerOutput(jnp.broadcast_to(answer, x.shape) * scale, ())
 
     return model
 

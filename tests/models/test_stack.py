@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import nn
-from models.stack import layer_patterns, loop_blocks, run_blocks
+from models import layers
+from models.attention import LayerAttention
+from models.stack import layer_attentions, loop_blocks, run_blocks
 from sparsevdit_jax import (
     KernelOptions,
     Phase,
@@ -18,7 +19,6 @@ from sparsevdit_jax import (
 )
 from sparsevdit_jax.patterns import AdaSpa, Dense, SlidingTile
 from tests import tolerances
-from tests.attending import attended
 
 GRID = VideoGrid(4, 4, 4, text_len=3)
 LAYERS = 2 * (20 + 8 + GRID.num_tokens)  # roundings: of two, 8 wide, see tests/models/parity.py
@@ -29,12 +29,12 @@ class Block(nnx.Module):
     """Attention of x with itself, through whatever pattern is given."""
 
     def __init__(self, rngs):
-        self.linear = nn.Linear(8, 8, dtype=jnp.float32, rngs=rngs)
+        self.linear = layers.Linear(8, 8, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x, gain, *, pattern, state, ctx):
+    def __call__(self, x, gain, *, layer):
         q = self.linear(x).reshape(*x.shape[:2], 2, 4)
-        y, _, state = attended(pattern, q, q, q, state, ctx)
-        return x + gain * y.reshape(x.shape), state
+        attended = layer.attend(q, q, q)
+        return x + gain * attended.out.reshape(x.shape), attended.state
 
 
 @pytest.fixture
@@ -44,23 +44,23 @@ def blocks():
 
 def test_no_attention_is_dense_with_the_text_that_is_there():
     lengths = jnp.asarray([2], jnp.int32)
-    patterns, states, ctx = layer_patterns(None, (), None, **SIZES, text_lengths=lengths)
-    assert patterns == (Dense(), Dense())
-    assert states == ((), ())
-    assert ctx.phase is Phase.DENSE
-    assert ctx.text_lengths is lengths
+    layers = layer_attentions(None, (), None, **SIZES, text_lengths=lengths)
+    assert [(layer.pattern, layer.state) for layer in layers] == [(Dense(), ())] * 2
+    for layer in layers:
+        assert layer.ctx.phase is Phase.DENSE
+        assert layer.ctx.text_lengths is lengths
     given = StepContext(GRID, kernel=KernelOptions("reference"))
-    assert layer_patterns(None, (), given, **SIZES)[2].kernel.implementation == "reference"
+    assert layer_attentions(None, (), given, **SIZES)[0].ctx.kernel.implementation == "reference"
 
 
 def test_the_input_s_text_lengths_go_into_the_context():
     attention = SparseAttention.uniform(Dense(), 2, StepSchedule(5))
     given = StepContext(GRID, step=3, kernel=KernelOptions("xla"))
     lengths = jnp.asarray([2], jnp.int32)
-    _, _, ctx = layer_patterns(attention, ((), ()), given, **SIZES, text_lengths=lengths)
-    assert ctx.text_lengths is lengths
-    assert int(ctx.step) == 3
-    assert ctx.kernel.implementation == "xla"
+    for layer in layer_attentions(attention, ((), ()), given, **SIZES, text_lengths=lengths):
+        assert layer.ctx.text_lengths is lengths
+        assert int(layer.ctx.step) == 3
+        assert layer.ctx.kernel.implementation == "xla"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_input_s_text_lengths_go_into_the_context():
 def test_what_does_not_fit_is_refused(states, ctx, layers, message):
     attention = SparseAttention.uniform(Dense(), layers)
     with pytest.raises(ValueError, match=message):
-        layer_patterns(attention, states, ctx, **SIZES)
+        layer_attentions(attention, states, ctx, **SIZES)
 
 
 def test_blocks_run_in_turn_and_hand_their_states_on(blocks, key):
@@ -85,26 +85,22 @@ def test_blocks_run_in_turn_and_hand_their_states_on(blocks, key):
     states = attention.init(GRID, batch=1, num_heads=2, head_dim=4)
     x = jax.random.normal(key, (1, GRID.num_tokens, 8))
     ctx = StepContext(GRID, Phase.FIRST_SEARCH)
-    patterns, states, ctx = layer_patterns(attention, states, ctx, **SIZES)
-    got, new = jax.jit(
-        lambda b, x, s, c: run_blocks(b, x, 0.5, patterns=patterns, states=s, ctx=c)
-    )(blocks, x, states, ctx)
+    layers = layer_attentions(attention, states, ctx, **SIZES)
+    got, new = jax.jit(lambda b, x, layers: run_blocks(b, x, 0.5, layers=layers))(blocks, x, layers)
     want = x
-    for i, block in enumerate(blocks):
-        want, _ = block(want, 0.5, pattern=patterns[i], state=states[i], ctx=ctx)
+    for block, layer in zip(blocks, layers, strict=True):
+        want, _ = block(want, 0.5, layer=layer)
     tolerances.assert_rounding_apart(got, want, LAYERS, "in turn")
     assert new[0] == ()
     assert (new[1].mask.kv_counts < new[1].mask.num_kv_blocks).any()
 
 
 def test_remat_changes_no_gradient(blocks, key):
-    patterns, states, ctx = layer_patterns(None, (), None, **SIZES)
+    layers = layer_attentions(None, (), None, **SIZES)
     x = jax.random.normal(key, (1, GRID.num_tokens, 8))
 
     def loss(x, remat):
-        return run_blocks(blocks, x, 0.5, patterns=patterns, states=states, ctx=ctx, remat=remat)[
-            0
-        ].sum()
+        return run_blocks(blocks, x, 0.5, layers=layers, remat=remat)[0].sum()
 
     plain, again = (jax.jit(jax.grad(loss), static_argnums=1)(x, remat) for remat in (False, True))
     tolerances.assert_rounding_apart(again, plain, 3 * LAYERS, "gradient")
@@ -116,14 +112,14 @@ def test_a_loop_over_equal_blocks_is_what_they_are_in_turn(blocks, key, remat):
     attention = SparseAttention.uniform(AdaSpa(0.5, 16), 2, StepSchedule.adaspa(4, (1, 2)))
     states = attention.init(GRID, batch=1, num_heads=2, head_dim=4)
     x = jax.random.normal(key, (1, GRID.num_tokens, 8))
-    given = dict(states=states, ctx=StepContext(GRID, Phase.FIRST_SEARCH), remat=remat)
+    layers = layer_attentions(attention, states, StepContext(GRID, Phase.FIRST_SEARCH), **SIZES)
 
     def in_turn(blocks, x):
-        out, new = run_blocks(blocks, x, 0.5, patterns=attention.patterns, **given)
+        out, new = run_blocks(blocks, x, 0.5, layers=layers, remat=remat)
         return out.sum(), (out, new)
 
     def as_loop(blocks, x):
-        out, new = loop_blocks(blocks, x, 0.5, pattern=attention.patterns[0], **given)
+        out, new = loop_blocks(blocks, x, 0.5, layers=layers, remat=remat)
         return out.sum(), (out, new)
 
     (got, own), (want, wanted) = (
@@ -132,3 +128,9 @@ def test_a_loop_over_equal_blocks_is_what_they_are_in_turn(blocks, key, remat):
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), own, wanted)
+
+
+def test_a_loop_over_layers_of_several_patterns_is_refused(blocks):
+    layers = [LayerAttention(p, (), StepContext(GRID)) for p in (Dense(), AdaSpa(0.5, 16))]
+    with pytest.raises(ValueError, match="several patterns; take run_blocks"):
+        loop_blocks(blocks, jnp.zeros((1, GRID.num_tokens, 8)), 0.5, layers=layers)

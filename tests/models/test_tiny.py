@@ -48,7 +48,8 @@ def inputs():
 
 @jax.jit(static_argnames="attention")
 def run(model, inputs, states, ctx, *, attention):
-    return model(*inputs, attention=attention, states=states, ctx=ctx)
+    out = model(*inputs, attention=attention, states=states, ctx=ctx)
+    return out.sample, out.states
 
 
 def run_pattern(model, inputs, *patterns, phase=Phase.REUSE, step=0):
@@ -67,7 +68,7 @@ def test_grid_counts_tokens_and_condition(model):
 
 
 def test_full_masks_equal_no_pattern(model, inputs):
-    expected, _ = model(*inputs)
+    expected = model(*inputs).sample
     assert expected.shape == SHAPE
     for pattern in (Dense(), SlidingTile(tile=(2, 2, 2), window=(2, 2, 2))):
         out, _ = run_pattern(model, inputs, pattern, pattern)
@@ -75,7 +76,7 @@ def test_full_masks_equal_no_pattern(model, inputs):
 
 
 def test_a_pattern_changes_only_what_it_should(model, inputs):
-    expected, _ = model(*inputs)
+    expected = model(*inputs).sample
     sparse, _ = run_pattern(model, inputs, *[SlidingTile(tile=(2, 2, 2), window=(1, 1, 1))] * 2)
     warm, _ = run_pattern(
         model, inputs, *[SlidingTile(tile=(2, 2, 2), window=(1, 1, 1))] * 2, phase=Phase.DENSE
@@ -107,14 +108,14 @@ def test_calling_changes_no_parameter(inputs):
 
 def test_output_depends_on_time_label_and_border(model, inputs):
     x, t, label = inputs
-    base, _ = model(x, t, label)
+    base = model(x, t, label).sample
     for other in ((x, t * 0.5, label), (x, t, label - 1), (jnp.roll(x, 1, 2), t, label)):
-        assert float(jnp.abs(model(*other)[0] - base).max()) > 1e-4
+        assert float(jnp.abs(model(*other).sample - base).max()) > 1e-4
 
 
 def test_every_parameter_has_a_gradient(model, inputs):
     graph, params = nnx.split(model)
-    grads = jax.grad(lambda p: (nnx.merge(graph, p)(*inputs)[0] ** 2).sum())(params)
+    grads = jax.grad(lambda p: (nnx.merge(graph, p)(*inputs).sample ** 2).sum())(params)
     flat = jax.tree.leaves(jax.tree.map(lambda g: float(jnp.abs(g).max()), grads))
     assert all(np.isfinite(flat))
     assert min(flat) > 0
@@ -125,7 +126,7 @@ def test_remat_recomputes_blocks(model, inputs):
 
     def traced(remat):
         def loss(params):
-            return nnx.merge(graph, params)(*inputs, remat=remat)[0].sum()
+            return nnx.merge(graph, params)(*inputs, remat=remat).sample.sum()
 
         return str(jax.make_jaxpr(jax.grad(loss))(params))
 
@@ -153,7 +154,7 @@ def test_a_file_brings_back_the_model(inputs, tmp_path):
     save_weights(path, model, config=dataclasses.asdict(SMALL))
     loaded = load_tiny(path)
     assert loaded.config == SMALL
-    np.testing.assert_array_equal(loaded(*inputs)[0], model(*inputs)[0])
+    np.testing.assert_array_equal(loaded(*inputs).sample, model(*inputs).sample)
     other = tmp_path / "other.safetensors"
     save_weights(other, model, config={"dim": 32, "experts": 8})
     with pytest.raises(ValueError, match=r"another model: it sets \['experts'\]"):

@@ -39,7 +39,8 @@ def sample(model, x, text, error, tables, *, scheduler):
     def step(carry, i):
         x, state = carry
         timestep = jnp.full((2,), jnp.asarray(tables.timesteps)[i])
-        conditional, unconditional = jnp.split(model(jnp.concatenate([x, x]), timestep, text), 2)
+        out = model(jnp.concatenate([x, x]), timestep, text)
+        conditional, unconditional = jnp.split(out.sample, 2)
         output = guide(conditional, unconditional, GUIDANCE) + error[i]
         x, state = scheduler.step(output, i, x, state, tables)
         return (x, state), x

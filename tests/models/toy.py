@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from flax import nnx
 
-from models import nn
+from models import layers
 from models.keys import KeyTable
 
 
@@ -17,9 +17,9 @@ class ToyConfig:
 
 class ToyBlock(nnx.Module):
     def __init__(self, size, *, dtype, rngs):
-        self.up = nn.Linear(size, 2 * size, dtype=dtype, rngs=rngs)
-        self.patch = nn.Conv(size, 4, (1, 2, 2), dtype=dtype, rngs=rngs)
-        self.norm = nn.LayerNorm(size, eps=1e-6, dtype=jnp.float32)
+        self.up = layers.Linear(size, 2 * size, dtype=dtype, rngs=rngs)
+        self.patch = layers.Conv(size, 4, (1, 2, 2), dtype=dtype, rngs=rngs)
+        self.norm = layers.LayerNorm(size, eps=1e-6, dtype=jnp.float32)
 
 
 class ToyTransformer(nnx.Module):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.stack import run_blocks
+from models.stack import layer_attentions, run_blocks
 from sparsevdit_jax import KernelOptions, Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.distill import (
     LossWeights,
@@ -152,9 +152,8 @@ def test_gradients_through_states_are_those_of_a_loss_by_hand_with_and_without_r
 
     def loss(params, remat):
         blocks = nnx.merge(graph, params)
-        out, new = run_blocks(
-            blocks, x, 0.5, patterns=attention.patterns, states=states, ctx=ctx, remat=remat
-        )
+        layers = layer_attentions(attention, states, ctx, grid=GRID, num_layers=2, num_heads=2)
+        out, new = run_blocks(blocks, x, 0.5, layers=layers, remat=remat)
         student = Prediction(out, layer_outputs(new))
         return distillation_loss(student, teacher, target, grid=GRID)[0]
 
@@ -212,17 +211,17 @@ def test_every_real_model_hands_out_its_layers_outputs(case):
     layers = model.num_attention_layers
     shape, batch = given["hidden_states"].shape, given["hidden_states"].shape[0]
     text = given["encoder_hidden_states"].shape[1]
-    takes_text = case is hunyuan_case
-    grid = model.grid(shape, text) if takes_text else model.grid(shape)
+    grid = model.grid(shape, text)
     attention = record(SparseAttention.uniform(Dense(), layers))
     states = attention.init(
         grid, batch=batch, num_heads=model.config.num_heads, head_dim=model.config.head_dim
     )
     ctx = StepContext(grid, kernel=KernelOptions("reference"))
     run = jax.jit(lambda m, g, s, c: m(**g, attention=attention, states=s, ctx=c))
-    out, new = run(model, given, states, ctx)
-    assert len(layer_outputs(new)) == layers
-    assert min(float(jnp.abs(layer).max()) for layer in layer_outputs(new)) > 0
-    student = Prediction(out, layer_outputs(new))
-    _, terms = distillation_loss(student, student, out, grid=grid)
+    out = run(model, given, states, ctx)
+    outputs = layer_outputs(out.states)
+    assert len(outputs) == layers
+    assert min(float(jnp.abs(layer).max()) for layer in outputs) > 0
+    student = Prediction(out.sample, outputs)
+    _, terms = distillation_loss(student, student, out.sample, grid=grid)
     assert [float(term) for term in terms.values()] == [0, 0, 0]

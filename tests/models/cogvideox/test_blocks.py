@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.attention import LayerAttention
 from sparsevdit_jax import Phase, StepContext, VideoGrid
 from sparsevdit_jax.patterns import Dense, Skip
 from tests.models.cogvideox.tiny_models import load
@@ -43,7 +44,7 @@ def test_text_and_video_have_their_own_modulation(block, tokens, vector):
 def test_gates_and_residuals(block, tokens, vector):
     # With attention to nothing, what is left is the bias of its output, the gates and the MLP.
     ctx = StepContext(GRID, Phase.REUSE)
-    out, state = block(tokens, vector, None, pattern=Skip(), state=(), ctx=ctx)
+    out, state = block(tokens, vector, None, layer=LayerAttention(Skip(), (), ctx))
     assert state == ()
     _, gate = block.norm1(tokens, vector, 5)
     h = tokens + gate * block.attn1.to_out.bias[...][None, None]
@@ -52,17 +53,15 @@ def test_gates_and_residuals(block, tokens, vector):
 
 
 def test_a_rotation_by_nothing_changes_nothing(block, tokens):
-    ctx = StepContext(GRID, Phase.DENSE)
+    layer = LayerAttention(Dense(), (), StepContext(GRID, Phase.DENSE))
     rope = jnp.ones((GRID.num_tokens, 8)), jnp.zeros((GRID.num_tokens, 8))
-    plain, _ = block.attn1(tokens, None, pattern=Dense(), state=(), ctx=ctx)
-    rotated, _ = block.attn1(tokens, rope, pattern=Dense(), state=(), ctx=ctx)
+    plain, _ = block.attn1(tokens, None, layer=layer)
+    rotated, _ = block.attn1(tokens, rope, layer=layer)
     np.testing.assert_array_equal(rotated, plain)
     turned, _ = block.attn1(
         tokens,
         (rope[0].at[7:].set(0.6), rope[1].at[7:].set(0.8)),
-        pattern=Dense(),
-        state=(),
-        ctx=ctx,
+        layer=layer,
     )
     assert float(jnp.abs(turned - plain).max()) > 1e-3
 

@@ -60,4 +60,5 @@ def roundings(model, given, layers=None):
 
 @jax.jit(static_argnames=("attention", "remat"), compiler_options=QUICKLY)
 def run(model, given, states=(), ctx=None, *, attention=None, remat=False):
-    return model(**given, attention=attention, states=states, ctx=ctx, remat=remat)
+    out = model(**given, attention=attention, states=states, ctx=ctx, remat=remat)
+    return out.sample if attention is None else (out.sample, out.states)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from models.attention import LayerAttention
 from models.hunyuan_video import HunyuanVideoConfig
 from models.hunyuan_video.blocks import DualStreamBlock, SingleStreamBlock, modulated_norm
 from models.rope import rope_table
@@ -20,7 +21,7 @@ GRID = VideoGrid(2, 2, 3, text_len=4)
 def run(block, carry, vector, text_lengths):
     ctx = StepContext(GRID, Phase.DENSE, text_lengths=text_lengths)
     rope = tuple(jnp.asarray(part) for part in rope_table(GRID.shape, 8, axes=(2, 2, 4)))
-    return block(carry, vector, rope, pattern=Dense(), state=(), ctx=ctx)[0]
+    return block(carry, vector, rope, layer=LayerAttention(Dense(), (), ctx))[0]
 
 
 @pytest.fixture(scope="module")

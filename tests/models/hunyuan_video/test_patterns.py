@@ -32,7 +32,8 @@ def inputs():
 
 @jax.jit(static_argnames="attention")
 def run_sparse(model, inputs, states, ctx, *, attention):
-    return model(**inputs, attention=attention, states=states, ctx=ctx)
+    out = model(**inputs, attention=attention, states=states, ctx=ctx)
+    return out.sample, out.states
 
 
 def run_patterns(model, inputs, *patterns, phase=Phase.REUSE):
@@ -105,12 +106,10 @@ def test_patterns_and_states_keep_the_order_of_the_layers(model):
     grid = model.grid(inputs["hidden_states"].shape, 10)
     states = attention.init(grid, batch=2, num_heads=2, head_dim=32)
     ctx = StepContext(grid, Phase.REUSE)
-    out, new_states = jax.eval_shape(
-        lambda: model(**inputs, attention=attention, states=states, ctx=ctx)
-    )
+    out = jax.eval_shape(lambda: model(**inputs, attention=attention, states=states, ctx=ctx))
     assert traced == list(range(model.num_attention_layers)) == [0, 1, 2, 3]
-    assert [state.shape for state in new_states] == [(1,), (2,), (3,), (4,)]
-    assert out.shape == inputs["hidden_states"].shape
+    assert [state.shape for state in out.states] == [(1,), (2,), (3,), (4,)]
+    assert out.sample.shape == inputs["hidden_states"].shape
 
 
 @small

@@ -29,7 +29,7 @@ small = pytest.mark.parametrize("model", ["hunyuan_noguid"], indirect=True)  # a
 
 @jax.jit
 def run(model, inputs):
-    return model(**inputs)
+    return model(**inputs).sample
 
 
 def roundings(model, inputs, layers=None):

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from models.hunyuan_video_vae import layers
-from models.nn import GroupNorm
+from models.layers import GroupNorm
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_an_adapter_of_diffusers_gives_its_output(name):
     @jax.jit
     def run(model):
         with parity.Recorder(model, model.KEYS, replace).recording():
-            return model(**given)
+            return model(**given).sample
 
     before = weights(model)
     changed = merge_lora(model, path)

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from models.pipelines import Clip, Conditions, Denoiser, Family, read_family
 from models.pretrained import load_transformer, load_vae
 from models.text_embeddings import TextEmbeddings
+from models.transformer import TransformerOutput
 from tests import tolerances
 from tests.models import parity
 from tests.models.schedulers import recorded as schedulers
@@ -66,7 +67,7 @@ class Run:
             self.family,
             shape,
             num_steps=self.steps,
-            grid=self.family.grid(self.transformer, self.clip, self.text().prompt_embeds.shape[1]),
+            grid=self.family.grid(shape, self.text().prompt_embeds.shape[1]),
             num_heads=config.num_heads,
             head_dim=config.head_dim,
             **kwargs,
@@ -184,7 +185,7 @@ class Stub:
         self.calls.append(given)
         hidden = given["hidden_states"][self._index]
         rows = jnp.arange(1.0, len(hidden) + 1).reshape(-1, *[1] * (hidden.ndim - 1))
-        return jnp.broadcast_to(rows, hidden.shape)
+        return TransformerOutput(jnp.broadcast_to(rows, hidden.shape), given["states"])
 
 
 def predict(run: Run, conditions: Conditions) -> tuple[jax.Array, dict]:

@@ -53,7 +53,7 @@ def denoiser(family, model, attention=None):
         family,
         family.latent_shape(CLIP),
         num_steps=STEPS,
-        grid=family.grid(model, CLIP, 0),
+        grid=family.grid(family.latent_shape(CLIP), 5),
         num_heads=2,
         head_dim=16,
         attention=attention,
@@ -73,7 +73,7 @@ def test_a_run_is_the_scheduler_s_steps_along_guided_predictions(family, model, 
     assert seen == [(None, step) for step in range(1, STEPS + 1)]
     x, tables = noise(family), family.set_timesteps(STEPS)
     state = family.scheduler.init(x)
-    call = jax.jit(lambda m, **inputs: m(**inputs))
+    call = jax.jit(lambda m, **inputs: m(**inputs).sample)
     for i in range(STEPS):
         time = jnp.full((2,), tables.timesteps[i])
         out = call(

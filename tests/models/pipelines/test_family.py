@@ -13,6 +13,7 @@ from models.hunyuan_video_vae import PRESETS as HUNYUAN_VAES
 from models.pipelines import Clip, CogVideoX, Conditions, HunyuanVideo, Wan
 from models.schedulers import scheduler_from_json
 from models.tiling import Tile
+from models.transformer import TransformerOutput
 from models.wan import PRESETS
 from models.wan_vae import PRESETS as VAES
 
@@ -112,7 +113,8 @@ def test_guidance_mixes_the_rows(wan):
             self, *, hidden_states, timestep, encoder_hidden_states, attention, states, ctx
         ):
             assert hidden_states.shape[0] == timestep.shape[0] == encoder_hidden_states.shape[0]
-            return hidden_states * encoder_hidden_states.reshape(-1, 1, 1, 1, 1)
+            out = hidden_states * encoder_hidden_states.reshape(-1, 1, 1, 1, 1)
+            return TransformerOutput(out, states)
 
     x = jnp.ones((1, 1, 1, 1, 2))
     inputs = {"encoder_hidden_states": jnp.asarray([2.0, 0.5]).reshape(2, 1, 1)}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.nn import LayerNorm, RMSNorm
+from models.layers import LayerNorm, RMSNorm
 from models.wan import WanTransformer
 from sparsevdit_jax import VideoGrid
 from sparsevdit_jax.patterns import SlidingTile

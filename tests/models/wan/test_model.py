@@ -81,7 +81,7 @@ def test_every_part_is_diffusers(name, case):
 
     def loss(hidden_states):
         with recorder.recording():
-            out = model(**inputs | {"hidden_states": hidden_states})
+            out = model(**inputs | {"hidden_states": hidden_states}).sample
         outputs = {tap: recorder.outputs[tap] for tap in taps}
         return (out * arrays["cotangent"]).sum(), (out, outputs)
 
@@ -173,8 +173,8 @@ def test_remat_changes_memory_only():
     def gradient(model, hidden_states, *, remat):
         def loss(hidden_states):
             arguments = inputs | {"hidden_states": hidden_states}
-            out, _ = model(**arguments, attention=attention, states=((),), ctx=ctx, remat=remat)
-            return (out**2).mean()
+            out = model(**arguments, attention=attention, states=((),), ctx=ctx, remat=remat)
+            return (out.sample**2).mean()
 
         return jax.grad(loss)(hidden_states)
 

@@ -56,7 +56,8 @@ def roundings(model, inputs, layers=None):
 
 @jax.jit(static_argnames=("attention", "remat"))
 def run(model, inputs, *, attention=None, states=(), ctx=None, remat=False):
-    return model(**inputs, attention=attention, states=states, ctx=ctx, remat=remat)
+    out = model(**inputs, attention=attention, states=states, ctx=ctx, remat=remat)
+    return out.sample if attention is None else (out.sample, out.states)
 
 
 def small_inputs(shape, *, batch=2, text=5):

@@ -17,6 +17,14 @@ MUTANTS = [
             "the exact gelu for the approximate one",
         ),
         (
+            "y = y - y.mean((1, 3), keepdims=True)",
+            "y = y - y.mean(3, keepdims=True)",
+            "a group's mean of each pixel",
+        ),
+    ),
+    *of(
+        "models/patches.py",
+        (
             "order = (0, 1, 3, 5, 7, 2, 4, 6) if channels_first",
             "order = (0, 1, 3, 5, 7, 4, 2, 6) if channels_first",
             "frames and rows of a patch change places",
@@ -29,14 +37,6 @@ MUTANTS = [
             "spatial = 2 * (head_dim // 6)",
             "spatial = 2 * (head_dim // 8)",
             "wrong share of channels",
-        ),
-    ),
-    *of(
-        "models/nn.py",
-        (
-            "y = y - y.mean((1, 3), keepdims=True)",
-            "y = y - y.mean(3, keepdims=True)",
-            "a group's mean of each pixel",
         ),
     ),
     *of(

@@ -74,7 +74,7 @@ def problem(make, *patterns):
     def step(model, inputs):
         states = attention.init(grid, batch=2, num_heads=HEADS, head_dim=16)
         ctx = StepContext(grid, Phase.SEARCH, step=1)
-        return model(**inputs, attention=attention, states=states, ctx=ctx)[0]
+        return model(**inputs, attention=attention, states=states, ctx=ctx).sample
 
     return step, model, inputs, grid
 
