@@ -277,6 +277,8 @@ class StaticPattern(AttentionPattern):
 @functools.lru_cache(maxsize=64)
 def _static_mask(pattern: StaticPattern, grid: VideoGrid, num_heads: int) -> BlockMask:
     order, keep = pattern.token_order(grid), pattern.keep_blocks(grid, num_heads)
+    if order is None:
+        raise ValueError(f"{type(pattern).__name__} must give the token_order of its keep_blocks")
     expected = (order.num_blocks, order.num_blocks)
     if keep.ndim != 3 or keep.shape[0] not in (1, num_heads) or keep.shape[1:] != expected:
         raise ValueError(

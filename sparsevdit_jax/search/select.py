@@ -117,7 +117,7 @@ def top_blocks(scores: jax.Array, density: float, order: TokenOrder, ctx: StepCo
     """
     video = order.num_video_blocks
     count = block_budget(density if ctx.density is None else ctx.density, video)
-    room = block_budget(density if ctx.room is None else ctx.room, video)
+    room = int(block_budget(density if ctx.room is None else ctx.room, video))
     scores = jax.lax.stop_gradient(scores)
     return ranked_mask(rank_with_text(scores, order, room + order.num_text_blocks), count, order)
 
