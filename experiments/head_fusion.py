@@ -71,7 +71,9 @@ def ways(
     ctx = StepContext(config.video_grid, Phase.REUSE, kernel=KernelOptions(config.implementation))
     fused = PerHead.of(patterns)
     groups = [(p, list(heads), _state(p, len(heads), config)) for p, heads in fused.groups]
-    state = _state(fused, config.heads, config)
+    own = {tuple(heads): s for _, heads, s in groups}  # static ones that share a launch have none
+    parts = fused.parts(config.video_grid, config.heads) or ()
+    state = tuple(own.get(heads, ()) for _, heads in parts)
     single = [(p, [h], _of_head(s, i)) for p, hs, s in groups for i, h in enumerate(hs)]
     found = {
         "fused": (lambda q, k, v, s: attend(fused, q, k, v, s, ctx).out, state),
