@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparsevdit_jax import KernelOptions, Phase, SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.parallel import spread_tokens, whole
@@ -22,7 +23,7 @@ def layer_attentions(
     grid: VideoGrid,
     num_layers: int,
     num_heads: int,
-    text_lengths: jax.Array | None = None,
+    text_lengths: jax.Array | np.ndarray | None = None,
 ) -> tuple[LayerAttention, ...]:
     """What each layer attends by, from what a model was called with.
 

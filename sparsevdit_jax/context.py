@@ -4,9 +4,11 @@ import dataclasses
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from pallas_kernels._pytree import pytree, static
 from pallas_kernels._values import share, whole
+from pallas_kernels.block_mask import ArrayLike
 from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.parallel.ulysses import LocalHeads
 from sparsevdit_jax.schedule import Phase
@@ -37,7 +39,7 @@ class StepContext:
       grid: the token sequence's shape.
       phase: why this step runs.
       step: index of the denoising step, int32 scalar, from 0; the row of a `Table`.
-      text_lengths: real text tokens of each batch row, int32 [B]; None: the whole room is used.
+      text_lengths: real text tokens of each batch row; None: the whole room is used.
       kernel: how kernels are called.
       density: share of blocks that a pattern with a budget keeps in this step, float32 scalar; None:
         its own.
@@ -48,7 +50,7 @@ class StepContext:
     grid: VideoGrid = static()
     phase: Phase = static(default=Phase.REUSE)
     step: jax.Array | np.integer | int = 0
-    text_lengths: jax.Array | None = None
+    text_lengths: Int[ArrayLike, " B"] | None = None
     kernel: KernelOptions = static(default=KernelOptions())
     density: jax.Array | np.floating | float | None = None
     room: float | None = static(default=None)

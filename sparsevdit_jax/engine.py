@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from pallas_kernels._checks import check_dtype
 from sparsevdit_jax.context import StepContext
@@ -24,9 +25,9 @@ from sparsevdit_jax.schedule import Phase
 
 def attend(
     pattern: AttentionPattern,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Float[Array, "B L H D"],
+    k: Float[Array, "B L H D"],
+    v: Float[Array, "B L H D"],
     state: Any,
     ctx: StepContext,
 ) -> Attended:

@@ -3,7 +3,9 @@
 import functools
 
 import jax
+from jaxtyping import Array, Float, Float32, Int
 
+from pallas_kernels.block_mask import ArrayLike
 from sparsevdit_jax.context import KernelOptions, StepContext
 from sparsevdit_jax.engine import attend, check_inputs
 from sparsevdit_jax.grid import VideoGrid
@@ -11,17 +13,17 @@ from sparsevdit_jax.pattern import AttentionPattern
 
 
 def sparse_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Float[Array, "B L H D"],
+    k: Float[Array, "B L H D"],
+    v: Float[Array, "B L H D"],
     *,
     grid: VideoGrid,
     pattern: AttentionPattern,
-    text_lengths: jax.Array | None = None,
+    text_lengths: Int[ArrayLike, " B"] | None = None,
     scale: float | None = None,
     implementation: str | None = None,
     return_lse: bool = False,
-):
+) -> Float[Array, "B L H D"] | tuple[Float[Array, "B L H D"], Float32[Array, "B H L"]]:
     """softmax(scale q k^T) v over the token pairs that `pattern` keeps on `grid`.
 
     For patterns without state; one that searches or has a table of steps runs in a model's loop,

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32
 
 
 def merge_by_lse(
-    parts: Iterable[tuple[jax.Array, jax.Array]],
-) -> tuple[jax.Array, jax.Array]:
+    parts: Iterable[tuple[Float[Array, "B L H D"], Float32[Array, "B H L"]]],
+) -> tuple[Float32[Array, "B L H D"], Float32[Array, "B H L"]]:
     """Attention over the union of key sets: out = sum_i exp(lse_i - lse) out_i.
 
     Equal to one softmax over all the keys, up to rounding, and so are the gradients: those through

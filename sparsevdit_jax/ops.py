@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32
 
 from pallas_kernels import BlockMask, block_mass, block_sparse_attention, dense_attention
 from sparsevdit_jax.context import StepContext
@@ -34,8 +35,14 @@ def with_lengths(mask: BlockMask, q_order: Order, kv_order: Order, ctx: StepCont
 
 
 def attend_blocks(
-    q, k, v, mask: BlockMask, q_order: Order, kv_order: Order, ctx: StepContext
-) -> tuple[jax.Array, jax.Array]:
+    q: Float[Array, "B L H D"],
+    k: Float[Array, "B L H D"],
+    v: Float[Array, "B L H D"],
+    mask: BlockMask,
+    q_order: Order,
+    kv_order: Order,
+    ctx: StepContext,
+) -> tuple[Float[Array, "B L H D"], Float32[Array, "B H L"]]:
     """(out, lse f32 [B, H, L]) over the block pairs of `mask`, in raster order.
 
     Args:
@@ -61,7 +68,12 @@ def attend_blocks(
     return (out, lse) if q_order is None else (q_order.undo(out), q_order.undo(lse, axis=2))
 
 
-def attend_dense(q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
+def attend_dense(
+    q: Float[Array, "B L H D"],
+    k: Float[Array, "B L H D"],
+    v: Float[Array, "B L H D"],
+    ctx: StepContext,
+) -> tuple[Float[Array, "B L H D"], Float32[Array, "B H L"]]:
     """Exact attention among the real tokens: (out, lse f32 [B, H, L])."""
     grid, text_lengths = ctx.grid, ctx.text_lengths
     if current() is not None:
@@ -81,7 +93,13 @@ def attend_dense(q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
     return _rotate(out, back, 1), _rotate(lse, back, 2)
 
 
-def attend_across(q, k, v, *, implementation: str | None = None) -> jax.Array:
+def attend_across(
+    q: Float[Array, "B L H D"],
+    k: Float[Array, "B N H D"],
+    v: Float[Array, "B N H D"],
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "B L H D"]:
     """Dense attention of q [B, L, H, D] to another sequence's k, v [B, N, H, D], all of it real."""
     shards = current()
 
@@ -102,7 +120,13 @@ def attend_across(q, k, v, *, implementation: str | None = None) -> jax.Array:
     return run(q, k, v)[:, :length]
 
 
-def attention_mass(q, k, lse, order: TokenOrder, ctx: StepContext) -> jax.Array:
+def attention_mass(
+    q: Float[Array, "B L H D"],
+    k: Float[Array, "B L H D"],
+    lse: Float32[Array, "B H L"],
+    order: TokenOrder,
+    ctx: StepContext,
+) -> Float32[Array, "B H N N"]:
     """Attention mass of every block pair: f32 [B, H, N, N], blocks as in `order`.
 
     A row sums to the number of its real queries if `lse` f32 [B, H, L] is that of the same q and k.

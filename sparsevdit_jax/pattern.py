@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32
 
 from pallas_kernels import BlockMask
 from pallas_kernels._pytree import pytree
@@ -74,18 +75,18 @@ class Attended:
     """What attention of one layer gave.
 
     Attributes:
-      out: [B, L, H, D], dtype of q, raster order; zero for text beyond its length.
-      lse: f32 [B, H, L], natural log-sum-exp of the scaled kept logits, -inf where nothing is kept;
-        None from a pattern that is no softmax.
+      out: dtype of q, raster order; zero for text beyond its length.
+      lse: natural log-sum-exp of the scaled kept logits, -inf where nothing is kept; None from a
+        pattern that is no softmax.
       state: the pattern's new state.
-      side: [B, L, H, D], a second branch that the model combines with `out` by learned weights
+      side: a second branch that the model combines with `out` by learned weights
         (VSA's coarse attention, SLA's linear attention); None from most patterns.
     """
 
-    out: jax.Array
-    lse: jax.Array | None
+    out: Float[Array, "B L H D"]
+    lse: Float32[Array, "B H L"] | None
     state: Any
-    side: jax.Array | None = None
+    side: Float[Array, "B L H D"] | None = None
 
 
 class AttentionPattern:

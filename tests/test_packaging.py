@@ -58,7 +58,7 @@ def test_wheel_names_its_licence_and_needs_no_gpu_package(wheel):
         for row in header
         if row.startswith("Requires-Dist") and "extra ==" not in row
     }
-    assert required == {"jax", "flax", "numpy", "safetensors", "scipy"}
+    assert required == {"jax", "flax", "numpy", "safetensors", "jaxtyping", "scipy"}
 
 
 def test_wheel_works_from_elsewhere(wheel, tmp_path):

@@ -17,7 +17,7 @@ from experiments import hosts
 from experiments.new_file import written_whole
 from models.pipelines import Progress
 
-VERSION = 2
+VERSION = 3
 """Of the files: 1 noted the names of what a run had read, and not their content."""
 KEY = "run"
 """In a file's metadata, of what it is."""

@@ -1,10 +1,11 @@
 """The public operation: checks, defaults, choice of implementation."""
 
-import jax
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int32
 
 from .. import _checks, _dispatch
 from .._values import whole
+from ..block_mask import ArrayLike
 from . import mosaic_gpu, reference, xla
 
 IMPLEMENTATIONS = {
@@ -16,17 +17,17 @@ DEFAULT_ORDER = ("mosaic_gpu", "xla")
 
 
 def block_mass(
-    q: jax.Array,
-    k: jax.Array,
-    lse: jax.Array,
+    q: Float[Array, "B Lq H D"],
+    k: Float[Array, "B Lk H D"],
+    lse: Float32[Array, "B H Lq"],
     *,
     block_q: int,
     block_kv: int,
     scale: float | None = None,
-    q_lengths: jax.Array | np.ndarray | None = None,
-    kv_lengths: jax.Array | np.ndarray | None = None,
+    q_lengths: Int32[ArrayLike, "#B #H Nq"] | None = None,
+    kv_lengths: Int32[ArrayLike, "#B #H Nk"] | None = None,
     implementation: str | None = None,
-) -> jax.Array:
+) -> Float32[Array, "B H Nq Nk"]:
     """Attention mass of every block pair: sum of exp(scale q k^T - lse) over the pair's tokens.
 
     Not differentiable: it serves to choose blocks.

@@ -1,6 +1,6 @@
 """The public operation: checks, defaults, choice of implementation."""
 
-import jax
+from jaxtyping import Array, Float, Float32
 
 from .. import _checks, _dispatch
 from ..block_mask import BlockMask
@@ -16,14 +16,14 @@ DEFAULT_ORDER = ("mosaic_gpu", "triton", "xla")
 
 
 def block_sparse_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Float[Array, "B Lq H D"],
+    k: Float[Array, "B Lk H D"],
+    v: Float[Array, "B Lk H D"],
     mask: BlockMask,
     *,
     scale: float | None = None,
     implementation: str | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, "B Lq H D"], Float32[Array, "B H Lq"]]:
     """out = softmax(scale q k^T) v over the key/value blocks listed for each query block.
 
     Softmax and accumulation are float32 for every input dtype. Differentiable in q, k and v

@@ -1,8 +1,9 @@
 """The public operation: checks, defaults, choice of implementation."""
 
-import jax
+from jaxtyping import Array, Float, Float32, Int32
 
 from .. import _checks, _dispatch
+from ..block_mask import ArrayLike
 from . import cudnn, mosaic_gpu, reference, triton, xla
 
 IMPLEMENTATIONS = {
@@ -16,15 +17,15 @@ DEFAULT_ORDER = ("cudnn", "mosaic_gpu", "triton", "xla")
 
 
 def dense_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Float[Array, "B Lq H D"],
+    k: Float[Array, "B Lk H D"],
+    v: Float[Array, "B Lk H D"],
     *,
     scale: float | None = None,
-    q_lengths: jax.Array | None = None,
-    kv_lengths: jax.Array | None = None,
+    q_lengths: Int32[ArrayLike, " B"] | None = None,
+    kv_lengths: Int32[ArrayLike, " B"] | None = None,
     implementation: str | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, "B Lq H D"], Float32[Array, "B H Lq"]]:
     """out = softmax(scale q k^T) v over all real keys, with its log-sum-exp.
 
     Args:

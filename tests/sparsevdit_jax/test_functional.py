@@ -1,8 +1,14 @@
+import inspect
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pallas_kernels
+import sparsevdit_jax
+from pallas_kernels.block_sparse_attention import api
 from sparsevdit_jax import VideoGrid, sparse_attention
 from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, SlidingTile, Table
 from tests.sparsevdit_jax.patterns.test_per_head import Mean
@@ -67,3 +73,22 @@ def test_bad_inputs():
         sparse_attention(q, k.astype(jnp.bfloat16), v, grid=GRID, pattern=Dense())
     with pytest.raises(ValueError, match="no_such"):
         sparse_attention(*qkv, grid=GRID, pattern=Dense(), implementation="no_such")
+
+
+def test_few_functions_lie_between_the_call_and_the_kernel(monkeypatch):
+    """What a reader has to walk through; counted on one device, in a sparse step."""
+    walk = []
+
+    def kernel(q, k, v, mask, *, scale):
+        ours = {Path(package.__file__).parent for package in (sparsevdit_jax, pallas_kernels)}
+        for frame in inspect.stack()[1:]:
+            if ours & set(Path(frame.filename).parents):
+                walk.append(frame.function)
+        return q, jnp.zeros((q.shape[0], q.shape[2], q.shape[1]))
+
+    monkeypatch.setitem(api.IMPLEMENTATIONS, "xla", kernel)
+    q = jnp.ones((1, 32, 1, 4))
+    pattern = Diagonal(0.5, 8)
+    sparse_attention(q, q, q, grid=VideoGrid(2, 4, 4), pattern=pattern, implementation="xla")
+    assert walk[-1] == "sparse_attention"
+    assert len(walk) <= 10, walk

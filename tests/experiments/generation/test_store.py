@@ -92,7 +92,7 @@ def test_replaced_files_are_refused_by_name_and_long_values_cut_short(tmp_path):
             lambda whole: save(
                 {"x": np.zeros(2, np.float32)}, {"run": '{"step": 2, "settings": {}}'}
             ),
-            r"another version of this program \(files of version 1, here 2\); go on with that one",
+            r"another version of this program \(files of version 1, here 3\); go on with that one",
         ),
     ],
 )
