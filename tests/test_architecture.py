@@ -177,3 +177,30 @@ def test_installed_packages_belong_to_this_distribution():
     owners = importlib.metadata.packages_distributions()
     for package in PACKAGES:
         assert set(owners.get(package, [])) <= {"sparsevdit-jax"}, package
+
+
+def test_no_concrete_pattern_is_asked_for_outside_patterns():
+    """A pattern says what it is, so that a new one is a file and its test, and nothing elsewhere."""
+    concrete = {
+        node.name
+        for path in PYTHON
+        if path.parts[:2] == ("sparsevdit_jax", "patterns")
+        for node in parse(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.endswith("State")
+    }
+    assert {"AdaSpa", "Dense", "PerHead", "SlidingTile", "Table"} <= concrete
+    found = []
+    for path in PYTHON:
+        if path.parts[0] == "tests" or path.parts[:2] == ("sparsevdit_jax", "patterns"):
+            continue
+        for node in ast.walk(parse(path)):
+            asks = isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "isinstance",
+                "issubclass",
+            )
+            if (
+                asks
+                and {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)} & concrete
+            ):
+                found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    assert not found, "\n".join(found)

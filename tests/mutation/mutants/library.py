@@ -6,9 +6,9 @@ MUTANTS = [
     *of(
         "sparsevdit_jax/codec.py",
         (
-            "if package != _PACKAGE:",
-            'if not package.startswith("sparsevdit_jax"):',
-            "patterns from elsewhere are written",
+            "if found is not cls:",
+            "if found is None:",
+            "a name that leads to another class is written",
         ),
     ),
     *of(
@@ -27,8 +27,8 @@ MUTANTS = [
     *of(
         "sparsevdit_jax/functional.py",
         (
-            "if jax.tree.leaves(state) or (isinstance(pattern, Table) and pattern.num_steps > 1):",
-            "if jax.tree.leaves(state):",
+            "if jax.tree.leaves(state) or pattern.searches or pattern.num_steps not in (None, 1):",
+            "if jax.tree.leaves(state) or pattern.searches:",
             "a table of several steps runs its first",
         ),
     ),
@@ -84,10 +84,19 @@ MUTANTS = [
         ),
     ),
     *of(
-        "sparsevdit_jax/parallel/heads.py",
+        "sparsevdit_jax/merge.py",
+        ("    top = jnp.where(jnp.isfinite(top), top, 0)\n", "", "NaN where no set has a key"),
         (
-            "places = jnp.argsort(deal)[:num_heads]",
-            "places = jnp.asarray(deal)[:num_heads]",
+            "total = sum(weights[1:], weights[0])",
+            "total = weights[0]",
+            "the first set's weight alone",
+        ),
+    ),
+    *of(
+        "sparsevdit_jax/parallel/ulysses.py",
+        (
+            "back = jnp.argsort(jnp.asarray(layout))[:num_heads]",
+            "back = jnp.asarray(layout)[:num_heads]",
             "heads go back by the wrong permutation",
             f"{EIGHT_DEVICES}[check_attention]",
         ),
@@ -103,11 +112,6 @@ MUTANTS = [
     ),
     *of(
         "sparsevdit_jax/parallel/ring.py",
-        (
-            "    top = jnp.where(jnp.isfinite(top), top, 0)\n",
-            "",
-            "NaN where no device has a key",
-        ),
         (
             "counts = jnp.where(full, np.int32(share), inside.sum(-1, dtype=np.int32))",
             "counts = inside.sum(-1, dtype=np.int32)",
@@ -196,8 +200,8 @@ MUTANTS = [
     *of(
         "sparsevdit_jax/offline/measurements.py",
         (
-            "if online and Phase.SEARCH in phases:",
-            "if Phase.SEARCH in phases:",
+            "exact = {Phase.DENSE, Phase.FIRST_SEARCH} if online else {Phase.DENSE}",
+            "exact = {Phase.DENSE, Phase.FIRST_SEARCH}",
             "the first search is left out of every run",
         ),
         (

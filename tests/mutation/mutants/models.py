@@ -100,13 +100,13 @@ MUTANTS = [
     *of(
         "models/stack.py",
         (
-            "implementation = None if ctx is None else ctx.implementation",
-            "implementation = None",
+            "kernel = KernelOptions() if ctx is None else ctx.kernel",
+            "kernel = KernelOptions()",
             "dense attention ignores the implementation",
         ),
         (
-            "grid, Phase.DENSE, text_lengths=text_lengths, implementation=implementation",
-            "grid, Phase.DENSE, implementation=implementation",
+            "grid, Phase.DENSE, text_lengths=text_lengths, kernel=kernel",
+            "grid, Phase.DENSE, kernel=kernel",
             "dense attention attends to padding",
         ),
     ),

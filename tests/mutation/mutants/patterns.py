@@ -1,28 +1,23 @@
 """Mistakes in sparsevdit_jax: patterns, and what every step goes through."""
 
-from ..mutant import of
+from ..mutant import EIGHT_DEVICES, of
 
 MUTANTS = [
     *of(
         "sparsevdit_jax/patterns/adaspa.py",
         (
-            "lambda: AdaSpaState(lse, self.search(q, k, lse, ctx), jnp.ones((), bool)),",
-            "lambda: AdaSpaState(lse, self.search(q, k, lse, ctx), state.searched),",
+            "        return AdaSpaState(lse, self.search(q, k, lse, ctx))",
+            "        return AdaSpaState(lse, state.mask)",
             "the first search is forgotten",
         ),
         (
-            "counts = jnp.broadcast_to(counts[..., None] + text, scores.shape[:-1])",
-            "counts = jnp.broadcast_to(counts[..., None], scores.shape[:-1])",
-            "text takes the place of video blocks",
-        ),
-        (
-            "kept = kept.sum((-1, -2)) + mass[:, :, video:].sum((-1, -2))",
-            "kept = kept.sum((-1, -2))",
+            "kept = kept + mass[:, :, video:].sum((-1, -2))",
+            "kept = kept + 0",
             "recall leaves out the text rows",
         ),
         (
-            "dataclasses.replace(state, lse=lse, mask=self.search(q, k, lse, ctx))",
-            "dataclasses.replace(state, mask=self.search(q, k, lse, ctx))",
+            "state = AdaSpaState(lse, self.search(q, k, lse, ctx))",
+            "state = AdaSpaState(state.lse, self.search(q, k, lse, ctx))",
             "the lse of a later search is not kept",
         ),
     ),
@@ -33,14 +28,14 @@ MUTANTS = [
     *of(
         "sparsevdit_jax/patterns/per_head.py",
         (
-            "[len(hs) for hs, _ in group]).take_heads(rank)",
-            "[len(hs) for hs, _ in group]).take_heads(np.argsort(rank))",
+            "[len(hs) for _, hs in plans]).take_heads(rank)",
+            "[len(hs) for _, hs in plans]).take_heads(np.argsort(rank))",
             "merged heads go through the inverse permutation",
         ),
         (
-            "return _join(outs, 2), lse, states",
-            "return _join(outs, 2), lse, state",
-            "the groups' new states are dropped",
+            "return mask, tuple(distinct), which[rank].astype(np.int32)",
+            "return mask, tuple(distinct), which.astype(np.int32)",
+            "heads of several orders take another's",
         ),
     ),
     *of(
@@ -55,11 +50,11 @@ MUTANTS = [
     *of(
         "sparsevdit_jax/patterns/table.py",
         (
-            "order_of[i] = orders.index(plan.order)",
+            "order_of[i] = orders.index(plan.q_order)",
             "order_of[i] = 0",
             "every pattern runs in the first one's order",
         ),
-        ("counts[i] = count * plan.full", "counts[i] = count", "Skip in a table is dense"),
+        ("elif not plan.mask.is_empty:", "else:", "Skip in a table lists a block"),
     ),
     *of(
         "sparsevdit_jax/patterns/vertical_stripe.py",
@@ -71,7 +66,7 @@ MUTANTS = [
     ),
     *of(
         "sparsevdit_jax/patterns/skip.py",
-        ("AttentionPlan(None, full=False)", "AttentionPlan(None)", "Skip attends to all"),
+        ("AttentionPlan.nothing(grid)", "AttentionPlan.everything(grid)", "Skip attends to all"),
     ),
     *of(
         "sparsevdit_jax/pattern.py",
@@ -98,14 +93,14 @@ MUTANTS = [
         ),
     ),
     *of(
-        "sparsevdit_jax/launch.py",
+        "sparsevdit_jax/ops.py",
         (
             "back = grid.num_video_tokens if grid.text_first else 0",
             "back = grid.text_len if grid.text_first else 0",
             "text that stood first is turned the same way twice",
         ),
         (
-            "block_kv=order.block,\n        scale=ctx.scale,",
+            "block_kv=order.block,\n        scale=scale,",
             "block_kv=order.block,\n        scale=None,",
             "block mass ignores the scale",
         ),
@@ -113,19 +108,46 @@ MUTANTS = [
     *of(
         "sparsevdit_jax/schedule.py",
         (
-            "step + self.first_step in self.search_steps",
-            "step in self.search_steps",
+            "number = step + self.first_step",
+            "number = step",
             "search steps are counted from 0",
         ),
         (
-            "exact = phase is Phase.DENSE or (search and not searched)",
-            "exact = phase is Phase.DENSE",
+            "Phase.FIRST_SEARCH: 1.5,",
+            "Phase.FIRST_SEARCH: density + 0.5,",
             "the first search costs a sparse step",
         ),
+    ),
+    *of(
+        "sparsevdit_jax/context.py",
         (
             "values.max() > grid.text_len",
             "values.max() > grid.text_len + 1",
             "text longer than its room",
+        ),
+        (
+            "return x if self.heads is None else self.heads.gather(x, axis)",
+            "return x",
+            "heads of one device trade among themselves",
+            EIGHT_DEVICES + "[check_attention]",
+        ),
+    ),
+    *of(
+        "sparsevdit_jax/engine.py",
+        (
+            "if ctx.phase is Phase.DENSE and not pattern.sees_dense_steps:",
+            "if ctx.phase is Phase.DENSE:",
+            "a dense step is not recorded",
+        ),
+        (
+            "order = np.argsort(np.concatenate([heads for _, heads in parts]))",
+            "order = np.concatenate([heads for _, heads in parts])",
+            "heads of parts go back by the wrong permutation",
+        ),
+        (
+            "lse = jnp.concatenate(lses, 1) if len(lses) == len(done) else None",
+            "lse = jnp.concatenate(lses, 1)",
+            "an lse of some of the heads is given out for all",
         ),
     ),
     *of(
@@ -154,9 +176,19 @@ MUTANTS = [
             "more than half of the heads give",
         ),
         (
-            "num_blocks - count, count - 1)",
-            "num_blocks - count)",
+            "delta = min(round_half_up(count / 2), num_blocks - count, count - 1)",
+            "delta = min(round_half_up(count / 2), num_blocks - count)",
             "a head may be left without a block",
+        ),
+        (
+            "counts[..., None] + np.int32(text), ranked.shape[:-1])",
+            "counts[..., None], ranked.shape[:-1])",
+            "text takes the place of video blocks",
+        ),
+        (
+            "count = block_budget(density if ctx.density is None else ctx.density, video)",
+            "count = block_budget(density, video)",
+            "a schedule's density is not followed",
         ),
         (
             "delta = min(density / 2, 1 - density)",
