@@ -1,11 +1,19 @@
-"""What a layer attends by."""
+"""What a layer attends by, and the modules that attend by it."""
+
+import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import nnx
 
-from models.attention import LayerAttention
+from models.attention import Attended, Attention, JointAttention, LayerAttention
+from models.checkpoint import load_weights, parameter_names, save_weights
+from models.layers import LayerNorm, RMSNorm
 from sparsevdit_jax import Phase, StepContext, VideoGrid
-from sparsevdit_jax.patterns import AdaSpa
+from sparsevdit_jax.patterns import AdaSpa, Dense, SlidingTile
+from tests import tolerances
 
 GRID = VideoGrid(2, 4, 4)
 
@@ -22,3 +30,151 @@ def test_a_layer_attends_as_its_pattern_does(key):
     jax.tree.map(np.testing.assert_array_equal, attended.state, after)
     assert bool(attended.state.searched)
     assert attended.side is None
+
+
+def layer_of(pattern=None, state=(), phase=Phase.REUSE):
+    return LayerAttention(pattern or Dense(), state, StepContext(GRID, phase))
+
+
+@pytest.fixture(scope="module")
+def x():
+    return jax.random.normal(jax.random.key(0), (2, GRID.num_tokens, 16))
+
+
+@jax.jit
+def attend(module, x, layer, rope=None):
+    return module(x, layer, rope=rope)
+
+
+def test_full_windows_are_dense_and_the_module_holds_no_state(x):
+    module = Attention(16, 2, rngs=nnx.Rngs(0))
+    before = jax.tree.map(jnp.copy, nnx.state(module))
+    dense, _ = attend(module, x, layer_of())
+    sparse, _ = attend(module, x, layer_of(SlidingTile((2, 2, 2), (1, 2, 2))))
+    assert dense.shape == x.shape
+    np.testing.assert_allclose(sparse, dense, rtol=1e-4, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(module), before)
+
+
+def test_the_pattern_s_state_comes_back(x):
+    pattern = AdaSpa(0.5, 8)
+    state = pattern.init(GRID, batch=2, num_heads=2, head_dim=8)
+    module = Attention(16, 2, qk_norm=None, bias=False, rngs=nnx.Rngs(0))
+    _, state = attend(module, x, layer_of(pattern, state, Phase.SEARCH))
+    assert bool(state.searched)
+    assert module.norm_q is module.norm_k is module.to_q.bias is None
+
+
+def test_rope_turns_q_and_k_only(x):
+    """By half a turn both change their sign, which their product does not."""
+    module = Attention(16, 2, rngs=nnx.Rngs(0))
+    half = -jnp.ones((GRID.num_tokens, 4)), jnp.zeros((GRID.num_tokens, 4))
+    plain, turned = attend(module, x, layer_of())[0], attend(module, x, layer_of(), half)[0]
+    np.testing.assert_allclose(turned, plain, rtol=1e-5, atol=1e-6)
+    some = (half[0].at[4:].set(1.0), half[1])
+    assert np.abs(attend(module, x, layer_of(), some)[0] - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "norm", "channels"),
+    [
+        ("rms_norm", RMSNorm, 8),
+        ("rms_norm_across_heads", RMSNorm, 16),
+        ("layer_norm", LayerNorm, 8),
+    ],
+)
+def test_q_and_k_have_norms_of_their_own(x, kind, norm, channels):
+    module = Attention(16, 2, qk_norm=kind, rngs=nnx.Rngs(0))
+    for part, factor in ((module.norm_q, 2.0), (module.norm_k, 3.0)):
+        assert isinstance(part, norm)
+        part.scale.set_value(jnp.full(channels, factor))
+    q, k, v = jax.jit(lambda module, x: module.project(x))(module, x)
+    mean = (0, 1) if kind == "rms_norm_across_heads" else (0, 1, 2)
+    sizes = [np.sqrt(np.square(part).mean(mean)).mean() for part in (q, k)]
+    np.testing.assert_allclose(sizes, [2, 3], rtol=0.05)
+    np.testing.assert_array_equal(v, module.to_v(x).reshape(v.shape))
+
+
+def test_one_matrix_for_q_k_and_v_is_three(x):
+    three = Attention(16, 2, rngs=nnx.Rngs(0))
+    one = Attention(16, 2, fused=True, rngs=nnx.Rngs(1))
+    for part in ("kernel", "bias"):
+        parts = [getattr(linear, part)[...] for linear in (three.to_q, three.to_k, three.to_v)]
+        getattr(one.to_qkv, part).set_value(jnp.concatenate(parts, -1))
+    for got, want in zip(one.project(x), three.project(x), strict=True):
+        tolerances.assert_rounding_apart(got, want, 8 + 12, "projected")
+
+
+def test_text_has_weights_of_its_own(key):
+    """With the video's weights in their place, it is one sequence."""
+    alone = Attention(16, 2, rngs=nnx.Rngs(0))
+    joint = JointAttention(16, 2, rngs=nnx.Rngs(1))
+    pairs = {
+        "to_q": "add_q_proj",
+        "to_k": "add_k_proj",
+        "to_v": "add_v_proj",
+        "to_out": "to_add_out",
+    }
+    for name, other in (pairs | {"norm_q": "norm_added_q", "norm_k": "norm_added_k"}).items():
+        for target in (name, other):
+            nnx.update(getattr(joint, target), nnx.state(getattr(alone, name)))
+    grid = VideoGrid(2, 4, 4, text_len=3)
+    layer = LayerAttention(Dense(), (), StepContext(grid))
+    tokens = jax.random.normal(key, (1, grid.num_tokens, 16))
+    video, text, state = jax.jit(lambda m, *streams: m(*streams, layer))(
+        joint, tokens[:, :32], tokens[:, 32:]
+    )
+    want, _ = attend(alone, tokens, layer)
+    tolerances.assert_rounding_apart(jnp.concatenate([video, text], 1), want, 60, "streams")
+    assert state == ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoBranches(LayerAttention):
+    """A layer whose side branch is the mean of the values."""
+
+    def attend(self, q, k, v):
+        attended = super().attend(q, k, v)
+        side = jnp.broadcast_to(v.mean(1, keepdims=True), v.shape)
+        return Attended(attended.out, side, attended.state)
+
+
+class Gate(nnx.Module):
+    """main + gate(hidden) * side, with a gate for each channel (as VSA has it)."""
+
+    def __init__(self, dim, rngs):
+        self.to_gate = nnx.Linear(dim, dim, use_bias=False, rngs=rngs)
+
+    def __call__(self, main, side, hidden):
+        return main + self.to_gate(hidden).reshape(main.shape) * side
+
+
+def test_combine_joins_the_side_branch_and_learns(x, tmp_path):
+    layer = TwoBranches(Dense(), (), StepContext(GRID))
+    module = Attention(16, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"Dense\(.* has a side branch, but .* combine=None"):
+        module(x, layer)
+    plain, _ = attend(module, x, layer_of())
+    module.combine = Gate(16, nnx.Rngs(1))
+    np.testing.assert_array_equal(attend(module, x, layer_of())[0], plain)  # no side, no gate
+
+    run = jax.jit(lambda module, x: module(x, layer)[0])
+    mean = module.project(x)[2].mean(1, keepdims=True)
+    gate = module.combine.to_gate(x).reshape(2, 32, 2, 8)
+    want = plain + (gate * mean).reshape(x.shape) @ module.to_out.kernel[...]
+    tolerances.assert_rounding_apart(run(module, x), want, 60, "both branches")
+    gradient = jax.jit(jax.grad(lambda module: (run(module, x) ** 2).sum()))(module)
+    assert float(jnp.abs(gradient.combine.to_gate.kernel[...]).max()) > 1e-3
+
+    assert "combine.to_gate.kernel" in parameter_names(module)
+    save_weights(tmp_path / "gated.safetensors", module, config={})
+    other = Attention(16, 2, combine=Gate(16, nnx.Rngs(2)), rngs=nnx.Rngs(3))
+    load_weights(tmp_path / "gated.safetensors", other)
+    np.testing.assert_array_equal(run(other, x), run(module, x))
+
+
+def test_what_is_no_attention_is_refused():
+    with pytest.raises(ValueError, match="dim=16 must be a multiple of num_heads=3"):
+        Attention(16, 3, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="qk_norm='l2' must be None or one of rms_norm, "):
+        Attention(16, 2, qk_norm="l2", rngs=nnx.Rngs(0))
