@@ -47,5 +47,5 @@ def layer_inputs(
     times = jnp.full((len(x),), t, jnp.float32)
     label = jnp.asarray(label, jnp.int32)
     layers = _tapped(model, x, times, label, states, ctx, attention=attention)
-    dtype = model.blocks[0].dtype
+    dtype = model.blocks[0].attn.operands
     return [tuple(a.swapaxes(1, 2).astype(dtype) for a in layer) for layer in layers]

@@ -1,5 +1,8 @@
 """Video diffusion transformers in Flax NNX; each works dense and takes an attention pattern per layer."""
 
+from .attention import Attention as Attention
+from .attention import JointAttention as JointAttention
+from .attention import LayerAttention as LayerAttention
 from .lora import check_loras as check_loras
 from .lora import merge_lora as merge_lora
 from .lora import merge_loras as merge_loras

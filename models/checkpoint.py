@@ -12,9 +12,15 @@ from safetensors.numpy import save_file
 
 
 def parameter_names(module: nnx.Module) -> dict[str, nnx.Param]:
-    """Every parameter of `module` by its dotted path, such as "blocks.0.qkv.kernel"."""
-    leaves = nnx.to_flat_state(nnx.state(module, nnx.Param))
-    return {".".join(map(str, path)): leaf for path, leaf in leaves}
+    """Every parameter of `module` by its name in a file: its dotted path, such as "blocks.0.up.kernel", in which the
+    parts that the module's `FILE_NAMES` lists are replaced."""
+    names = {}
+    for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        name = ".".join(map(str, path))
+        for ours, stored in getattr(module, "FILE_NAMES", {}).items():
+            name = name.replace(ours, stored)
+        names[name] = leaf
+    return names
 
 
 def save_weights(path: str | Path, module: nnx.Module, *, config: dict, dtype=None) -> None:

@@ -190,7 +190,9 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., dim] of any dtype to the same."""
-        return rms_norm(x, self.scale[...].astype(jnp.float32), eps=self.eps).astype(x.dtype)
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+        return (y * _last(self.scale, y)).astype(x.dtype)
 
 
 class GroupNorm(nnx.Module):
@@ -213,13 +215,6 @@ class GroupNorm(nnx.Module):
 def _last(parameter: nnx.Param, like: jax.Array) -> jax.Array:
     value = parameter[...].astype(jnp.float32)
     return value.reshape((1,) * (like.ndim - 1) + (-1,))
-
-
-def rms_norm(x: jax.Array, weight: jax.Array, *, eps: float = 1e-6) -> jax.Array:
-    """x / rms(x) * weight over the last axis, in float32; `weight` has the last axis' size."""
-    x = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
-    return x * scale * weight.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def layer_norm(x: jax.Array, *, eps: float = 1e-6) -> jax.Array:

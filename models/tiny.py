@@ -10,6 +10,7 @@ relative positions, each token is told how far it is from the canvas' six border
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,9 @@ from sparsevdit_jax.parallel import join
 from sparsevdit_jax.parallel.mesh import current
 
 from . import checkpoint, layers
-from .attention import LayerAttention
+from .attention import Attention, LayerAttention
 from .patches import patchify, token_shape, unpatchify
-from .rope import apply_rope, as_arrays, rope_table
+from .rope import as_arrays, rope_table
 from .stack import layer_attentions, loop_blocks, run_blocks
 from .transformer import Transformer, TransformerOutput
 
@@ -77,15 +78,17 @@ class Block(nnx.Module):
 
     def __init__(self, config: TinyConfig, *, dtype, rngs: nnx.Rngs):
         dim = config.dim
-        self.num_heads = config.num_heads
-        self.qkv = linear(dim, 3 * dim, dtype, rngs)
-        self.out = linear(dim, dim, dtype, rngs)
+        self.attn = Attention(
+            dim,
+            config.num_heads,
+            fused=True,
+            operands=dtype,
+            kernel_init=nnx.initializers.xavier_uniform(),
+            rngs=rngs,
+        )
         self.up = linear(dim, config.mlp_ratio * dim, dtype, rngs)
         self.down = linear(config.mlp_ratio * dim, dim, dtype, rngs)
-        self.q_scale = nnx.Param(jnp.ones((config.head_dim,), jnp.float32))
-        self.k_scale = nnx.Param(jnp.ones((config.head_dim,), jnp.float32))
         self.modulation = nnx.Param(jnp.zeros((6, dim), jnp.float32))
-        self.dtype = dtype
 
     def __call__(self, x, modulation, rope, *, layer: LayerAttention):
         """One block.
@@ -102,14 +105,10 @@ class Block(nnx.Module):
         table = modulation + self.modulation[...][None]
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (table[:, i : i + 1] for i in range(6))
         h = layers.layer_norm(x) * (1 + scale) + shift
-        q, k, v = jnp.split(self.qkv(h).reshape(*x.shape[:2], 3 * self.num_heads, -1), 3, 2)
-        q = apply_rope(layers.rms_norm(q, self.q_scale[...]), rope).astype(self.dtype)
-        k = apply_rope(layers.rms_norm(k, self.k_scale[...]), rope).astype(self.dtype)
-        v = v.astype(self.dtype)
-        attended = layer.attend(q, k, v)
-        x = x + gate * self.out(attended.out.reshape(x.shape))
+        h, state = self.attn(h, layer, rope=rope)
+        x = x + gate * h
         h = layers.layer_norm(x) * (1 + mlp_scale) + mlp_shift
-        return x + mlp_gate * self.down(jax.nn.gelu(self.up(h), approximate=True)), attended.state
+        return x + mlp_gate * self.down(jax.nn.gelu(self.up(h), approximate=True)), state
 
 
 def border_features(shape: tuple[int, int, int]) -> np.ndarray:
@@ -129,6 +128,14 @@ class TinyVideoDiT(Transformer):
       config: sizes.
       dtype: of the operands of matmuls and attention; weights, sums and norms are float32.
     """
+
+    FILE_NAMES: ClassVar = {
+        ".attn.to_qkv.": ".qkv.",
+        ".attn.to_out.": ".out.",
+        ".attn.norm_q.scale": ".q_scale",
+        ".attn.norm_k.scale": ".k_scale",
+    }
+    """Parts of parameters' names that are others in files (`models.checkpoint`)."""
 
     def __init__(self, config: TinyConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import sampling
+from models import Attention, LayerAttention, sampling
 from models import schedulers as solvers
 from models.tiny import TinyConfig, TinyVideoDiT
 from pallas_kernels import (
@@ -33,7 +33,6 @@ from sparsevdit_jax import (
     sparse_attention,
 )
 from sparsevdit_jax.distill import Prediction, distillation_loss
-from sparsevdit_jax.modules import SparseSelfAttention
 from sparsevdit_jax.offline.probe import Probe
 from sparsevdit_jax.offline.rules import SparseVditRule
 from sparsevdit_jax.patterns import (
@@ -192,14 +191,13 @@ def test_metrics_distillation_and_the_layer():
         both = Prediction(a, (a,))
         return distillation_loss(both, both, a, grid=VideoGrid(3, 4, 4))
 
-    layer = nnx.eval_shape(lambda: SparseSelfAttention(16, 2, rngs=nnx.Rngs(0)))
-    call = jax.eval_shape(
-        lambda layer, x: layer(x, BANDS[0], (), StepContext(GRID)), layer, f32(1, 53, 16)
-    )
+    attention = nnx.eval_shape(lambda: Attention(16, 2, rngs=nnx.Rngs(0)))
+    layer = LayerAttention(BANDS[0], (), StepContext(GRID))
+    call = jax.eval_shape(lambda attend, x: attend(x, layer), attention, f32(1, 53, 16))
     frames = jax.eval_shape(lambda a: (metrics.psnr(a, a), metrics.ssim(a, a)), f32(2, 12, 12, 3))
     densities = [metrics.density(PATTERNS[n], GRID, num_heads=2) for n in ("adaspa", "table")]
     q = f32(1, GRID.num_tokens, 2, 8)
-    assert_narrow((jax.eval_shape(measured, q), call, frames, densities, layer))
+    assert_narrow((jax.eval_shape(measured, q), call, frames, densities, attention))
     assert_narrow(jax.eval_shape(jax.value_and_grad(loss, has_aux=True), f32(1, 48, 2, 8)))
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from pallas_kernels import BlockMask
 from sparsevdit_jax import AttentionPattern, AttentionPlan, TokenOrder, TokenPermutation
@@ -69,3 +70,34 @@ class WithMean(TopK):
     def side(self, q, k, v, plan, ctx):
         del q, k, plan, ctx
         return jnp.broadcast_to(v.mean(1, keepdims=True), v.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithLinear(TopK):
+    """`TopK`, and linear attention beside it (as SLA has it, without its choice of blocks)."""
+
+    def side(self, q, k, v, plan, ctx):
+        q, k = (jax.nn.softmax(x, axis=-1) for x in (q, k))
+        total = jnp.einsum("bqhd,bhd->bqh", q, k.sum(1))
+        return jnp.einsum("bqhd,bkhd,bkhe->bqhe", q, k, v) / total[..., None]
+
+
+class Gate(nnx.Module):
+    """main + gate(hidden) * side, with a gate for each channel (as VSA has it)."""
+
+    def __init__(self, dim, *, rngs):
+        self.to_gate = nnx.Linear(dim, dim, use_bias=False, rngs=rngs)
+
+    def __call__(self, main, side, hidden):
+        return main + self.to_gate(hidden).reshape(main.shape) * side
+
+
+class Project(nnx.Module):
+    """main + projection(side), one for all heads (as SLA has it)."""
+
+    def __init__(self, dim, *, rngs, num_heads=2):
+        size = dim // num_heads
+        self.proj = nnx.Linear(size, size, use_bias=False, rngs=rngs)
+
+    def __call__(self, main, side, hidden):
+        return main + self.proj(side)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .. import layers
-from ..attention import LayerAttention
-from ..layers import gelu_tanh, modulate, silu, split_heads
-from ..rope import Rope, apply_rope
+from ..attention import Attention, LayerAttention
+from ..layers import gelu_tanh, modulate, silu
+from ..rope import Rope
 from .config import CogVideoXConfig
 
 
@@ -41,42 +41,19 @@ class ModulatedNorm(nnx.Module):
         return modulate(self.norm(x), shift, scale), gate
 
 
-class Attention(nnx.Module):
-    """Joint attention with layer norms over each head of q and k, text included."""
-
-    def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
-        self.num_heads = config.num_heads
-        dim, bias = config.dim, config.attention_bias
-        self.to_q = layers.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-        self.to_k = layers.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-        self.to_v = layers.Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-        self.norm_q = layers.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
-        self.norm_k = layers.LayerNorm(config.head_dim, eps=1e-6, dtype=dtype)
-        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-
-    def __call__(
-        self,
-        x: jax.Array,
-        rope: Rope | None,
-        *,
-        layer: LayerAttention,
-    ) -> tuple[jax.Array, Any]:
-        """[B, L, dim] to the same, and the pattern's new state."""
-        q = self.norm_q(split_heads(self.to_q(x), self.num_heads))
-        k = self.norm_k(split_heads(self.to_k(x), self.num_heads))
-        v = split_heads(self.to_v(x), self.num_heads)
-        if rope is not None:
-            q, k = apply_rope(q, rope), apply_rope(k, rope)
-        attended = layer.attend(q, k, v)
-        return self.to_out(attended.out.reshape(x.shape)), attended.state
-
-
 class Block(nnx.Module):
     """One transformer block (diffusers' CogVideoXBlock)."""
 
     def __init__(self, config: CogVideoXConfig, *, dtype, rngs: nnx.Rngs):
         self.norm1 = ModulatedNorm(config, dtype=dtype, rngs=rngs)
-        self.attn1 = Attention(config, dtype=dtype, rngs=rngs)
+        self.attn1 = Attention(
+            config.dim,
+            config.num_heads,
+            qk_norm="layer_norm",
+            bias=config.attention_bias,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.norm2 = ModulatedNorm(config, dtype=dtype, rngs=rngs)
         dim = config.dim
         self.ff = layers.MLP(dim, 4 * dim, dim, gelu_tanh, dtype=dtype, rngs=rngs)
@@ -92,7 +69,7 @@ class Block(nnx.Module):
         """[B, L, dim], text first, to the same; and the pattern's new state."""
         text_len = layer.ctx.grid.text_len
         h, gate = self.norm1(x, vector, text_len)
-        h, state = self.attn1(h, rope, layer=layer)
+        h, state = self.attn1(h, layer, rope=rope)
         x = x + gate * h
         h, gate = self.norm2(x, vector, text_len)
         return x + gate * self.ff(h), state

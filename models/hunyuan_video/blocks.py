@@ -10,12 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sparsevdit_jax.parallel import join
-
 from .. import layers
-from ..attention import LayerAttention
-from ..layers import gelu_tanh, split_heads
-from ..rope import Rope, apply_rope
+from ..attention import Attention, JointAttention, LayerAttention
+from ..layers import gelu_tanh
+from ..rope import Rope
 from .config import HunyuanVideoConfig
 
 EPS = 1e-6  # of every norm of this model
@@ -42,79 +40,6 @@ def modulated_norm(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Arra
     return layers.modulate(layers.layer_norm(x, eps=EPS).astype(x.dtype), shift, scale)
 
 
-class _Attention(nnx.Module):
-    """The parameters that both kinds of attention have in common; q and k are RMS-normed in each head."""
-
-    def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
-        dim, head_dim = config.dim, config.head_dim
-        self.num_heads = config.num_heads
-        self.to_q = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_k = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_v = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.norm_q = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
-        self.norm_k = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
-
-    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """q, k and v [B, L, H, D] of x [B, L, dim], normed."""
-        q = self.norm_q(split_heads(self.to_q(x), self.num_heads))
-        k = self.norm_k(split_heads(self.to_k(x), self.num_heads))
-        return q, k, split_heads(self.to_v(x), self.num_heads)
-
-
-class SingleAttention(_Attention):
-    """Attention of one sequence [video, text] through a pattern.
-
-    Source: diffusers' Attention with HunyuanVideoAttnProcessor2_0 and pre_only (no projection after).
-    """
-
-    def __call__(self, x: jax.Array, rope: Rope, *, layer: LayerAttention) -> tuple[jax.Array, Any]:
-        """[B, L, dim] to the same, and the pattern's new state; `rope` has the video's rows only."""
-        q, k, v = self.project(x)
-        attended = layer.attend(apply_rope(q, rope), apply_rope(k, rope), v)
-        return attended.out.reshape(x.shape), attended.state
-
-
-class DualAttention(_Attention):
-    """Attention of [video, text] whose text has projections and norms of its own, and both one after.
-
-    Source: diffusers' Attention with HunyuanVideoAttnProcessor2_0 and added projections.
-    """
-
-    def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
-        super().__init__(config, dtype=dtype, rngs=rngs)
-        dim, head_dim = config.dim, config.head_dim
-        self.add_q_proj = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.add_k_proj = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.add_v_proj = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.norm_added_q = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
-        self.norm_added_k = layers.RMSNorm(head_dim, eps=EPS, dtype=dtype)
-        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_add_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-
-    def project_text(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """`project` with the text's weights."""
-        q = self.norm_added_q(split_heads(self.add_q_proj(x), self.num_heads))
-        k = self.norm_added_k(split_heads(self.add_k_proj(x), self.num_heads))
-        return q, k, split_heads(self.add_v_proj(x), self.num_heads)
-
-    def __call__(
-        self,
-        video: jax.Array,
-        text: jax.Array,
-        rope: Rope,
-        *,
-        layer: LayerAttention,
-    ) -> tuple[jax.Array, jax.Array, Any]:
-        """What video [B, Lv, dim] and text [B, Lt, dim] take from both, and the pattern's new state."""
-        q, k, v = (
-            join(*pair) for pair in zip(self.project(video), self.project_text(text), strict=True)
-        )
-        attended = layer.attend(apply_rope(q, rope), apply_rope(k, rope), v)
-        out = attended.out.reshape(*attended.out.shape[:2], -1)
-        tokens = video.shape[1]
-        return self.to_out(out[:, :tokens]), self.to_add_out(out[:, tokens:]), attended.state
-
-
 class DualStreamBlock(nnx.Module):
     """Modulated joint attention, then a modulated feed-forward layer for video and for text.
 
@@ -126,7 +51,7 @@ class DualStreamBlock(nnx.Module):
         dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
         self.norm1 = Modulation(dim, 6, dtype=dtype, rngs=rngs)
         self.norm1_context = Modulation(dim, 6, dtype=dtype, rngs=rngs)
-        self.attn = DualAttention(config, dtype=dtype, rngs=rngs)
+        self.attn = JointAttention(dim, config.num_heads, eps=EPS, dtype=dtype, rngs=rngs)
         self.ff = layers.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
         self.ff_context = layers.MLP(dim, hidden, dim, gelu_tanh, dtype=dtype, rngs=rngs)
 
@@ -156,8 +81,8 @@ class DualStreamBlock(nnx.Module):
         video_out, text_out, state = self.attn(
             modulated_norm(video, shift, scale),
             modulated_norm(text, t_shift, t_scale),
-            rope,
-            layer=layer,
+            layer,
+            rope=rope,
         )
         video = video + gate * video_out
         text = text + t_gate * text_out
@@ -176,7 +101,7 @@ class SingleStreamBlock(nnx.Module):
     def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
         dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
         self.norm = Modulation(dim, 3, dtype=dtype, rngs=rngs)
-        self.attn = SingleAttention(config, dtype=dtype, rngs=rngs)
+        self.attn = Attention(dim, config.num_heads, eps=EPS, out=False, dtype=dtype, rngs=rngs)
         self.proj_mlp = layers.Linear(dim, hidden, dtype=dtype, rngs=rngs)
         self.proj_out = layers.Linear(dim + hidden, dim, dtype=dtype, rngs=rngs)
 
@@ -191,7 +116,7 @@ class SingleStreamBlock(nnx.Module):
         """One block: x [B, L, dim], video and then text; the rest as in `DualStreamBlock`."""
         shift, scale, gate = self.norm(vector)
         h = modulated_norm(x, shift, scale)
-        out, state = self.attn(h, rope, layer=layer)
+        out, state = self.attn(h, layer, rope=rope)
         joined = jnp.concatenate([out, gelu_tanh(self.proj_mlp(h))], -1)
         return x + gate * self.proj_out(joined), state
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .. import layers
-from ..layers import silu, split_heads
+from ..attention import Projections
+from ..layers import silu
 from .blocks import EPS, Modulation
 from .conditioning import ConditionEmbedding
 from .config import HunyuanVideoConfig
@@ -13,7 +14,7 @@ from .config import HunyuanVideoConfig
 _MLP_RATIO = 4  # fixed in the original, whatever the config's mlp_ratio
 
 
-class RefinerAttention(nnx.Module):
+class RefinerAttention(Projections):
     """Multi-head attention of the text alone, under a mask that may be no prefix.
 
     Written out in full, not through `dense_attention`: the text is a few hundred tokens, and the mask
@@ -21,23 +22,16 @@ class RefinerAttention(nnx.Module):
     """
 
     def __init__(self, config: HunyuanVideoConfig, *, dtype, rngs: nnx.Rngs):
-        dim = config.dim
-        self.num_heads = config.num_heads
-        self.to_q = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_k = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_v = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        super().__init__(config.dim, config.num_heads, qk_norm=None, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, keep: jax.Array) -> jax.Array:
         """x [B, L, dim] under the pairs bool [B, L, L] that attend; the softmax is float32."""
-        q, k, v = (
-            split_heads(linear(x), self.num_heads) for linear in (self.to_q, self.to_k, self.to_v)
-        )
+        q, k, v = self.project(x)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
         logits = jnp.where(keep[:, None], logits * q.shape[-1] ** -0.5, -jnp.inf)
         weights = jax.nn.softmax(logits, -1).astype(v.dtype)
         out = jnp.einsum("bhqk,bkhd->bqhd", weights, v, preferred_element_type=jnp.float32)
-        return self.to_out(out.astype(x.dtype).reshape(x.shape))
+        return self.output(out.astype(x.dtype).reshape(x.shape))
 
 
 class RefinerBlock(nnx.Module):

@@ -1,5 +1,6 @@
 """Wan's transformer block: self-attention over the video, cross-attention to the prompt (and image), MLP."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,43 +10,21 @@ from flax import nnx
 from sparsevdit_jax.ops import attend_across
 
 from .. import layers
-from ..attention import LayerAttention
-from ..layers import modulate, split_heads
-from ..rope import Rope, apply_rope
+from ..attention import Attention, LayerAttention, Projections
+from ..layers import modulate
+from ..rope import Rope
 from .config import WanConfig
 
-
-class _Attention(nnx.Module):
-    """The parameters that self- and cross-attention have in common; q and k are normed over all heads at once."""
-
-    def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
-        dim = config.dim
-        self.num_heads = config.num_heads
-        self.to_q = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_k = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_v = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.to_out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.norm_q = layers.RMSNorm(dim, eps=config.eps, dtype=dtype)
-        self.norm_k = layers.RMSNorm(dim, eps=config.eps, dtype=dtype)
+QK_NORM = "rms_norm_across_heads"
 
 
-class SelfAttention(_Attention):
-    """Attention among the video's tokens, by a pattern."""
-
-    def __call__(self, x: jax.Array, rope: Rope, *, layer: LayerAttention) -> tuple[jax.Array, Any]:
-        """x [B, L, dim] in raster order to the same, and the pattern's new state."""
-        q = apply_rope(split_heads(self.norm_q(self.to_q(x)), self.num_heads), rope)
-        k = apply_rope(split_heads(self.norm_k(self.to_k(x)), self.num_heads), rope)
-        v = split_heads(self.to_v(x), self.num_heads)
-        attended = layer.attend(q, k, v)
-        return self.to_out(attended.out.reshape(x.shape)), attended.state
-
-
-class CrossAttention(_Attention):
+class CrossAttention(Projections):
     """Attention of the video to the text and, with a softmax of its own, to the image; their outputs add up."""
 
     def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
-        super().__init__(config, dtype=dtype, rngs=rngs)
+        super().__init__(
+            config.dim, config.num_heads, qk_norm=QK_NORM, eps=config.eps, dtype=dtype, rngs=rngs
+        )
         added = config.added_kv_proj_dim
         if added is not None:
             self.add_k_proj = layers.Linear(added, config.dim, dtype=dtype, rngs=rngs)
@@ -61,16 +40,13 @@ class CrossAttention(_Attention):
         implementation: str | None = None,
     ) -> jax.Array:
         """x [B, L, dim], text [B, N, dim], image [B, M, dim] or None, to [B, L, dim]."""
-        q = split_heads(self.norm_q(self.to_q(x)), self.num_heads)
-
-        def attend(k, v):
-            k, v = split_heads(k, self.num_heads), split_heads(v, self.num_heads)
-            return attend_across(q, k, v, implementation=implementation)
-
-        out = attend(self.norm_k(self.to_k(text)), self.to_v(text))
+        q = self.heads(self.to_q(x), self.norm_q)
+        attend = functools.partial(attend_across, q, implementation=implementation)
+        out = attend(self.heads(self.to_k(text), self.norm_k), self.heads(self.to_v(text)))
         if image is not None:
-            out += attend(self.norm_added_k(self.add_k_proj(image)), self.add_v_proj(image))
-        return self.to_out(out.reshape(x.shape))
+            k = self.heads(self.add_k_proj(image), self.norm_added_k)
+            out += attend(k, self.heads(self.add_v_proj(image)))
+        return self.output(out.reshape(x.shape))
 
 
 class Block(nnx.Module):
@@ -79,7 +55,9 @@ class Block(nnx.Module):
     def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
         dim, eps = config.dim, config.eps
         self.norm1 = layers.LayerNorm(dim, eps=eps, affine=False)
-        self.attn1 = SelfAttention(config, dtype=dtype, rngs=rngs)
+        self.attn1 = Attention(
+            dim, config.num_heads, qk_norm=QK_NORM, eps=eps, dtype=dtype, rngs=rngs
+        )
         # norm2 is float32 in diffusers (_keep_in_fp32_modules)
         self.norm2 = layers.LayerNorm(dim, eps=eps) if config.cross_attn_norm else None
         self.attn2 = CrossAttention(config, dtype=dtype, rngs=rngs)
@@ -114,7 +92,7 @@ class Block(nnx.Module):
         parts = modulation_parts(self.scale_shift_table, modulation)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = parts
         h = modulate(self.norm1(x.astype(jnp.float32)), shift, scale).astype(dtype)
-        h, state = self.attn1(h, rope, layer=layer)
+        h, state = self.attn1(h, layer, rope=rope)
         x = (x.astype(jnp.float32) + h.astype(jnp.float32) * gate).astype(dtype)
         h = x if self.norm2 is None else self.norm2(x)
         x = x + self.attn2(h, text, image, implementation=layer.ctx.kernel.implementation)

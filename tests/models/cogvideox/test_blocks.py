@@ -55,14 +55,11 @@ def test_gates_and_residuals(block, tokens, vector):
 def test_a_rotation_by_nothing_changes_nothing(block, tokens):
     layer = LayerAttention(Dense(), (), StepContext(GRID, Phase.DENSE))
     rope = jnp.ones((GRID.num_tokens, 8)), jnp.zeros((GRID.num_tokens, 8))
-    plain, _ = block.attn1(tokens, None, layer=layer)
-    rotated, _ = block.attn1(tokens, rope, layer=layer)
+    plain, _ = block.attn1(tokens, layer)
+    rotated, _ = block.attn1(tokens, layer, rope=rope)
     np.testing.assert_array_equal(rotated, plain)
-    turned, _ = block.attn1(
-        tokens,
-        (rope[0].at[7:].set(0.6), rope[1].at[7:].set(0.8)),
-        layer=layer,
-    )
+    turn = rope[0].at[7:].set(0.6), rope[1].at[7:].set(0.8)
+    turned, _ = block.attn1(tokens, layer, rope=turn)
     assert float(jnp.abs(turned - plain).max()) > 1e-3
 
 

@@ -47,14 +47,6 @@ MUTANTS = [
         ),
     ),
     *of(
-        "sparsevdit_jax/modules.py",
-        (
-            "q, k = self.q_norm(q), self.k_norm(k)",
-            "q, k = self.q_norm(q), self.q_norm(k)",
-            "k goes through q's norm",
-        ),
-    ),
-    *of(
         "sparsevdit_jax/presets.py",
         (
             "math.ceil(0.24 * num_steps)",

@@ -31,6 +31,19 @@ MUTANTS = [
         ),
     ),
     *of(
+        "models/attention.py",
+        (
+            "return self.heads(q, self.norm_q), self.heads(k, self.norm_k), self.heads(v)",
+            "return self.heads(q, self.norm_q), self.heads(k, self.norm_q), self.heads(v)",
+            "k goes through q's norm",
+        ),
+        (
+            "out = self.combine(out, attended.side, hidden)",
+            "out = self.combine(attended.side, out, hidden)",
+            "the branches change places",
+        ),
+    ),
+    *of(
         "models/rope.py",
         ("even * sin + odd * cos], -1)", "odd * cos - even * sin], -1)", "no rotation any more"),
         (

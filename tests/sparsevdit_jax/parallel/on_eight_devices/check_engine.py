@@ -6,15 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from experiments.kernel_resources.collectives import count
+from models.attention import Attention, LayerAttention
 from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid, attend, parallel
 from sparsevdit_jax.distill import layer_outputs, record
 from sparsevdit_jax.offline.probe import Probe
 from sparsevdit_jax.offline.rules import SparseVditRule
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, PerHead, Skip, SlidingTile
 from tests import tolerances
-from tests.toy_patterns import TopK, TwoOrders, WithMean
+from tests.toy_patterns import Gate, TopK, TwoOrders, WithMean
 
 GRID, HEADS, DIM, BATCH = VideoGrid(5, 8, 8), 8, 16, 2
 ADASPA = AdaSpa(0.3, 32)
@@ -117,6 +119,25 @@ def test_recorded_outputs_are_the_layer_s():
 
     with jax.set_mesh(parallel.make_mesh(seq=4)):
         np.testing.assert_array_equal(*run(*arrays(5)))
+
+
+def test_what_combine_has_learned_gets_its_gradients_on_a_mesh():
+    grid = VideoGrid(2, 4, 4)
+    module = Attention(32, 4, combine=Gate(32, rngs=nnx.Rngs(1)), rngs=nnx.Rngs(0))
+    layer = LayerAttention(WithMean(0.5), (), StepContext(grid))
+    x = jax.random.normal(jax.random.key(2), (2, grid.num_tokens, 32))
+
+    @jax.jit
+    def gradient(module, x):
+        return jax.grad(lambda module: (module(x, layer)[0] ** 2).sum())(module)
+
+    expected = gradient(module, x)
+    with jax.set_mesh(parallel.make_mesh(cfg=2, seq=4)):
+        found = gradient(module, x)
+    assert float(jnp.abs(found.combine.to_gate.kernel[...]).max()) > 1e-3
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        # Sums over 64 tokens in another order, forward and back through three products of 32.
+        tolerances.assert_rounding_apart(a, b, 3 * (32 + 64), "gradient")
 
 
 def test_fewer_heads_than_devices_are_refused_where_a_pattern_needs_whole_heads():
