@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import safe_open
 
 from experiments.generation.store import KEY
-from models.pipelines import Family
+from models.pipelines import Clip, Conditions, Family
 from models.text_embeddings import TextEmbeddings
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -93,3 +93,16 @@ def blank_text(family: Family, dtype, *, guided: bool):
 
     blank = jax.ShapeDtypeStruct((1, *family.text_shape), dtype)
     return TextEmbeddings(prompt_embeds=blank, negative_prompt_embeds=blank if guided else None)
+
+
+def planned_conditions(
+    family: Family, text: TextEmbeddings, clip: Clip, guidance: float, image=None
+) -> Conditions:
+    """The shapes of what the transformer is called with; raises as `Family.conditions`."""
+    import jax
+
+    return jax.eval_shape(
+        lambda arrays, image: family.conditions(TextEmbeddings(**arrays), clip, guidance, image),
+        text.arrays(),
+        image,
+    )

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from experiments.generation.flags import check_numbers
 from sparsevdit_jax import StepSchedule, TokenOrder, VideoGrid, codec
 from sparsevdit_jax.fastvideo import tiles_of
 from sparsevdit_jax.pattern import BlockSparsePattern
@@ -33,9 +34,10 @@ class Config:
       method: sta (least output error, per step), sparse-vdit (error and cost, sequential feed, per step), or
         mixture (one candidate of any kind for each head at all steps, least error at `density`).
       model: checkpoint folder in the layout of diffusers; the tiny model by default.
+      variant: of its files, such as fp16.
       prompts: what to calibrate on; digits for the tiny model.
       negative_prompt: for guidance.
-      embeddings: files of `experiments.make_text_embeddings`, one a prompt, instead of prompts.
+      embeddings: files of `experiments.make_text_embeddings`, instead of prompts; each may hold several.
       held_out: the last so many prompts only judge the choice.
       steps: denoising steps; the model's usual by default.
       dense_steps: leading steps of full attention (T0); the paper's share by default.
@@ -65,6 +67,7 @@ class Config:
 
     method: Method
     model: Path | None = None
+    variant: str | None = None
     prompts: tuple[str, ...] = ()
     negative_prompt: str = ""
     embeddings: tuple[Path, ...] = ()
@@ -99,8 +102,10 @@ class Config:
             raise ValueError("a mixture needs its budget: pass --density, such as 0.2")
         if self.density is not None and not 0 < self.density <= 1:
             raise ValueError(f"density={self.density} must lie in (0, 1]")
-        for name in ("rounds", "save_every", "steps", "frames", "height", "width"):
-            if (value := getattr(self, name)) is not None and value < 1:
+        count = max(1, len(self.prompts) + len(self.embeddings))  # prompt i has seed + i
+        check_numbers(self, (self.seed, self.seed + count - 1))
+        for name in ("rounds", "save_every", "block"):
+            if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         if self.held_out < 0:
             raise ValueError(f"held_out={self.held_out} must not be negative: it counts prompts")
@@ -116,6 +121,11 @@ class Config:
             raise ValueError(
                 "--embeddings are for a --model; the tiny model takes --prompts, digits"
             )
+        if self.negative_prompt and (self.embeddings or self.model is None):
+            what = (
+                "--embeddings bring their own" if self.embeddings else "the tiny model knows none"
+            )
+            raise ValueError(f"--negative-prompt has no effect ({what}); leave it out")
         # Here, since loading a model comes before anything is read, and may take minutes.
         files = dict(candidates=[self.candidates], costs=[self.costs], embeddings=self.embeddings)
         for flag, paths in files.items():
