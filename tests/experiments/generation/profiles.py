@@ -1,4 +1,4 @@
-"""ICC profiles (version 2 and 4 of the standard) as files have them, and what their colours are in sRGB by its formulas."""
+"""ICC profiles as files have them, and what their colours are in sRGB by its formulas."""
 
 import itertools
 import struct
@@ -15,7 +15,8 @@ _D50 = (0.9642, 1.0, 0.8249)
 def rgb(colorants, gamma=None) -> bytes:
     """A profile of a display; without `gamma` its curve is sRGB's."""
     tags = dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, colorants), strict=True))
-    return _profile(b"mntr", b"RGB ", b"XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _curve(gamma)))  # fmt: skip
+    curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _curve(gamma))
+    return _profile(b"mntr", b"RGB ", b"XYZ ", tags | curves)
 
 
 def grey(gamma) -> bytes:
@@ -50,7 +51,8 @@ def encoded(linear):
 
 
 def _profile(kind, space, connection, tags) -> bytes:
-    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78), b"wtpt": _xyz(_D50)} | tags  # fmt: skip
+    name = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78)
+    tags = {b"desc": name, b"wtpt": _xyz(_D50)} | tags
     table, data = struct.pack(">I", len(tags)), b""
     start = 128 + 4 + 12 * len(tags)
     for name, value in tags.items():
