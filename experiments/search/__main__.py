@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from experiments import command
+from experiments import command, search
 from experiments.new_file import check_new
 from experiments.record import RESULTS, Run, environment
 from experiments.search.choose import Choice, choose
@@ -111,6 +111,7 @@ if __name__ == "__main__":
         command.run(
             main,
             Config,
+            description=search.__doc__,
             interrupted="stopped; the same command goes on from what was measured",
         )
     finally:

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from experiments.generation.flags import check_numbers
 from sparsevdit_jax import StepSchedule, TokenOrder, VideoGrid, codec
@@ -31,39 +31,48 @@ class Config:
     """Flags.
 
     Attributes:
-      method: sta (least output error, per step), sparse-vdit (error and cost, sequential feed, per step), or
-        mixture (one candidate of any kind for each head at all steps, least error at `density`).
+      method: sta (least output error, per step), sparse-vdit (error and cost, sequential feed, per step), or mixture
+        (one candidate of any kind for each head in all steps, least error at `density`).
       model: checkpoint folder in the layout of diffusers; the tiny model by default.
-      variant: of its files, such as fp16.
-      prompts: what to calibrate on; digits for the tiny model.
-      negative_prompt: for guidance.
-      embeddings: files of `experiments.make_text_embeddings`, instead of prompts; each may hold several.
-      held_out: the last so many prompts only judge the choice.
-      steps: denoising steps; the model's usual by default.
-      dense_steps: leading steps of full attention (T0); the paper's share by default.
+      variant: read the files of this variant, such as fp16.
+      prompts: what to calibrate on; for the tiny model digits.
+      negative_prompt: what guidance leads away from.
+      embeddings: files of `experiments.make_text_embeddings` instead of prompts. Each of their rows is a prompt.
+      held_out: so many prompts, the last ones, only judge the choice.
+      frames: the model's usual number by default.
+      height: in pixels; the model's usual by default.
+      width: in pixels; the model's usual by default.
+      seed: of the noise of the first prompt; prompt i has seed + i.
+      steps: denoising steps; the model's usual number by default.
       guidance: scale of classifier-free guidance; the model's usual by default.
-      frames: of the clip; the model's usual by default, as are height and width.
-      height: pixels.
-      width: pixels.
-      shift: flow shift, in place of the scheduler's own.
-      seed: of the noise; prompt i has seed + i.
+      shift: flow shift; the scheduler's own by default.
       dtype: of weights and compute.
-      candidates: JSON file with a list of patterns as in attention.json, instead of the method's own.
+      dense_steps: first steps with full attention (T0); the paper's share by default.
+      candidates: JSON file with a list of patterns as in attention.json; the method's own by default.
       windows: windows of STA in tiles, three numbers each.
       tile: tokens of STA's tile; the paper's by default, smaller on small canvases.
       block: tokens of the other patterns' blocks.
+      costs: table of `experiments.measure_costs`, to take times for costs instead of densities.
+      density: mean density over the sparse steps to reach. It calibrates epsilon, or is the mixture's budget.
       lam: Sparse-vDiT's weight of cost.
       epsilon: Sparse-vDiT's threshold.
-      relative: errors relative to the head's output.
-      density: mean density over the sparse steps to reach; calibrates epsilon, or is the mixture's budget.
-      rounds: sequential searches with which epsilon is calibrated.
+      rounds: sequential searches that calibrate epsilon.
+      relative: take errors relative to the head's output.
       shared: one choice for all steps.
-      costs: measured table (`experiments.measure_costs`) that takes the place of density as cost.
-      out: folder.
+      out: folder of everything written. An interrupted search in it goes on.
       save_every: steps between saves of a checkpoint's run.
       record: also append the result to experiments/results/search.jsonl, with pictures and the attention beside it.
       name: of the record and its files; the method by default.
     """
+
+    GROUPS: ClassVar = {
+        "input": ("model", "variant", "prompts", "negative_prompt", "embeddings", "held_out"),
+        "video": ("frames", "height", "width", "seed"),
+        "denoising": ("steps", "guidance", "shift", "dtype", "dense_steps"),
+        "candidates": ("candidates", "windows", "tile", "block", "costs"),
+        "choice": ("method", "density", "lam", "epsilon", "rounds", "relative", "shared"),
+        "output": ("out", "save_every", "record", "name"),
+    }
 
     method: Method
     model: Path | None = None
