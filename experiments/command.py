@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_type_hints
@@ -32,7 +33,8 @@ def run(
     import tyro
 
     try:
-        given = _gathered(sys.argv[1:] if arguments is None else arguments, config)
+        given = _at_home(sys.argv[1:] if arguments is None else arguments, config)
+        given = _gathered(given, config)
         text = description or inspect.cleandoc(config.__doc__ or "").partition("\n")[0]
         main(_flat(config, tyro.cli(_grouped(config), args=given, description=text)))
     except (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError) as problem:
@@ -78,6 +80,24 @@ def _flat(config: type, given: Any) -> Any:
     return config(
         **{f.name: getattr(group, f.name) for group in groups for f in dataclasses.fields(group)}
     )
+
+
+def _at_home(arguments: Sequence[str], config: type) -> list[str]:
+    """`arguments` with the home folder for ~ in the values of paths: the shell leaves it in quotes and behind =."""
+    kinds = {
+        f"--{name.replace('_', '-')}": str(kind) for name, kind in get_type_hints(config).items()
+    }
+    found, is_path = [], False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            is_path = "Path" in kinds.get(name.replace("_", "-"), "")
+            if is_path and equals:
+                argument = f"{name}={os.path.expanduser(value)}"
+        elif is_path:
+            argument = os.path.expanduser(argument)
+        found.append(argument)
+    return found
 
 
 def _same(field: dataclasses.Field) -> Any:

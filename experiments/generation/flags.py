@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from experiments.generation.settings import Config
+from experiments.prompts import check_text
 
 if TYPE_CHECKING:  # a wrong flag is told before jax is imported
     from models.pipelines import Family
@@ -22,12 +23,14 @@ def check_flags(config: Config) -> list[str]:
     check_numbers(config, config.seed)
     if len(set(config.seed)) < len(config.seed):
         raise ValueError(f"seed={config.seed} names one twice; give each seed once")
+    check_text([*config.prompt, config.negative_prompt or ""])
     _check_pairs(config)
     _check_files(config)
     loras = config.loras
     unused = []
     if not loras and config.lora_scale != 1:
         unused.append(f"--lora-scale {config.lora_scale:g} has no effect without --lora")
+    unused += [f"--lora {path} has no effect: its scale is 0" for path, scale in loras if not scale]
     if config.image is None and config.image_fit != "crop":
         unused.append(f"--image-fit {config.image_fit} has no effect without --image")
     if config.embeddings is not None and config.text_dtype is not None:

@@ -33,7 +33,8 @@ def read_latents(path: Path, shape: tuple[int, ...], rows: int) -> np.ndarray:
             f"{path} holds {list(array.shape)}, but the latents of this clip are {list(shape)}{several}; give "
             "latents of this model, --frames, --height and --width"
         )
-    array = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         bad = array.size - np.isfinite(array).sum()
         raise ValueError(
@@ -66,7 +67,9 @@ def _array(path: Path) -> np.ndarray:
         with safe_open(str(path), framework="numpy") as file:
             return file.get_tensor(_only(file.keys()))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
-        raise ValueError(f"{path} cannot be read as latents ({problem})") from problem
+        raise ValueError(
+            f"{path} cannot be read as latents ({problem}); save them again"
+        ) from problem
     except Exception as problem:  # safetensors has an exception of its own for every kind of damage
         raise ValueError(
             f"{path} is not a whole safetensors file ({problem}); save it again"

@@ -6,6 +6,7 @@ of the weights; 6. in `Generation`, which plans the model anyway, the LoRA files
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ def read_request(given: Config) -> Request:
         family = family.with_shift(given.shift)
     config = given.filled(family)
     unused += check_family(given, config, family)
+    family.set_timesteps(config.steps)  # refuses steps and shifts that make no noise levels
     check_implementation(
         config.implementation,
         head_dim=family.transformer.head_dim,
@@ -139,14 +141,14 @@ def read_request(given: Config) -> Request:
 def _check_names(jobs: list[Job], config: Config) -> None:
     """What is certainly not this call's and would be overwritten; `unfinished` looks at the rest."""
     for job in jobs:
-        if len(jobs) == 1 and job.report.exists():
+        if len(jobs) == 1 and os.path.lexists(job.report):
             raise FileExistsError(
                 f"{job.report} exists and is not overwritten; choose another --out"
             )
         for dense in {False, config.compare}:
             path = job.video(dense=dense)
             kept = job.report.exists() or job.latents(dense=dense).exists()
-            if path.exists() and not kept:
+            if os.path.lexists(path) and not kept:
                 raise FileExistsError(f"{path} exists and is not overwritten; choose another --out")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from experiments.generation.flags import check_numbers
+from experiments.prompts import check_text
 from sparsevdit_jax import StepSchedule, TokenOrder, VideoGrid, codec
 from sparsevdit_jax.fastvideo import tiles_of
 from sparsevdit_jax.pattern import BlockSparsePattern
@@ -111,6 +112,7 @@ class Config:
             raise ValueError("a mixture needs its budget: pass --density, such as 0.2")
         if self.density is not None and not 0 < self.density <= 1:
             raise ValueError(f"density={self.density} must lie in (0, 1]")
+        check_text([*self.prompts, self.negative_prompt])
         count = max(1, len(self.prompts) + len(self.embeddings))  # prompt i has seed + i
         check_numbers(self, (self.seed, self.seed + count - 1))
         for name in ("rounds", "save_every", "block"):
@@ -218,8 +220,8 @@ def _modes(density: float, block: int, grid: VideoGrid) -> tuple[BlockSparsePatt
 
 def _read_candidates(path: Path) -> tuple[BlockSparsePattern, ...]:
     try:
-        patterns = codec.decode(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as problem:
+        patterns = codec.decode(json.loads(path.read_text(encoding="utf-8-sig")))
+    except (ValueError, RecursionError) as problem:
         raise ValueError(
             f"{path} holds no list of patterns ({problem}); write one as in attention.json"
         ) from problem

@@ -105,6 +105,7 @@ class FolderSubject(Subject):
             )
         default = self.family.defaults
         self.num_steps = config.steps or default.steps
+        self.family.set_timesteps(self.num_steps)  # refuses those that make no noise levels
         self.guidance = default.guidance if config.guidance is None else config.guidance
         self.guided = self.family.guided(self.guidance)
         usual = default.clip

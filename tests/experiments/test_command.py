@@ -125,6 +125,24 @@ def test_every_flag_of_the_long_commands_has_a_group_and_help(name):
     assert max(map(len, config.GROUPS.values())) <= 10
 
 
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """Flags of which some are paths."""
+
+    out: Path | None = None
+    lora: tuple[str | Path, ...] = ()
+    prompt: str = ""
+
+
+def test_the_home_folder_is_meant_by_its_sign_in_paths_alone(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    seen = []
+    arguments = ["--out=~/a b.mp4", "--lora", "~/x:0.5", "y", "--prompt", "~/", "--lora", "~/z"]
+    command.run(seen.append, Paths, arguments=arguments)
+    loras = ("/home/me/x:0.5", "y", "/home/me/z")
+    assert seen == [Paths(Path("/home/me/a b.mp4"), loras, "~/")]
+
+
 @pytest.mark.parametrize(
     "kind",
     [ValueError, OSError, FileNotFoundError, NotImplementedError, ImportError, FloatingPointError],

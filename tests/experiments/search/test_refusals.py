@@ -84,6 +84,7 @@ def test_every_row_of_embeddings_is_a_prompt(checkpoints, tmp_path):
         (dict(method="sta", dense_steps=-1), "dense_steps=-1 must be at least 0"),
         (dict(method="sta", shift=0.0), r"shift=0\.0 must be a finite number above 0"),
         (dict(method="sta", negative_prompt="x"), "--negative-prompt has no effect"),
+        (dict(method="sta", prompts=("\udcff",)), "'.udcff' holds bytes that are not UTF-8"),
         (dict(method="sta", steps=0), "steps=0 must be at least 1"),
         (dict(method="sta", save_every=0), "save_every=0 must be at least 1"),
         (dict(method="sta", name="a/b"), "name='a/b' must be letters"),
@@ -113,6 +114,7 @@ def test_bad_flags_are_refused_before_anything_is_measured(flags, message, tmp_p
     [
         ('{"a": [', "sta", "holds no list of patterns .*write one as in attention.json"),
         ("[]", "sta", "must hold a list of patterns"),
+        ("[" * 200_000, "sta", "holds no list of patterns .*write one as in attention.json"),
         ("[1, 2]", "sta", "must hold a list of patterns"),
         ([Diagonal(0.5, 64), Diagonal(0.25, 32)], "sparse-vdit", "blocks of different"),
         ([AdaSpa(0.2, 64, False)], "sparse-vdit", "AdaSpa"),
