@@ -11,7 +11,7 @@ from experiments.new_file import check_new
 from experiments.record import RESULTS, Run, environment
 from experiments.search.choose import Choice, choose
 from experiments.search.pictures import draw_all
-from experiments.search.settings import Config, candidates_of, schedule_of
+from experiments.search.settings import Config, candidates_of, schedule_of, without_effect
 from experiments.search.subjects import make_subject
 from experiments.search.task import Task, make_task
 from sparsevdit_jax import SparseAttention
@@ -21,6 +21,8 @@ from sparsevdit_jax.fastvideo import TILE, from_strategy, to_strategy
 def main(config: Config) -> Choice:
     """Searches, and writes what was found."""
     check_new(config.out / "attention.json")
+    for line in without_effect(config):
+        print(f"warning: {line}")
     run = Run.start("search", config) if config.record else None
     subject = make_subject(config)
     candidates = candidates_of(config, subject.grid)

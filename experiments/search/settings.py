@@ -120,9 +120,12 @@ class Config:
                 raise ValueError(f"{name}={value} must be at least 1")
         if self.held_out < 0:
             raise ValueError(f"held_out={self.held_out} must not be negative: it counts prompts")
-        for name in ("lam", "epsilon"):
-            if math.isnan(getattr(self, name)):
-                raise ValueError(f"{name}=nan must be a number; no loss is below nan")
+        if not (math.isfinite(self.lam) and self.lam >= 0):
+            raise ValueError(
+                f"lam={self.lam} must be a finite number from 0 on; 0.5 is the paper's"
+            )
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon={self.epsilon} must be above 0: no loss is below it")
         # Files of the record bear the name, and are written after everything else.
         if self.name is not None and not re.fullmatch(r"[\w-]+", self.name):
             raise ValueError(f"name={self.name!r} must be letters, digits, - and _: it names files")
@@ -145,6 +148,36 @@ class Config:
                     raise ValueError(
                         f"no file {path} for --{flag}; give one, or leave --{flag} out"
                     )
+
+
+_UNUSED = {
+    "sta": ("density", "lam", "epsilon", "rounds", "relative", "block", "costs"),
+    "sparse-vdit": ("windows", "tile"),
+    "mixture": ("lam", "epsilon", "rounds", "shared"),
+}
+"""Flags that a method does not look at."""
+
+
+def without_effect(config: Config) -> list[str]:
+    """A line for each flag that is not its default and changes nothing."""
+    default = {field.name: field.default for field in dataclasses.fields(Config)}
+    unused = {name: f"with --method {config.method}" for name in _UNUSED[config.method]}
+    if config.candidates is not None:
+        given = dict.fromkeys(
+            ("windows", "tile", "block"), f"with --candidates {config.candidates}"
+        )
+        unused |= given
+    if config.density is None:
+        unused["rounds"] = "without --density"
+    if config.model is None:
+        unused |= dict.fromkeys(("variant", "save_every"), "without --model")
+    if not config.record:
+        unused["name"] = "without --record"
+    return [
+        f"--{name.replace('_', '-')} {getattr(config, name)} has no effect {why}"
+        for name, why in unused.items()
+        if getattr(config, name) != default[name]
+    ]
 
 
 def schedule_of(config: Config, num_steps: int) -> StepSchedule:

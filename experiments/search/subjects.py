@@ -108,6 +108,11 @@ class FolderSubject(Subject):
         self.family.set_timesteps(self.num_steps)  # refuses those that make no noise levels
         self.guidance = default.guidance if config.guidance is None else config.guidance
         self.guided = self.family.guided(self.guidance)
+        if config.negative_prompt and not self.guided:
+            raise ValueError(
+                f"--negative-prompt {config.negative_prompt!r} has no effect: guidance {self.guidance:g} is off (1 or "
+                "less); leave it out"
+            )
         usual = default.clip
         self.clip = Clip(
             config.frames or usual.frames,

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.search import subjects
 from experiments.search.__main__ import main
-from experiments.search.settings import Config
+from experiments.search.settings import Config, without_effect
 from experiments.search.subjects import make_subject
 from sparsevdit_jax import codec
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, Skip, SlidingTile
@@ -88,7 +88,10 @@ def test_every_row_of_embeddings_is_a_prompt(checkpoints, tmp_path):
         (dict(method="sta", steps=0), "steps=0 must be at least 1"),
         (dict(method="sta", save_every=0), "save_every=0 must be at least 1"),
         (dict(method="sta", name="a/b"), "name='a/b' must be letters"),
-        (dict(method="sparse-vdit", lam=float("nan")), "lam=nan must be a number"),
+        (dict(method="sparse-vdit", lam=float("inf")), "lam=inf must be a finite number from 0"),
+        (dict(method="sparse-vdit", lam=-1.0), r"lam=-1\.0 must be a finite number from 0 on"),
+        (dict(method="sparse-vdit", epsilon=float("nan")), "epsilon=nan must be above 0"),
+        (dict(method="sparse-vdit", epsilon=0.0), r"epsilon=0\.0 must be above 0"),
         (dict(method="sta", embeddings=(Path("a.npz"),)), "embeddings are for a --model"),
         (dict(method="sta", candidates=Path("nowhere.json")), "no file nowhere.json for --cand"),
         (dict(method="mixture", density=0.2, costs=Path("no.json")), "no file no.json for --costs"),
@@ -107,6 +110,30 @@ def test_bad_flags_are_refused_before_anything_is_measured(flags, message, tmp_p
     with pytest.raises(ValueError, match=message):
         main(Config(out=tmp_path / "out", **flags))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (dict(method="sta"), []),
+        (dict(method="sta", density=0.5), ["--density 0.5 has no effect with --method sta"]),
+        (dict(method="sparse-vdit", rounds=3), ["--rounds 3 has no effect without --density"]),
+        (dict(method="sparse-vdit", rounds=3, density=0.5, costs=Path(__file__)), []),
+        (
+            dict(method="mixture", density=0.5, shared=True, lam=1.0),
+            ["--lam 1.0 has no effect with --method mixture", "--shared True has no effect with"],
+        ),
+        (
+            dict(method="mixture", density=0.5, candidates=Path(__file__), block=9),
+            ["--block 9 has no effect with --candidates"],
+        ),
+        (dict(method="sta", variant="fp16"), ["--variant fp16 has no effect without --model"]),
+    ],
+)
+def test_flags_without_effect_are_said(flags, said):
+    lines = without_effect(Config(**flags))
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
 
 
 @pytest.mark.parametrize(
