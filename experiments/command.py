@@ -1,6 +1,8 @@
 """How every command with flags starts, and how it ends where flags, files or the machine do not do."""
 
 import dataclasses
+import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_type_hints
@@ -31,12 +33,81 @@ def run(
     import tyro
 
     try:
-        given = _gathered(sys.argv[1:] if arguments is None else arguments, config)
-        main(tyro.cli(config, args=given, description=description))
+        given = _at_home(sys.argv[1:] if arguments is None else arguments, config)
+        given = _gathered(given, config)
+        text = description or inspect.cleandoc(config.__doc__ or "").partition("\n")[0]
+        main(_flat(config, tyro.cli(_grouped(config), args=given, description=text)))
     except (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError) as problem:
         sys.exit(f"error: {problem}")
     except KeyboardInterrupt:
         sys.exit(interrupted)
+
+
+def _grouped(config: type) -> type:
+    """`config`, or a dataclass of the groups of its flags that it lists in `GROUPS`, which --help then shows apart.
+
+    `GROUPS` gives each group a word and the names of its fields; fields that it leaves out are of the group "other".
+    """
+    groups: dict[str, tuple[str, ...]] = getattr(config, "GROUPS", {})
+    if not groups:
+        return config
+    import tyro
+
+    hints = get_type_hints(config, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    rest = tuple(fields.keys() - {name for names in groups.values() for name in names})
+    kinds = []
+    for group, names in ({**groups, "other": rest} if rest else groups).items():
+        own = [(name, hints[name], _same(fields[name])) for name in names]
+        # The docstring is the whole config's, in which tyro finds each flag's help.
+        attributes = (
+            f"Attributes:{inspect.cleandoc(config.__doc__ or '').partition('Attributes:')[2]}"
+        )
+        kind = dataclasses.make_dataclass(
+            group, own, kw_only=True, namespace={"__doc__": f"\n\n{attributes}"}
+        )
+        needed = any(_is_required(fields[name]) for name in names)
+        default = dataclasses.field() if needed else dataclasses.field(default_factory=kind)
+        kinds.append((group, tyro.conf.OmitArgPrefixes[kind], default))
+    return dataclasses.make_dataclass(config.__name__, kinds, kw_only=True)
+
+
+def _flat(config: type, given: Any) -> Any:
+    """The `config` that the groups of its flags make."""
+    if isinstance(given, config):
+        return given
+    groups = (getattr(given, field.name) for field in dataclasses.fields(given))
+    return config(
+        **{f.name: getattr(group, f.name) for group in groups for f in dataclasses.fields(group)}
+    )
+
+
+def _at_home(arguments: Sequence[str], config: type) -> list[str]:
+    """`arguments` with the home folder for ~ in the values of paths: the shell leaves it in quotes and behind =."""
+    kinds = {
+        f"--{name.replace('_', '-')}": str(kind) for name, kind in get_type_hints(config).items()
+    }
+    found, is_path = [], False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            is_path = "Path" in kinds.get(name.replace("_", "-"), "")
+            if is_path and equals:
+                argument = f"{name}={os.path.expanduser(value)}"
+        elif is_path:
+            argument = os.path.expanduser(argument)
+        found.append(argument)
+    return found
+
+
+def _same(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=field.default_factory)
+    return dataclasses.field(default=field.default)
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 def _gathered(arguments: Sequence[str], config: type) -> list[str]:

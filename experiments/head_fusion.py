@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import command, measure_costs
+from experiments.implementation import check_implementation
 from experiments.measure_costs import Dtype, chain_timer, chosen_state, inputs
 from experiments.record import Run
 from experiments.timing import Timing, race
@@ -150,6 +151,8 @@ def compare(
 
 def main(config: Config) -> None:
     """Times every way of every mix and prints ratios as it goes."""
+    for dtype in config.dtypes:
+        check_implementation(config.implementation, head_dim=config.head_dim, dtype=dtype)
     for pattern in {p for patterns in mixes(config).values() for p in patterns}:
         head_densities(pattern, config.video_grid, 1)  # one that does not fit is refused here
     run = (

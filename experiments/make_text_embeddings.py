@@ -31,6 +31,7 @@ from typing import Any
 from experiments.encoder_files import check_parts, parts_of, read_object
 from experiments.generation.image import check_image, open_image
 from experiments.new_file import check_new, free_name, written_whole
+from experiments.prompts import check_text
 
 PIPELINES = {
     "WanPipeline": "wan",
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_out(flags.out)
         family = check_folder(flags.folder)
-        check_prompts([*flags.prompt, flags.negative_prompt or ""])
+        check_text([*flags.prompt, flags.negative_prompt or ""])
         max_length = check_length(flags.folder, flags.max_length)
         check_first_frame(flags.folder, flags.image)
         check_packages(family, flags.out)
@@ -104,18 +105,6 @@ def check_folder(folder: Path) -> str:
         raise ValueError(f"{folder} holds a {name}; this script knows {', '.join(PIPELINES)}")
     check_parts(folder, parts_of(read_object(folder / INDEX), without=NOT_NEEDED))
     return PIPELINES[name]
-
-
-def check_prompts(prompts: Sequence[str]) -> None:
-    """ValueError for a prompt that is not text; an empty one is."""
-    for prompt in prompts:
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as problem:
-            raise ValueError(
-                f"prompt {prompt!r} holds bytes that are not UTF-8 (the first is character {problem.start}); give it "
-                "from a terminal or file that is"
-            ) from problem
 
 
 def check_length(folder: Path, asked: int | None) -> int:

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from experiments import command
+from experiments.implementation import check_implementation
 from experiments.record import RESULTS, Run, environment
 from experiments.timing import Timer, race
 from experiments.timing import Timing as Race
@@ -259,6 +260,8 @@ def is_measured(table: CostTable, config: Config, dtype: Dtype) -> bool:
 
 def main(config: Config) -> None:
     """Measures what the table lacks, and writes it after each dtype."""
+    for dtype in config.dtypes:
+        check_implementation(config.implementation, head_dim=config.head_dim, dtype=dtype)
     path = table_path(config.out)
     table, run = read_table(path), None
     for dtype in config.dtypes:

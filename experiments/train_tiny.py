@@ -36,6 +36,7 @@ from experiments.record import environment, git_state
 from experiments.training import (
     DEVICE_FLAGS,
     Checkpoints,
+    check_flags,
     decay_at,
     first_state,
     make_optimizer,
@@ -84,8 +85,7 @@ class Config:
     distributed: bool = False
 
     def __post_init__(self):
-        if self.save_every < 1:
-            raise ValueError(f"save_every={self.save_every} must be at least 1 step")
+        check_flags(self)
 
     def stage_at(self, step: int) -> Stage:
         """The stage of a 0-based step."""

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -15,10 +16,33 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from experiments import hosts
+from experiments.new_file import check_new
 from experiments.progress import progress_bar
 
 DEVICE_FLAGS = ("data", "seq", "distributed")
 """Flags of every training run that `training_mesh` reads."""
+
+
+def check_flags(config: Any) -> None:
+    """Refuses numbers of a training run that cannot be, by the names that all of them have.
+
+    Raises:
+      ValueError: with flag, rule and what is usual.
+    """
+    rules = {
+        "learning_rate": (
+            lambda x: math.isfinite(x) and x > 0,
+            "a finite number above 0, such as 6e-4",
+        ),
+        "warmup": (lambda x: x >= 0, "a number of steps from 0 on"),
+        "ema": (lambda x: 0 <= x < 1, "in [0, 1), such as 0.99; 0 keeps no average"),
+        "drop_label": (lambda x: 0 <= x <= 1, "a share, 0 to 1"),
+        "seed": (lambda x: 0 <= x < 2**32, f"in 0..{2**32 - 1}"),
+        "save_every": (lambda x: x >= 1, "at least 1"),
+    }
+    for name, (holds, rule) in rules.items():
+        if not holds(value := getattr(config, name)):
+            raise ValueError(f"{name}={value} must be {rule}")
 
 
 @functools.cache  # equal arguments give one object, so that a step compiles once
@@ -88,6 +112,7 @@ class Checkpoints:
     def __init__(self, out: Path, flags: dict):
         import orbax.checkpoint as ocp
 
+        check_new(out / "config.json")
         out.mkdir(parents=True, exist_ok=True)
         _refuse_other_run(out / "config.json", flags)
         options = ocp.CheckpointManagerOptions(max_to_keep=2)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import re
 import types
 import warnings
 from collections.abc import Mapping
@@ -122,6 +123,25 @@ def _say(kind: Any, least: int) -> str:
         str: "a text in quotes",
         types.NoneType: "null",
     }[kind]
+
+
+def check_counts(config: Any, tensors: int) -> None:
+    """Refuses a configuration of more layers than its weights have tensors, before so many layers are made.
+
+    Raises:
+      ValueError: with field and rule.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if _COUNTS.search(field.name) and isinstance(value, int) and value > tensors:
+            raise ValueError(
+                f"{type(config).__name__} {field.name}={value} is more than the {tensors} tensors of the weights, and "
+                "a layer has one at least; take config.json and weights from one checkpoint"
+            )
+
+
+_COUNTS = re.compile(r"layers|res_blocks")
+"""Names of fields that count layers."""
 
 
 def config_to_json(config: Any, class_name: str) -> dict[str, Any]:

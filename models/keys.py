@@ -117,11 +117,11 @@ def check_fit(
         if shapes[name] != slots[name].shape
     ]
     if problems:
+        kind = ""
         if not slots.keys() & present and present:
-            problems.insert(
-                0,
-                "no name fits: this is the original authors' layout or another model; take diffusers'",
-            )
-        shown = "\n  ".join(problems[:200])
-        more = f"\n  and {len(problems) - 200} more" if len(problems) > 200 else ""
-        raise ValueError(f"the weights in {folder} do not fit its config.json:\n  {shown}{more}")
+            kind = " (no name fits: this is the original authors' layout or another model; take diffusers')"
+        more = f"; and {len(problems) - 200} more" if len(problems) > 200 else ""
+        raise ValueError(
+            f"the weights in {folder} do not fit its config.json{kind}; take both from one checkpoint: "
+            f"{'; '.join(problems[:200])}{more}"
+        )

@@ -24,7 +24,7 @@ from sparsevdit_jax.parallel import put
 from .abstract import planned, without_weights
 from .cogvideox import CogVideoXTransformer
 from .cogvideox_vae import CogVideoXVAE
-from .config import config_from_json, config_to_json
+from .config import check_counts, config_from_json, config_to_json
 from .files import checkpoint_folder, contents, is_file, read_json
 from .hunyuan_video import HunyuanVideoTransformer
 from .hunyuan_video_vae import HunyuanVideoVAE
@@ -221,6 +221,10 @@ def _open(
     compute = jnp.dtype(files.main_dtype() if dtype is None else dtype)
     if compute not in (jnp.bfloat16, jnp.float16, jnp.float32):
         raise ValueError(f"{dtype=} must be bfloat16, float16 or float32")
+    try:
+        check_counts(config, len(files.shapes))
+    except ValueError as problem:
+        raise ValueError(f"{folder / 'config.json'}: {problem}") from problem
     model = make(cls, config, compute)
     slots = checkpoint_slots(model, cls.KEYS)
     check_fit(folder, slots, files.shapes)

@@ -174,6 +174,12 @@ def _check(arrays: Mapping[str, Any], where: str) -> None:
                 f"{mask} in {where} has shape {list(arrays[mask].shape)}; it must be that of {embeds} "
                 f"without its last axis, {list(arrays[embeds].shape[:2])}"
             )
+        if "pooled_projections" in arrays and mask in arrays and not arrays[mask].any(1).all():
+            rows = np.flatnonzero(~arrays[mask].any(1)).tolist()
+            raise ValueError(
+                f"{mask} in {where} has rows {rows[:8]} without a 1, and HunyuanVideo takes the mean over what a mask "
+                "shows; a tokenizer makes one token at least of the empty prompt, too"
+            )
     for name in ("prompt_embeds", "pooled_projections"):
         negative = f"negative_{name}"
         if negative not in arrays:

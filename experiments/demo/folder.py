@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.new_file import check_new
+
 RESULTS = "results.json"
 
 
@@ -15,9 +17,11 @@ def place_beside(out: Path) -> Path:
 
     Raises:
       ValueError: one of both folders is in use for something else.
+      OSError: nothing can be written there.
     """
     out = out.resolve()
     new = out.with_name(f"{out.name}.new")
+    check_new(new / RESULTS)
     for folder in (out, new):
         used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
         if used and not holds_demo(folder):

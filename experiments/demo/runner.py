@@ -66,8 +66,14 @@ class Config:
             object.__setattr__(self, "steps", STEPS_OF_ALL if self.all else STEPS)
         if not 0 <= self.digit <= 9:
             raise ValueError(f"digit={self.digit} must be one of 0 to 9")
-        if self.steps < 5:
-            raise ValueError(f"steps={self.steps} must be at least 5: warm-up, two searches, reuse")
+        if not 5 <= self.steps <= 1000:
+            raise ValueError(
+                f"steps={self.steps} must lie in 5..1000: warm-up, two searches, reuse; 8 to 50 are usual"
+            )
+        if math.prod(self.video) > 64 * math.prod(VIDEO):
+            raise ValueError(
+                f"video={self.video} must hold at most 64 times the pixels of {VIDEO}, which the model was trained for"
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed} must lie in 0 to {2**32 - 1}")
         if not math.isfinite(self.guidance):

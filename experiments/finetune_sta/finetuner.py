@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from experiments.train_tiny import draw_batch
 from experiments.training import (
     DEVICE_FLAGS,
     Checkpoints,
+    check_flags,
     decay_at,
     first_state,
     make_optimizer,
@@ -89,7 +91,10 @@ class Config:
     distributed: bool = False
 
     def __post_init__(self):
-        for name in ("steps", "save_every", "batch", "held_out", "sampling_steps"):
+        check_flags(self)
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance={self.guidance} must be a finite number, such as 2")
+        for name in ("steps", "batch", "held_out", "sampling_steps"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         if not self.digits or not all(0 <= d <= 9 for d in self.digits):

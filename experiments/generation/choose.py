@@ -1,10 +1,10 @@
 """What `--attention` means for a model and a canvas."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from experiments.hosts import say
+from models.files import read_json
 from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.fastvideo import from_strategy
 from sparsevdit_jax.presets import METHODS, PRESETS, attention_for
@@ -79,10 +79,9 @@ def _file(choice, grid, num_steps, sizes) -> tuple[str, SparseAttention]:
         )
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} for --attention")
+    is_ours = "format" in read_json(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        document = json.loads(text)
-        is_ours = isinstance(document, dict) and "format" in document
         if is_ours:
             attention = SparseAttention.from_json(text)
         else:

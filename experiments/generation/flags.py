@@ -1,9 +1,11 @@
 """What the flags of `experiments.generate` rule out: by themselves, and beside a model's configurations."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from experiments.generation.settings import Config
+from experiments.prompts import check_text
 
 if TYPE_CHECKING:  # a wrong flag is told before jax is imported
     from models.pipelines import Family
@@ -18,35 +20,17 @@ def check_flags(config: Config) -> list[str]:
     Raises:
       ValueError, FileNotFoundError: with the flag, the rule and a remedy.
     """
-    for name, least in (("frames", 1), ("height", 1), ("width", 1), ("steps", 1), ("cfg", 1),
-                        ("seq", 1), ("save_every", 0), ("dense_steps", 0), ("dense_last_steps", 0)):  # fmt: skip
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name}={value} must be at least {least}{_USUAL.get(name, '')}")
-    for name in ("shift", "memory_gib"):
-        value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value} must be a finite number above 0, or left out")
-    if config.guidance is not None and not (
-        math.isfinite(config.guidance) and config.guidance >= 0
-    ):
-        raise ValueError(
-            f"guidance={config.guidance} must be a finite number from 0 on; 5 or 6 is usual, and 1 or less turns "
-            "classifier-free guidance off"
-        )
-    for seed in config.seed:
-        if not 0 <= seed < 2**32:
-            raise ValueError(
-                f"seed={seed} must lie in 0..{2**32 - 1}: beyond, two seeds have the same noise"
-            )
+    check_numbers(config, config.seed)
     if len(set(config.seed)) < len(config.seed):
         raise ValueError(f"seed={config.seed} names one twice; give each seed once")
+    check_text([*config.prompt, config.negative_prompt or ""])
     _check_pairs(config)
     _check_files(config)
     loras = config.loras
     unused = []
     if not loras and config.lora_scale != 1:
         unused.append(f"--lora-scale {config.lora_scale:g} has no effect without --lora")
+    unused += [f"--lora {path} has no effect: its scale is 0" for path, scale in loras if not scale]
     if config.image is None and config.image_fit != "crop":
         unused.append(f"--image-fit {config.image_fit} has no effect without --image")
     if config.embeddings is not None and config.text_dtype is not None:
@@ -56,6 +40,41 @@ def check_flags(config: Config) -> list[str]:
     return unused
 
 
+def check_numbers(config: Any, seeds: Iterable[int]) -> None:
+    """Refuses numbers that cannot be, of those flags that a command has.
+
+    Args:
+      config: flags by the names that all commands give them; None is the model's own value.
+      seeds: of the noise.
+
+    Raises:
+      ValueError: with flag, rule and remedy.
+    """
+    for name, least in _LEAST.items():
+        value = getattr(config, name, None)
+        if value is not None and value < least:
+            raise ValueError(f"{name}={value} must be at least {least}{_USUAL.get(name, '')}")
+    for name in ("shift", "memory_gib"):
+        value = getattr(config, name, None)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value} must be a finite number above 0, or left out")
+    if config.guidance is not None and not (
+        math.isfinite(config.guidance) and config.guidance >= 0
+    ):
+        raise ValueError(
+            f"guidance={config.guidance} must be a finite number from 0 on; 5 or 6 is usual, and 1 or less turns "
+            "classifier-free guidance off"
+        )
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise ValueError(
+                f"seed={seed} must lie in 0..{2**32 - 1}: beyond, two seeds have the same noise"
+            )
+
+
+_LEAST = dict.fromkeys(("frames", "height", "width", "steps", "cfg", "seq"), 1) | dict.fromkeys(
+    ("save_every", "dense_steps", "dense_last_steps"), 0
+)
 _USUAL = {
     "steps": "; 20 to 50 are usual",
     "cfg": ", a number of devices",
@@ -124,15 +143,6 @@ def check_family(given: Config, config: Config, family: "Family") -> list[str]:
       family: of the model.
     """
     family.check_clip(config.clip)
-    if config.embeddings is None:
-        if not family.ENCODES_TEXT:
-            family.encode_prompts(config.prompt, None, dtype=None)  # says why
-        for part in ("text_encoder", "tokenizer"):
-            if not (config.model / part).is_dir():
-                raise FileNotFoundError(
-                    f"{config.model} has no {part}/; download it, or pass precomputed --embeddings "
-                    "(python -m experiments.make_text_embeddings)"
-                )
     if family.takes_image and config.image is None:
         raise ValueError(
             f"{config.model} holds an image-to-video model; give its first frame, --image"

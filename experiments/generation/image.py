@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from experiments.generation.colour import srgb
+
 Fit = Literal["crop", "stretch", "pad"]
 BACKGROUND = (255, 255, 255)  # behind what is transparent: white, as viewers show it
 BARS = (0, 0, 0)
@@ -67,8 +69,11 @@ def read_image(path: str | Path, height: int, width: int, *, fit: Fit = "crop") 
 def open_image(path: str | Path) -> Image.Image:
     """The picture in RGB, as a viewer shows it: turned as its metadata say, on white where it is transparent.
 
-    Of several frames or pages it is the first. Sixteen bits of grey become eight. Colour profiles are not applied, as
-    in diffusers.
+    Of several frames or pages it is the first. Sixteen bits of grey become eight. The colours are those of the file's
+    ICC profile (phones: Display P3), brought to sRGB as viewers do; diffusers takes them for sRGB.
+
+    Warns:
+      UserWarning: the profile cannot be used, so the colours are taken for sRGB.
 
     Raises:
       FileNotFoundError, IsADirectoryError, PermissionError: there is no file to read.
@@ -83,10 +88,10 @@ def open_image(path: str | Path) -> Image.Image:
         with _refusals(path, start), Image.open(file) as image:
             bits = min(16, *getattr(image, "tag_v2", {}).get(258, (16,)))  # 12 in some TIFF
             upright = ImageOps.exif_transpose(image)
-    return _rgb(upright, bits, path)
+    return _rgb(upright, bits, image.info.get("icc_profile"), path)
 
 
-def _rgb(image: Image.Image, bits: int, path: Path) -> Image.Image:
+def _rgb(image: Image.Image, bits: int, profile: bytes | None, path: Path) -> Image.Image:
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() >= 2**bits:
@@ -103,10 +108,11 @@ def _rgb(image: Image.Image, bits: int, path: Path) -> Image.Image:
             f"{path} has pixels of the kind {image.mode}, whose range or colours are not known; save the picture "
             "as PNG with 8 bits"
         )
+    colours = srgb(image, profile, path)
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    behind = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-    return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
+        return colours
+    behind = Image.new("RGB", image.size, BACKGROUND)
+    return Image.composite(colours, behind, image.convert("RGBA").getchannel("A"))
 
 
 @contextlib.contextmanager

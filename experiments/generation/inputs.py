@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import safe_open
 
 from experiments.generation.store import KEY
-from models.pipelines import Family
+from models.pipelines import Clip, Conditions, Family
 from models.text_embeddings import TextEmbeddings
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -33,7 +33,8 @@ def read_latents(path: Path, shape: tuple[int, ...], rows: int) -> np.ndarray:
             f"{path} holds {list(array.shape)}, but the latents of this clip are {list(shape)}{several}; give "
             "latents of this model, --frames, --height and --width"
         )
-    array = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         bad = array.size - np.isfinite(array).sum()
         raise ValueError(
@@ -66,7 +67,9 @@ def _array(path: Path) -> np.ndarray:
         with safe_open(str(path), framework="numpy") as file:
             return file.get_tensor(_only(file.keys()))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
-        raise ValueError(f"{path} cannot be read as latents ({problem})") from problem
+        raise ValueError(
+            f"{path} cannot be read as latents ({problem}); save them again"
+        ) from problem
     except Exception as problem:  # safetensors has an exception of its own for every kind of damage
         raise ValueError(
             f"{path} is not a whole safetensors file ({problem}); save it again"
@@ -93,3 +96,16 @@ def blank_text(family: Family, dtype, *, guided: bool):
 
     blank = jax.ShapeDtypeStruct((1, *family.text_shape), dtype)
     return TextEmbeddings(prompt_embeds=blank, negative_prompt_embeds=blank if guided else None)
+
+
+def planned_conditions(
+    family: Family, text: TextEmbeddings, clip: Clip, guidance: float, image=None
+) -> Conditions:
+    """The shapes of what the transformer is called with; raises as `Family.conditions`."""
+    import jax
+
+    return jax.eval_shape(
+        lambda arrays, image: family.conditions(TextEmbeddings(**arrays), clip, guidance, image),
+        text.arrays(),
+        image,
+    )

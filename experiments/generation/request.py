@@ -1,11 +1,12 @@
 """All that can be known of a call without compiling: read and checked here, in this order, in a second or two.
 
-1. flags by themselves; 2. the folder's configurations, and flags beside them; 3. what is written: names, encoder,
-nothing overwritten; 4. the user's files: image, embeddings, latents; 5. tokenizer and headers of the weights;
-6. in `Generation`, which plans the model anyway, the LoRA files and interrupted runs.
+1. flags by themselves; 2. the folder's configurations, and flags beside them; kernels on this device; 3. what is
+written: names, encoder, nothing overwritten; 4. the user's files: image, embeddings, latents; 5. tokenizer and headers
+of the weights; 6. in `Generation`, which plans the model anyway, the LoRA files and interrupted runs.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import models
 from experiments import hosts
+from experiments.generation.checkpoint import read_checkpoint
 from experiments.generation.flags import check_family, check_flags
-from experiments.generation.identity import identities, identity
+from experiments.generation.identity import identity
 from experiments.generation.image import read_image
-from experiments.generation.inputs import blank_text, is_denoised, read_latents
+from experiments.generation.inputs import (
+    blank_text,
+    is_denoised,
+    planned_conditions,
+    read_latents,
+)
 from experiments.generation.jobs import Job, jobs_of
 from experiments.generation.settings import Config
+from experiments.implementation import check_implementation
 from experiments.media import check_output
-from models.pipelines import Clip, Conditions, Family, check_prompts, read_family
+from models.pipelines import Clip, Conditions, Family, read_family
 from models.text_embeddings import TextEmbeddings, load_embeddings
-from pallas_kernels.block_sparse_attention.api import IMPLEMENTATIONS as SPARSE
-from pallas_kernels.dense_attention.api import IMPLEMENTATIONS as DENSE
 
 _PEFT = "adapter_config.json"
-_TOKENIZER = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,13 +84,7 @@ class Request:
             shape = list(self.shape)
             shape[family.channel_axis] = family.transformer.in_channels - shape[family.channel_axis]
             image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
-        return jax.eval_shape(
-            lambda arrays, image: family.conditions(
-                TextEmbeddings(**arrays), self.clip, config.guidance, image
-            ),
-            text.arrays(),
-            image,
-        )
+        return planned_conditions(family, text, self.clip, config.guidance, image)
 
 
 def read_request(given: Config) -> Request:
@@ -97,7 +95,6 @@ def read_request(given: Config) -> Request:
     """
     unused = check_flags(given)
     given = dataclasses.replace(given, model=given.model.expanduser())
-    _check_implementation(given.implementation)
     family = read_family(given.model)
     if given.scheduler is not None:
         family = family.with_scheduler(given.scheduler)
@@ -105,6 +102,13 @@ def read_request(given: Config) -> Request:
         family = family.with_shift(given.shift)
     config = given.filled(family)
     unused += check_family(given, config, family)
+    family.set_timesteps(config.steps)  # refuses steps and shifts that make no noise levels
+    check_implementation(
+        config.implementation,
+        head_dim=family.transformer.head_dim,
+        dtype=config.dtype,
+        sparse=config.attention != "dense",
+    )
     check_output(config.out, config.fps)
 
     text, rows = None, len(config.prompt)
@@ -126,11 +130,9 @@ def read_request(given: Config) -> Request:
             )
     request = Request(config, family, jobs_of(config, rows), text, image, latents, {})
     _check_names(request.jobs, config)
-    request.planned_conditions()
-    if text is None:
-        negative = [] if config.negative_prompt is None else [config.negative_prompt]
-        check_prompts(family, [*config.prompt, *negative])
     read = _read(config, family)
+    # Only now: the configuration's numbers are the weights', so nothing is planned that is absurdly large.
+    request.planned_conditions()
     for line in unused:
         hosts.say(f"warning: {line}")
     return dataclasses.replace(request, read=read)
@@ -139,46 +141,33 @@ def read_request(given: Config) -> Request:
 def _check_names(jobs: list[Job], config: Config) -> None:
     """What is certainly not this call's and would be overwritten; `unfinished` looks at the rest."""
     for job in jobs:
-        if len(jobs) == 1 and job.report.exists():
+        if len(jobs) == 1 and os.path.lexists(job.report):
             raise FileExistsError(
                 f"{job.report} exists and is not overwritten; choose another --out"
             )
         for dense in {False, config.compare}:
             path = job.video(dense=dense)
             kept = job.report.exists() or job.latents(dense=dense).exists()
-            if path.exists() and not kept:
+            if os.path.lexists(path) and not kept:
                 raise FileExistsError(f"{path} exists and is not overwritten; choose another --out")
 
 
-def _check_implementation(name: str | None) -> None:
-    if name is not None and name not in SPARSE.keys() | DENSE.keys():
-        known = sorted(SPARSE.keys() | DENSE.keys())
-        raise ValueError(f"implementation={name!r} must be one of {', '.join(known)}, or left out")
-
-
 def _read(config: Config, family: Family) -> dict[str, str]:
-    """Checks the headers of all weights, and returns the identity of what the run reads."""
-    folder = config.model
-    parts = ["transformer", "vae", *(["text_encoder"] if config.embeddings is None else [])]
-    files: list[Path] = []
-    dtypes = {"transformer": config.dtype, "vae": config.vae_dtype, "text_encoder": None}
-    for part in parts:
-        dtype = dtypes[part]
-        files += models.check_weights(folder, part, dtype=dtype, variant=config.variant)
-        files.append(folder / part / "config.json")
-    files.append(folder / "model_index.json")
+    """Checks the folder, and returns the identity of what the run reads."""
+    dtypes = {"transformer": config.dtype, "vae": config.vae_dtype}
+    prompts = None
     if config.embeddings is None:
-        files += [folder / "tokenizer" / name for name in _TOKENIZER]
-    found = identities([path for path in files if path.is_file()], folder)
+        dtypes["text_encoder"] = config.text_dtype
+        negative = [] if config.negative_prompt is None else [config.negative_prompt]
+        prompts = [*config.prompt, *negative]
+    found = read_checkpoint(family, dtypes, prompts=prompts, variant=config.variant)
     for flag in ("image", "embeddings", "latents"):
         path = getattr(config, flag)
         if path is not None:
             found[flag] = identity(path)
     for i, (path, scale) in enumerate(config.loras, start=1):
         found[f"lora {i} ({path.name})"] = f"{scale:g} x {_lora(path)}"
-    scheduler = family.scheduler
-    document = {"class": scheduler.CLASS_NAME, **dataclasses.asdict(scheduler.config)}
-    return found | {f"scheduler.{name}": repr(value) for name, value in document.items()}
+    return found
 
 
 def _lora(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from experiments.generation.lora import lora_files
 
@@ -18,45 +18,43 @@ class Config:
 
     Attributes:
       model: checkpoint folder in the layout of diffusers.
-      variant: of its files, such as fp16.
-      prompt: what to show; several make a video each, and "" is one too.
+      variant: read the files of this variant, such as fp16.
+      prompt: what to show. Several make a video each, and "" is one too.
       negative_prompt: what guidance leads away from, in all videos.
       image: first frame, for image-to-video models.
-      image_fit: how it comes to the size: crop what stands over, stretch it as diffusers does, or pad with black bars.
-      embeddings: .safetensors or .npz of `experiments.make_text_embeddings`, instead of the text encoder; each of its
-        prompts makes a video.
+      image_fit: crop what stands over, stretch as diffusers does, or pad with black bars.
+      embeddings: file of `experiments.make_text_embeddings` instead of prompts. Each of its rows makes a video.
       latents: .safetensors, .npz or .npy of the noise to start from, instead of the seed's.
-      attention: dense, sta, adaspa, sparse-vdit, or a JSON file.
-      dense_steps: leading steps with dense attention; by default the attention's own number.
-      dense_last_steps: the same of the last steps.
-      dense_layers: layers with dense attention in every step.
-      frames: of the video; the model's usual by default, as are height, width, steps, guidance and fps.
-      height: pixels.
-      width: pixels.
-      steps: denoising steps.
-      guidance: scale of classifier-free guidance, which 1 or less turns off (HunyuanVideo: of its distilled guidance,
-        which knows no negative prompt and which nothing turns off).
-      scheduler: in place of the model's own: euler or unipc (Wan, HunyuanVideo), ddim or dpm (CogVideoX).
-      shift: flow shift, in place of the scheduler's own (Wan: 3 for 480p, 5 for 720p).
-      fps: frames per second of the video, such as 16, 23.976 or 24000/1001.
-      seed: of the noise; several make a video each. 0 by default.
-      out: NAME.mp4; NAME.npz or a folder's NAME for frames without loss. Several videos are NAME-0001.mp4, ... by
-        prompt, NAME-seed7.mp4 by seed, or NAME-0001-seed7.mp4. Reports and interrupted runs lie beside them.
+      lora: LoRAs to merge, each FILE or FILE:SCALE, as in style.safetensors:0.8 fast.safetensors.
+      lora_scale: scale of those that name none.
+      frames: the model's usual number by default.
+      height: in pixels; the model's usual by default.
+      width: in pixels; the model's usual by default.
+      fps: frames per second, such as 16, 23.976 or 24000/1001; the model's usual by default.
+      seed: of the noise, 0 by default. Several make a video each.
+      out: NAME.mp4, or NAME.npz or a folder NAME for frames without loss. Several videos are NAME-0001-seed7.mp4 and
+        so on. Reports and interrupted runs lie beside them.
       save_latents: keep the denoised latents, as NAME.latents.safetensors.
+      steps: denoising steps; the model's usual number by default.
+      guidance: scale of classifier-free guidance, which 1 or less turns off. HunyuanVideo's is distilled and always on.
+      scheduler: euler or unipc (Wan, HunyuanVideo), ddim or dpm (CogVideoX); the model's own by default.
+      shift: flow shift; the scheduler's own by default. Wan takes 3 for 480p and 5 for 720p.
+      dtype: of weights and compute. auto is bfloat16 on a GPU and float32 on a CPU.
+      vae_dtype: of the VAE; `dtype` by default.
+      text_dtype: of the text encoder; `dtype` by default.
+      tile: decode in tiles. auto does where the whole would not fit, and always for HunyuanVideo.
+      save_every: steps between saves of the run. 0 saves its end alone.
+      attention: dense, sta, adaspa, sparse-vdit, or a JSON file.
+      dense_steps: first steps with dense attention; the attention's own number by default.
+      dense_last_steps: last steps with dense attention; the attention's own number by default.
+      dense_layers: layers with dense attention in every step.
       compare: make the dense video too, as NAME-dense.mp4, and compare.
-      dtype: of weights and compute; auto is bfloat16 on a GPU and float32 on a CPU.
-      vae_dtype: that of the VAE, where it is another.
-      text_dtype: that of the text encoder, where it is another.
-      lora: LoRAs to merge, each FILE or FILE:SCALE: --lora style.safetensors:0.8 fast.safetensors.
-      lora_scale: strength of those that name none.
-      tile: decode in tiles: on, off, or auto (where it would not fit otherwise; HunyuanVideo always).
-      save_every: steps between saves of the run; 0 saves the end alone.
-      implementation: of the attention kernels; by default the best here.
-      memory_gib: plan with this much memory instead of the device's.
+      implementation: xla, mosaic_gpu, triton, cudnn (dense alone) or reference; the best here by default.
+      memory_gib: plan with this much memory; the device's by default.
       cfg: 2 denoises guidance's two rows on devices of their own.
       seq: devices that share the tokens of a row.
-      shard_weights: lay every weight in parts over those devices, for a model that is too large for each.
-      distributed: one process of several, on as many hosts; see `experiments.hosts`.
+      shard_weights: spread every weight over those devices, for a model too large for each.
+      distributed: one process of several, on as many hosts. See `experiments.hosts`.
     """
 
     model: Path
@@ -96,6 +94,16 @@ class Config:
     seq: int = 1
     shard_weights: bool = False
     distributed: bool = False
+
+    GROUPS: ClassVar = {
+        "input": ("model", "variant", "prompt", "negative_prompt", "image", "image_fit", "embeddings", "latents",
+                  "lora", "lora_scale"),
+        "video": ("frames", "height", "width", "fps", "seed", "out", "save_latents"),
+        "denoising": ("steps", "guidance", "scheduler", "shift", "dtype", "vae_dtype", "text_dtype", "tile",
+                      "save_every"),
+        "attention": ("attention", "dense_steps", "dense_last_steps", "dense_layers", "compare", "implementation"),
+        "device": ("memory_gib", "cfg", "seq", "shard_weights", "distributed"),
+    }  # fmt: skip
 
     def filled(self, family: "Family") -> "Config":
         """With the family's values in place of None and auto, and without the negative prompt that is not used."""

@@ -33,10 +33,23 @@ def main(arguments: list[str] | None = None) -> None:
     from experiments.gpu_check import flags
 
     config = flags.parse(arguments)
+    if config.implementation:
+        _check_names(config.implementation)
     if config.part:
         _parts(config)
     else:
         _steps(config, started)
+
+
+def _check_names(implementations) -> None:
+    """What no operation has would leave nothing to do, and nothing would fail."""
+    from experiments.gpu_check.session import OPERATIONS
+
+    known = sorted({name for table in OPERATIONS.values() for name in table})
+    if unknown := sorted({*implementations} - {*known}):
+        sys.exit(
+            f"error: --implementation {' '.join(unknown)} must be of {', '.join(known)}; or leave it out"
+        )
 
 
 def _parts(config) -> None:

@@ -25,7 +25,7 @@ class Config:
     """
 
     frames: Path
-    out: str
+    out: str | Path  # as text: a slash at its end, which a path loses, means a folder
     fps: str | None = None
 
 

@@ -116,8 +116,10 @@ def read_frames(path: str | Path) -> tuple[np.ndarray, float]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             frames, fps = arrays["frames"], float(arrays["fps"])
         check_frames(frames)
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as problem:
+        raise FileNotFoundError(
+            f"no file {path}; give an .npz that experiments.generate wrote"
+        ) from problem
     except Exception as problem:  # zipfile, zlib and numpy each have their own for damage
         raise ValueError(
             f"{path} holds no frames of write_video ({problem}); give an .npz that experiments.generate wrote"

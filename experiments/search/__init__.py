@@ -7,6 +7,6 @@
 
 Denoises every prompt once (Sparse-vDiT calibrated to a density: once more for each round) with all candidates
 evaluated beside exact attention, and writes to `--out`: attention.json (a `SparseAttention` for
-`experiments.generate --attention`), strategy.json (STA, FastVideo's format), report.json, pictures, and the
-measurements, from which an interrupted search goes on. The last answer: experiments/LOG.md.
+`experiments.generate --attention`), strategy.json (STA in FastVideo's format, where that says all), report.json,
+pictures, and the measurements, from which an interrupted search goes on. The last answer: experiments/LOG.md.
 """

@@ -6,18 +6,23 @@ from pathlib import Path
 
 import jax
 
-from experiments import command
+from experiments import command, search
+from experiments.new_file import check_new
 from experiments.record import RESULTS, Run, environment
 from experiments.search.choose import Choice, choose
 from experiments.search.pictures import draw_all
-from experiments.search.settings import Config, candidates_of, schedule_of
+from experiments.search.settings import Config, candidates_of, schedule_of, without_effect
 from experiments.search.subjects import make_subject
 from experiments.search.task import Task, make_task
-from sparsevdit_jax.fastvideo import to_strategy
+from sparsevdit_jax import SparseAttention
+from sparsevdit_jax.fastvideo import TILE, from_strategy, to_strategy
 
 
 def main(config: Config) -> Choice:
     """Searches, and writes what was found."""
+    check_new(config.out / "attention.json")
+    for line in without_effect(config):
+        print(f"warning: {line}")
     run = Run.start("search", config) if config.record else None
     subject = make_subject(config)
     candidates = candidates_of(config, subject.grid)
@@ -36,11 +41,29 @@ def write(out: Path, choice: Choice, task: Task, name: str) -> None:
     """attention.json, strategy.json, report.json and the pictures."""
     (out / "attention.json").write_text(choice.attention.to_json() + "\n")
     if task.config.method == "sta":
-        (out / "strategy.json").write_text(to_strategy(choice.attention) + "\n")
+        write_strategy(out / "strategy.json", choice.attention, task.candidates[0].tile)
     flags = json.loads(json.dumps(dataclasses.asdict(task.config), default=str))
     report = dict(config=flags, environment=environment(), prompts=task.subject.prompts)
     (out / "report.json").write_text(json.dumps(report | choice.report, indent=1) + "\n")
     draw_all(choice, task, out, name)
+
+
+def write_strategy(path: Path, attention: SparseAttention, tile: tuple[int, int, int]) -> None:
+    """Writes FastVideo's format where the file alone says all, as `experiments.generate` reads it; else says why not.
+
+    The format has no place for tile and canvas: the tile is FastVideo's, and the canvas shows in a warm-up of full
+    steps, or in a window that is full.
+    """
+    text = to_strategy(attention)
+    try:
+        if tile != TILE:
+            raise ValueError(f"the format is for tiles of {TILE}, and these are {tile}")
+        if to_strategy(from_strategy(text, attention.grid)) != text:
+            raise ValueError("it would be read as made for another canvas")
+    except ValueError as problem:
+        print(f"no {path.name} is written: {problem}. {path.with_name('attention.json')} says all")
+        return
+    path.write_text(text + "\n")
 
 
 def record(run: Run, choice: Choice, task: Task) -> None:
@@ -90,6 +113,7 @@ if __name__ == "__main__":
         command.run(
             main,
             Config,
+            description=search.__doc__,
             interrupted="stopped; the same command goes on from what was measured",
         )
     finally:

@@ -11,7 +11,17 @@ from sparsevdit_jax.offline.measurements import Measurements
 from sparsevdit_jax.offline.probe import Probe
 from sparsevdit_jax.offline.rules import SparseVditRule
 
-_DECIDES = ("steps", "guidance", "frames", "height", "width", "shift", "seed", "dtype")
+_DECIDES = (
+    "steps",
+    "guidance",
+    "negative_prompt",
+    "frames",
+    "height",
+    "width",
+    "shift",
+    "seed",
+    "dtype",
+)
 
 
 def measure(
@@ -30,7 +40,7 @@ def measure(
       name: of the file in `config.out`.
     """
     settings = {key: getattr(config, key) for key in _DECIDES} | dict(
-        model=None if config.model is None else config.model.name,
+        **subject.read,
         prompts=list(subject.prompts),
         schedule=schedule.to_dict(),
         candidates=[codec.encode(p) for p in candidates],

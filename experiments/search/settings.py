@@ -5,8 +5,10 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+from experiments.generation.flags import check_numbers
+from experiments.prompts import check_text
 from sparsevdit_jax import StepSchedule, TokenOrder, VideoGrid, codec
 from sparsevdit_jax.fastvideo import tiles_of
 from sparsevdit_jax.pattern import AttentionPattern
@@ -30,41 +32,52 @@ class Config:
     """Flags.
 
     Attributes:
-      method: sta (least output error, per step), sparse-vdit (error and cost, sequential feed, per step), or
-        mixture (one candidate of any kind for each head at all steps, least error at `density`).
+      method: sta (least output error, per step), sparse-vdit (error and cost, sequential feed, per step), or mixture
+        (one candidate of any kind for each head in all steps, least error at `density`).
       model: checkpoint folder in the layout of diffusers; the tiny model by default.
-      prompts: what to calibrate on; digits for the tiny model.
-      negative_prompt: for guidance.
-      embeddings: files of `experiments.make_text_embeddings`, one a prompt, instead of prompts.
-      held_out: the last so many prompts only judge the choice.
-      steps: denoising steps; the model's usual by default.
-      dense_steps: leading steps of full attention (T0); the paper's share by default.
+      variant: read the files of this variant, such as fp16.
+      prompts: what to calibrate on; for the tiny model digits.
+      negative_prompt: what guidance leads away from.
+      embeddings: files of `experiments.make_text_embeddings` instead of prompts. Each of their rows is a prompt.
+      held_out: so many prompts, the last ones, only judge the choice.
+      frames: the model's usual number by default.
+      height: in pixels; the model's usual by default.
+      width: in pixels; the model's usual by default.
+      seed: of the noise of the first prompt; prompt i has seed + i.
+      steps: denoising steps; the model's usual number by default.
       guidance: scale of classifier-free guidance; the model's usual by default.
-      frames: of the clip; the model's usual by default, as are height and width.
-      height: pixels.
-      width: pixels.
-      shift: flow shift, in place of the scheduler's own.
-      seed: of the noise; prompt i has seed + i.
+      shift: flow shift; the scheduler's own by default.
       dtype: of weights and compute.
-      candidates: JSON file with a list of patterns as in attention.json, instead of the method's own.
+      dense_steps: first steps with full attention (T0); the paper's share by default.
+      candidates: JSON file with a list of patterns as in attention.json; the method's own by default.
       windows: windows of STA in tiles, three numbers each.
       tile: tokens of STA's tile; the paper's by default, smaller on small canvases.
       block: tokens of the other patterns' blocks.
+      costs: table of `experiments.measure_costs`, to take times for costs instead of densities.
+      density: mean density over the sparse steps to reach. It calibrates epsilon, or is the mixture's budget.
       lam: Sparse-vDiT's weight of cost.
       epsilon: Sparse-vDiT's threshold.
-      relative: errors relative to the head's output.
-      density: mean density over the sparse steps to reach; calibrates epsilon, or is the mixture's budget.
-      rounds: sequential searches with which epsilon is calibrated.
+      rounds: sequential searches that calibrate epsilon.
+      relative: take errors relative to the head's output.
       shared: one choice for all steps.
-      costs: measured table (`experiments.measure_costs`) that takes the place of density as cost.
-      out: folder.
+      out: folder of everything written. An interrupted search in it goes on.
       save_every: steps between saves of a checkpoint's run.
       record: also append the result to experiments/results/search.jsonl, with pictures and the attention beside it.
       name: of the record and its files; the method by default.
     """
 
+    GROUPS: ClassVar = {
+        "input": ("model", "variant", "prompts", "negative_prompt", "embeddings", "held_out"),
+        "video": ("frames", "height", "width", "seed"),
+        "denoising": ("steps", "guidance", "shift", "dtype", "dense_steps"),
+        "candidates": ("candidates", "windows", "tile", "block", "costs"),
+        "choice": ("method", "density", "lam", "epsilon", "rounds", "relative", "shared"),
+        "output": ("out", "save_every", "record", "name"),
+    }
+
     method: Method
     model: Path | None = None
+    variant: str | None = None
     prompts: tuple[str, ...] = ()
     negative_prompt: str = ""
     embeddings: tuple[Path, ...] = ()
@@ -99,14 +112,20 @@ class Config:
             raise ValueError("a mixture needs its budget: pass --density, such as 0.2")
         if self.density is not None and not 0 < self.density <= 1:
             raise ValueError(f"density={self.density} must lie in (0, 1]")
-        for name in ("rounds", "save_every", "steps", "frames", "height", "width"):
-            if (value := getattr(self, name)) is not None and value < 1:
+        check_text([*self.prompts, self.negative_prompt])
+        count = max(1, len(self.prompts) + len(self.embeddings))  # prompt i has seed + i
+        check_numbers(self, (self.seed, self.seed + count - 1))
+        for name in ("rounds", "save_every", "block"):
+            if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         if self.held_out < 0:
             raise ValueError(f"held_out={self.held_out} must not be negative: it counts prompts")
-        for name in ("lam", "epsilon"):
-            if math.isnan(getattr(self, name)):
-                raise ValueError(f"{name}=nan must be a number; no loss is below nan")
+        if not (math.isfinite(self.lam) and self.lam >= 0):
+            raise ValueError(
+                f"lam={self.lam} must be a finite number from 0 on; 0.5 is the paper's"
+            )
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon={self.epsilon} must be above 0: no loss is below it")
         # Files of the record bear the name, and are written after everything else.
         if self.name is not None and not re.fullmatch(r"[\w-]+", self.name):
             raise ValueError(f"name={self.name!r} must be letters, digits, - and _: it names files")
@@ -116,6 +135,11 @@ class Config:
             raise ValueError(
                 "--embeddings are for a --model; the tiny model takes --prompts, digits"
             )
+        if self.negative_prompt and (self.embeddings or self.model is None):
+            what = (
+                "--embeddings bring their own" if self.embeddings else "the tiny model knows none"
+            )
+            raise ValueError(f"--negative-prompt has no effect ({what}); leave it out")
         # Here, since loading a model comes before anything is read, and may take minutes.
         files = dict(candidates=[self.candidates], costs=[self.costs], embeddings=self.embeddings)
         for flag, paths in files.items():
@@ -124,6 +148,36 @@ class Config:
                     raise ValueError(
                         f"no file {path} for --{flag}; give one, or leave --{flag} out"
                     )
+
+
+_UNUSED = {
+    "sta": ("density", "lam", "epsilon", "rounds", "relative", "block", "costs"),
+    "sparse-vdit": ("windows", "tile"),
+    "mixture": ("lam", "epsilon", "rounds", "shared"),
+}
+"""Flags that a method does not look at."""
+
+
+def without_effect(config: Config) -> list[str]:
+    """A line for each flag that is not its default and changes nothing."""
+    default = {field.name: field.default for field in dataclasses.fields(Config)}
+    unused = {name: f"with --method {config.method}" for name in _UNUSED[config.method]}
+    if config.candidates is not None:
+        given = dict.fromkeys(
+            ("windows", "tile", "block"), f"with --candidates {config.candidates}"
+        )
+        unused |= given
+    if config.density is None:
+        unused["rounds"] = "without --density"
+    if config.model is None:
+        unused |= dict.fromkeys(("variant", "save_every"), "without --model")
+    if not config.record:
+        unused["name"] = "without --record"
+    return [
+        f"--{name.replace('_', '-')} {getattr(config, name)} has no effect {why}"
+        for name, why in unused.items()
+        if getattr(config, name) != default[name]
+    ]
 
 
 def schedule_of(config: Config, num_steps: int) -> StepSchedule:
@@ -199,8 +253,8 @@ def _modes(density: float, block: int, grid: VideoGrid) -> tuple[AttentionPatter
 
 def _read_candidates(path: Path) -> tuple[AttentionPattern, ...]:
     try:
-        patterns = codec.decode(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as problem:
+        patterns = codec.decode(json.loads(path.read_text(encoding="utf-8-sig")))
+    except (ValueError, RecursionError) as problem:
         raise ValueError(
             f"{path} holds no list of patterns ({problem}); write one as in attention.json"
         ) from problem

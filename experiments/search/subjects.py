@@ -1,19 +1,26 @@
 """What a search runs on: the tiny model, or a transformer from a checkpoint folder."""
 
 import abc
+import dataclasses
+import functools
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from models.nn import planned
 
 from experiments.demo.runner import SHIFT, VIDEO, WEIGHTS
+from experiments.generation.checkpoint import read_checkpoint
+from experiments.generation.identity import identity
+from experiments.generation.inputs import blank_text, one_prompt, planned_conditions
 from experiments.generation.store import load_progress, save_progress
 from experiments.search.settings import Config
 from models import load_transformer
 from models.pipelines import Clip, Denoiser, read_family
+from models.pretrained import TRANSFORMERS
 from models.sampling import generate
 from models.text_embeddings import TextEmbeddings, load_embeddings
 from models.tiny import load_tiny
@@ -29,6 +36,7 @@ class Subject(abc.ABC):
       prompts: names of the prompts.
       num_steps: denoising steps.
       grid, num_layers, num_heads, head_dim: of the attention.
+      read: identity of every file that makes a difference, by name.
     """
 
     prompts: tuple[str, ...]
@@ -37,6 +45,7 @@ class Subject(abc.ABC):
     num_layers: int
     num_heads: int
     head_dim: int
+    read: Mapping[str, str]
 
     @abc.abstractmethod
     def run(self, prompt: int, attention: SparseAttention, store: Path, on_step: OnStep) -> None:
@@ -62,6 +71,7 @@ class TinySubject(Subject):
         self.grid = self.model.grid(self.shape)
         self.num_layers, self.num_heads = sizes.num_layers, sizes.num_heads
         self.head_dim = sizes.head_dim
+        self.read = {WEIGHTS.name: identity(WEIGHTS)}
 
     def run(self, prompt, attention, store, on_step):
         """See `Subject.run`."""
@@ -80,19 +90,29 @@ class TinySubject(Subject):
 
 
 class FolderSubject(Subject):
-    """The transformer of a checkpoint folder in the layout of diffusers, in text-to-video runs."""
+    """The transformer of a checkpoint folder in the layout of diffusers, in text-to-video runs.
+
+    All is checked here as `experiments.generate` checks it; nothing is loaded before the first `run`.
+    """
 
     def __init__(self, config: Config):
+        config = dataclasses.replace(config, model=config.model.expanduser())
         self.config, family = config, read_family(config.model)
         self.family = family if config.shift is None else family.with_shift(config.shift)
         if self.family.takes_image:
             raise ValueError(
                 f"{config.model} holds an image-to-video model; search with the text-to-video one"
             )
-        self.prompts = _prompts(config, ())
         default = self.family.defaults
         self.num_steps = config.steps or default.steps
+        self.family.set_timesteps(self.num_steps)  # refuses those that make no noise levels
         self.guidance = default.guidance if config.guidance is None else config.guidance
+        self.guided = self.family.guided(self.guidance)
+        if config.negative_prompt and not self.guided:
+            raise ValueError(
+                f"--negative-prompt {config.negative_prompt!r} has no effect: guidance {self.guidance:g} is off (1 or "
+                "less); leave it out"
+            )
         usual = default.clip
         self.clip = Clip(
             config.frames or usual.frames,
@@ -101,25 +121,33 @@ class FolderSubject(Subject):
         )
         self.family.check_clip(self.clip)
         self.dtype = jnp.dtype(config.dtype)
-        self.texts = [self._text(i) for i in range(len(self.prompts))]
-        gc.collect()  # the text encoder may be larger than the transformer
-        self.model = load_transformer(config.model, dtype=self.dtype)
-        conditions = self._conditions(0)
-        tokens = conditions.inputs["encoder_hidden_states"].shape[1]
-        self.grid = self.family.grid(self.family.latent_shape(self.clip), tokens)
-        self.num_layers = self.model.num_attention_layers
+        self._given = [
+            (name, text) for path in config.embeddings for name, text in _read_embeddings(path)
+        ]
+        self.prompts = _prompts(config, tuple(name for name, _ in self._given))
+        dtypes, encoded = {"transformer": config.dtype}, None
+        if not self._given:
+            dtypes["text_encoder"] = config.dtype
+            encoded = [*self.prompts, *([config.negative_prompt] if self.guided else [])]
+        self.read = read_checkpoint(self.family, dtypes, prompts=encoded, variant=config.variant)
+        for path in config.embeddings:
+            self.read[f"embeddings {path.name}"] = identity(path)
+        model = planned(TRANSFORMERS[self.family.TRANSFORMER], self.family.transformer, self.dtype)
+        self.grid = self._grid()
+        self.num_layers = model.num_attention_layers
         self.num_heads = self.family.transformer.num_heads
         self.head_dim = self.family.transformer.head_dim
         self._denoisers: dict[Any, Denoiser] = {}
 
     def run(self, prompt, attention, store, on_step):
         """See `Subject.run`; goes on from `store`."""
-        conditions = self._conditions(prompt)
+        text = self._texts[prompt]
+        conditions = self.family.conditions(text, self.clip, self.guidance)
         denoiser = self._denoiser(attention, conditions)
         key = jax.random.key(self.config.seed + prompt)
         noise = jax.random.normal(key, denoiser.shape, jnp.float32)
         rows = next(iter(conditions.inputs.values())).shape[0]
-        settings = dict(attention=f"{attention}", prompt=self.prompts[prompt])
+        settings = dict(attention=f"{attention}", prompt=self.prompts[prompt]) | self.read
         progress = load_progress(store, denoiser.start(noise, rows), settings)
 
         def after(phase, now):
@@ -128,17 +156,44 @@ class FolderSubject(Subject):
             if now.step % self.config.save_every == 0 and now.step < self.num_steps:
                 save_progress(store, now, settings)
 
-        denoiser.run(self.model, conditions, progress, after)
+        denoiser.run(self._model, conditions, progress, after)
         store.unlink(missing_ok=True)
 
-    def _text(self, prompt) -> TextEmbeddings:
-        if self.config.embeddings:
-            return load_embeddings(self.config.embeddings[prompt])
-        negative = self.config.negative_prompt if self.family.guided(self.guidance) else None
-        return self.family.encode_prompts([self.prompts[prompt]], negative, dtype=self.dtype)
+    def _grid(self) -> VideoGrid:
+        """The canvas, which all prompts share."""
+        texts = [text for _, text in self._given] or [
+            blank_text(self.family, self.dtype, guided=self.guided)
+        ]
+        shape, grids = self.family.latent_shape(self.clip), {}
+        for text, name in zip(texts, self.prompts, strict=False):
+            conditions = planned_conditions(self.family, text, self.clip, self.guidance)
+            tokens = conditions.inputs["encoder_hidden_states"].shape[1]
+            grids.setdefault(self.family.grid(shape, tokens), name)
+        if len(grids) > 1:
+            listed = ", ".join(f"{grid.text_len} in {name}" for grid, name in grids.items())
+            raise ValueError(
+                f"the embeddings hold different numbers of text tokens ({listed}), and one attention is for one "
+                "number; make them in one call of python -m experiments.make_text_embeddings"
+            )
+        return next(iter(grids))
 
-    def _conditions(self, prompt):
-        return self.family.conditions(self.texts[prompt], self.clip, self.guidance)
+    @functools.cached_property
+    def _texts(self) -> list[TextEmbeddings]:
+        if self._given:
+            return [text for _, text in self._given]
+        text = self.family.encode_prompts(
+            self.prompts,
+            self.config.negative_prompt if self.guided else None,
+            dtype=self.dtype,
+            variant=self.config.variant,
+        )
+        gc.collect()  # the text encoder may be larger than the transformer
+        return [one_prompt(text, i) for i in range(len(self.prompts))]
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        config = self.config
+        return load_transformer(config.model, dtype=self.dtype, variant=config.variant)
 
     def _denoiser(self, attention, conditions) -> Denoiser:
         """One for each attention and shape of text, so that prompts share compiled steps."""
@@ -156,8 +211,16 @@ class FolderSubject(Subject):
         return self._denoisers[key]
 
 
+def _read_embeddings(path: Path) -> list[tuple[str, TextEmbeddings]]:
+    """Name and embeddings of every prompt in a file: NAME, or NAME-0001 and so on of several."""
+    text = load_embeddings(path)
+    rows = text.prompt_embeds.shape[0]
+    names = [path.stem] if rows == 1 else [f"{path.stem}-{i:04d}" for i in range(1, rows + 1)]
+    return [(name, one_prompt(text, i)) for i, name in enumerate(names)]
+
+
 def _prompts(config: Config, usual: tuple[str, ...]) -> tuple[str, ...]:
-    prompts = config.prompts or tuple(path.stem for path in config.embeddings) or usual
+    prompts = config.prompts or usual
     if not prompts:
         raise ValueError("nothing to calibrate on; give --prompts or --embeddings")
     if config.held_out >= len(prompts):

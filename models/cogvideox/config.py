@@ -7,6 +7,9 @@ from sparsevdit_jax import VideoGrid
 from ..config import Heads, require, require_positive
 from ..patches import check_shape, token_shape
 
+_MOST_TEXT = 2**13
+"""Text tokens: the text encoder's attention grows with their square."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CogVideoXConfig(Heads):
@@ -84,6 +87,11 @@ class CogVideoXConfig(Heads):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} must be an integer; see config.json"
                 )
+        if self.max_text_seq_length > _MOST_TEXT:
+            raise ValueError(
+                f"max_text_seq_length={self.max_text_seq_length} must be at most {_MOST_TEXT}: every prompt is padded "
+                "to it; 226 is usual"
+            )
         if not self.use_rotary_positional_embeddings:
             # diffusers refuses the first; with the second its table would not have the tokens' length.
             require(self, use_learned_positional_embeddings=(False,), patch_size_t=(None,))

@@ -74,17 +74,23 @@ def deltas_of(file: LoraFile, scale: float, names: Names) -> tuple[list[Delta], 
     return deltas, notes
 
 
-def check_values(file: LoraFile, deltas: Sequence[Delta]) -> None:
-    """Reads all that `deltas` of `file` need; ValueError if a number is, or would become, NaN or infinite."""
+def check_values(file: LoraFile, deltas: Sequence[Delta]) -> dict[Delta, float]:
+    """Reads all that `deltas` of `file` need; ValueError if a number is, or would become, NaN or infinite.
+
+    Returns:
+      For each what no number in it exceeds.
+    """
     needed = dict.fromkeys(name for delta in deltas for name in delta.tensors)
     peaks = {name: file.largest(name) for name in needed}
     bad = [name for name, peak in peaks.items() if not peak <= _LARGEST]
-    bad = bad or [d.tensors[0] for d in deltas if not _bound(d, peaks) <= _LARGEST]
+    bounds = {delta: _bound(delta, peaks) for delta in deltas}
+    bad = bad or [d.tensors[0] for d, bound in bounds.items() if not bound <= _LARGEST]
     if bad:
         raise ValueError(
             f"{file.path} holds values that are NaN, infinite or too large for float32 in {len(bad)} of "
             f"{len(peaks)} tensors: {_some(bad)}; its training diverged or the file is damaged: take another"
         )
+    return bounds
 
 
 def _bound(delta: Delta, peaks: Mapping[str, float]) -> float:

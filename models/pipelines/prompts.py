@@ -18,6 +18,14 @@ def check_prompts(family: Family, prompts: Sequence[str]) -> None:
         transformer.
     """
     folder = family.folder
+    if not family.ENCODES_TEXT:
+        family.encode_prompts(prompts, None, dtype=None)  # says why
+    for part in ("text_encoder", "tokenizer"):
+        if not (folder / part).is_dir():
+            raise FileNotFoundError(
+                f"{folder} has no {part}/; download it, or pass precomputed --embeddings "
+                "(python -m experiments.make_text_embeddings)"
+            )
     name, config = read_config(folder, "text_encoder", TEXT_ENCODERS)
     _, width = family.text_shape
     if config.d_model != width:

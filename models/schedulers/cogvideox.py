@@ -91,14 +91,12 @@ def levels(config: CogVideoXSchedulerConfig, num_steps: int, sigmas, start: int)
     Raises:
       ValueError: more steps than in training, or sigmas given.
     """
-    num_steps, start = check_steps(num_steps, start)
     train = config.num_train_timesteps
+    num_steps, start = check_steps(num_steps, start, train)
     if sigmas is not None:
         raise ValueError(
             "CogVideoX schedulers have no sigmas to choose; leave out `sigmas` and set num_steps"
         )
-    if num_steps > train:
-        raise ValueError(f"{num_steps=} must be at most {train}, the steps of training")
     if config.timestep_spacing == "linspace":
         timesteps = np.linspace(0, train - 1, num_steps).round()[::-1]
     elif config.timestep_spacing == "leading":

@@ -8,7 +8,14 @@ import numpy as np
 
 from models.config import require
 from models.flow_matching import add_noise, shift_time
-from models.schedulers.scheduler import Scheduler, check_sigmas, check_step, check_steps
+from models.schedulers.scheduler import (
+    Scheduler,
+    check_levels,
+    check_shift,
+    check_sigmas,
+    check_step,
+    check_steps,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +52,7 @@ class FlowMatchEulerDiscreteConfig:
             use_beta_sigmas=(False,),
             stochastic_sampling=(False,),
         )
-        if not self.shift > 0:
-            raise ValueError(f"shift={self.shift} must be above 0; 1 means no shift")
+        check_shift("shift", self.shift)
 
 
 class FlowMatchEulerTables(NamedTuple):
@@ -73,15 +79,17 @@ class FlowMatchEulerDiscreteScheduler(Scheduler):
 
     def set_timesteps(self, num_steps: int, sigmas=None, *, start: int = 0) -> FlowMatchEulerTables:
         """See `Scheduler.set_timesteps`; `start` makes no difference, the solver looks back at nothing."""
-        num_steps, start = check_steps(num_steps, start)
+        train = self.config.num_train_timesteps
+        num_steps, start = check_steps(num_steps, start, train)
         if sigmas is None:
             # In float64 from the float32 ends, rounded once shifted; given sigmas are rounded first.
-            train = self.config.num_train_timesteps
             first, last = (float(sigma) for sigma in self.training_tables().sigmas[[0, -2]])
             sigmas = np.linspace(first * train, last * train, num_steps) / train
         else:
             sigmas = check_sigmas(sigmas, num_steps).astype(np.float32)
-        return self._tables(sigmas)
+        tables = self._tables(sigmas)
+        check_levels(np.asarray(tables.sigmas), self.config.shift)
+        return tables
 
     def training_tables(self) -> FlowMatchEulerTables:
         """Noise levels of training, for `scale_noise`: num_train_timesteps of them, noisiest first."""

@@ -81,11 +81,13 @@ class Scheduler(abc.ABC):
         """
 
 
-def check_steps(num_steps: int, start: int) -> tuple[int, int]:
-    """Both as ints, if there is something to run."""
+def check_steps(num_steps: int, start: int, train: int) -> tuple[int, int]:
+    """Both as ints, if there is something to run, in no more steps than the `train` levels of training."""
     num_steps, start = operator.index(num_steps), operator.index(start)
-    if num_steps < 1:
-        raise ValueError(f"{num_steps=} must be at least 1; 20 to 50 are usual")
+    if not 1 <= num_steps <= train:
+        raise ValueError(
+            f"{num_steps=} must lie in 1..{train}, the noise levels of training; 20 to 50 are usual"
+        )
     if not 0 <= start < num_steps:
         raise ValueError(f"{start=} must lie in 0..{num_steps - 1}, the steps of this run")
     return num_steps, start
@@ -107,6 +109,26 @@ def check_sigmas(sigmas, num_steps: int) -> np.ndarray:
             "sort them in descending order and leave out the final 0, which is added"
         )
     return sigmas
+
+
+def check_shift(name: str, shift: float) -> None:
+    """ValueError for a flow shift that pushes all noise levels to one end."""
+    if not _LEAST_SHIFT <= shift <= 1 / _LEAST_SHIFT:
+        raise ValueError(
+            f"{name}={shift} must lie in {_LEAST_SHIFT:g}..{1 / _LEAST_SHIFT:g}; 1 means no shift, 3 to 17 are usual"
+        )
+
+
+_LEAST_SHIFT = 0.01
+
+
+def check_levels(sigmas: np.ndarray, shift: float) -> None:
+    """ValueError unless shifted noise levels, float32 with the last 0, fall from 1 or less and no two are the same."""
+    if not (sigmas[0] < 1.001 and (np.diff(sigmas) < 0).all()):
+        raise ValueError(
+            f"the {len(sigmas) - 1} noise levels do not fall from 1 to 0 in float32 after the shift by {shift}; take a "
+            "shift nearer to 1 (3 to 17 are usual), fewer steps or sigmas further apart"
+        )
 
 
 def check_step(model_output, i, x, tables) -> tuple[jax.Array, jax.Array]:

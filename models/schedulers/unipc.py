@@ -9,7 +9,15 @@ import numpy as np
 
 from models.config import require
 from models.flow_matching import add_noise, shift_time
-from models.schedulers.scheduler import Scheduler, check_sigmas, check_step, check_steps, row
+from models.schedulers.scheduler import (
+    Scheduler,
+    check_levels,
+    check_shift,
+    check_sigmas,
+    check_step,
+    check_steps,
+    row,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,8 +81,7 @@ class UniPCMultistepConfig:
             use_dynamic_shifting=(False,),
             shift_terminal=(None,),
         )
-        if not self.flow_shift > 0:
-            raise ValueError(f"flow_shift={self.flow_shift} must be above 0; 1 means no shift")
+        check_shift("flow_shift", self.flow_shift)
 
 
 class Combination(NamedTuple):
@@ -119,8 +126,8 @@ class UniPCMultistepScheduler(Scheduler):
 
     def set_timesteps(self, num_steps: int, sigmas=None, *, start: int = 0) -> UniPCTables:
         """See `Scheduler.set_timesteps`."""
-        num_steps, start = check_steps(num_steps, start)
         train = self.config.num_train_timesteps
+        num_steps, start = check_steps(num_steps, start, train)
         if sigmas is None:
             sigmas = np.linspace(1, 1 / train, num_steps + 1)[:-1]
         else:
@@ -128,13 +135,10 @@ class UniPCMultistepScheduler(Scheduler):
         sigmas = shift_time(sigmas, self.config.flow_shift)
         if abs(sigmas[0] - 1) < 1e-6:
             sigmas[0] -= 1e-6
+        levels = np.append(sigmas, 0).astype(np.float32)
+        check_levels(levels, self.config.flow_shift)
         timesteps = (sigmas * train).astype(np.int32)
-        sigmas = np.append(sigmas, 0).astype(np.float32)
-        if not (np.diff(sigmas) < 0).all():
-            raise ValueError(
-                f"{num_steps=} noise levels are not all different in float32 after the shift by "
-                f"{self.config.flow_shift}; take fewer steps or sigmas further apart"
-            )
+        sigmas = levels
 
         steps = np.arange(num_steps)
         # No more predictions than there are since `start`, and no more than steps that are left.

@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib
+import inspect
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -73,6 +75,72 @@ def test_a_flag_of_several_values_may_stand_several_times(arguments, config):
     seen = []
     command.run(seen.append, Many, arguments=arguments.split())
     assert seen == [config]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InGroups:
+    """Flags in groups.
+
+    Attributes:
+      model: a folder.
+      size: of it.
+      names: some.
+      left: out of all groups.
+    """
+
+    GROUPS: ClassVar = {"input": ("model", "names"), "shape": ("size",)}
+    model: str
+    size: int = 1
+    names: tuple[str, ...] = ()
+    left: list[int] = dataclasses.field(default_factory=lambda: [1])
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"size={self.size} must be at least 1")
+
+
+def test_flags_in_groups_keep_their_names_and_have_their_help(capsys):
+    seen = []
+    arguments = ["--names", "a", "b", "--model", "m", "--size", "3", "--names", "c"]
+    command.run(seen.append, InGroups, arguments=arguments)
+    assert seen == [InGroups(model="m", size=3, names=("a", "b", "c"))]
+    with pytest.raises(SystemExit):
+        command.run(print, InGroups, arguments=["--help"])
+    said = re.sub(r"[\s│╭╮╯╰─]+", " ", capsys.readouterr().out)
+    said = said[said.index("Flags in groups.") :]  # behind the usage
+    parts = ["Flags in groups.", "input options", "--model STR a folder. (required)", "--names",
+             "shape options", "--size INT of it. (default: 1)", "other options", "--left"]  # fmt: skip
+    assert [said.index(part) for part in parts] == sorted(said.index(part) for part in parts)
+    assert last_line(print, InGroups, "--model", "m", "--size", "0").endswith("must be at least 1")
+
+
+@pytest.mark.parametrize("name", ["generate", "search.__main__"])
+def test_every_flag_of_the_long_commands_has_a_group_and_help(name):
+    module = importlib.import_module(f"experiments.{name}")
+    config = module.Config
+    fields = sorted(field.name for field in dataclasses.fields(config))
+    assert sorted(name for names in config.GROUPS.values() for name in names) == fields
+    documented = re.findall(r"^  (\w+): ", inspect.cleandoc(config.__doc__), re.MULTILINE)
+    assert sorted(documented) == fields
+    assert max(map(len, config.GROUPS.values())) <= 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """Flags of which some are paths."""
+
+    out: Path | None = None
+    lora: tuple[str | Path, ...] = ()
+    prompt: str = ""
+
+
+def test_the_home_folder_is_meant_by_its_sign_in_paths_alone(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    seen = []
+    arguments = ["--out=~/a b.mp4", "--lora", "~/x:0.5", "y", "--prompt", "~/", "--lora", "~/z"]
+    command.run(seen.append, Paths, arguments=arguments)
+    loras = ("/home/me/x:0.5", "y", "/home/me/z")
+    assert seen == [Paths(Path("/home/me/a b.mp4"), loras, "~/")]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is wrong with a folder's weights, said before a tensor is read; which of its files count."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -41,6 +42,17 @@ def test_checking_raises_what_loading_raises(folder, spoil, error):
     with pytest.raises(error) as checking:
         pretrained.check_weights(folder, "transformer")
     assert str(checking.value) == str(loading.value)
+
+
+def test_more_layers_than_tensors_are_refused_before_they_are_made(folder, monkeypatch):
+    """A toy of so many layers would not end."""
+    monkeypatch.setattr(pretrained, "planned", lambda *a: pytest.fail("made"))
+    path = folder / "transformer" / "config.json"
+    tensors = len(load_file(folder / "transformer" / FILE))
+    path.write_text(f'{{"_class_name": "ToyTransformer3DModel", "layers": {2**24}}}')
+    said = f"{path}: ToyConfig layers=16777216 is more than the {tensors} tensors of the weights"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        pretrained.check_weights(folder, "transformer")
 
 
 def test_checking_reads_no_tensor(folder, monkeypatch):

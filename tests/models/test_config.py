@@ -9,7 +9,7 @@ import pytest
 
 from models.cogvideox import CogVideoXConfig
 from models.cogvideox_vae import CogVideoXVAEConfig
-from models.config import config_from_json, config_to_json, fields_from_json, require
+from models.config import check_counts, config_from_json, config_to_json, fields_from_json, require
 from models.hunyuan_video import HunyuanVideoConfig
 from models.hunyuan_video_vae import HunyuanVideoVAEConfig
 from models.pretrained import TEXT_ENCODERS, TRANSFORMERS, VAES
@@ -35,6 +35,16 @@ def test_a_config_comes_back():
     assert document["_class_name"] == "ToyModel"
     document["patch"] = list(document["patch"])  # as JSON gives it
     assert config_from_json(Toy, document) == Toy(size=5)
+
+
+@pytest.mark.parametrize("cls", [WanConfig, HunyuanVideoConfig, CogVideoXConfig, WanVAEConfig])
+def test_layers_are_counted_under_every_name_that_we_have(cls):
+    names = [field.name for field in dataclasses.fields(cls) if "layers" in field.name]
+    for name in names or ["num_res_blocks"]:
+        config = cls(**{name: 10**6})
+        with pytest.raises(ValueError, match=f"{name}=1000000 is more than the 999 tensors"):
+            check_counts(config, 999)
+        check_counts(config, 10**6)
 
 
 def test_private_and_empty_entries_are_passed_over():

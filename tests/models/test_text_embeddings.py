@@ -97,6 +97,10 @@ ZEROS = np.zeros((2, 4), np.int32)
         ({"prompt_attention_mask": np.ones((2, 5), np.int32)}, r"shape \[2, 5\].* \[2, 4\]"),
         ({"prompt_attention_mask": ZEROS + 2}, "values other than 0 and 1"),
         (
+            {"prompt_attention_mask": ZEROS, "pooled_projections": np.ones((2, 3), np.float32)},
+            r"prompt_attention_mask .* has rows \[0, 1\] without a 1",
+        ),
+        (
             {"negative_prompt_attention_mask": np.tile(np.int32([0, 0, 1, 1]), (2, 1))},
             "negative_prompt_attention_mask .* a 1 after a 0; padding must follow",
         ),

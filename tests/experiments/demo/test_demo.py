@@ -179,13 +179,15 @@ def test_an_interrupt_keeps_the_earlier_demo_and_the_finished_clips(
     ("change", "message"),
     [
         (dict(digit=11), r"digit=11 must be one of 0 to 9"),
-        (dict(steps=3), r"steps=3 must be at least 5"),
+        (dict(steps=3), r"steps=3 must lie in 5\.\.1000"),
+        (dict(steps=10**6), r"steps=1000000 must lie in 5\.\.1000"),
+        (dict(video=(10**5,) * 3), "must hold at most 64 times the pixels of"),
         (dict(seed=-1), r"seed=-1 must lie in 0 to"),
         (dict(guidance=float("nan")), r"guidance=nan must be a finite number"),
         (dict(only=("stars",)), r"only=\['stars'\] names no method; choose from \['sta'"),
         (dict(only=("sta", "dense")), r"only=\['dense'\] names no method"),
         (dict(only=("sta",), all=True), r"--all runs every method and only=\['sta'\] a few"),
-        (dict(steps=0), r"steps=0 must be at least 5"),
+        (dict(steps=0), r"steps=0 must lie in 5"),
     ],
 )
 def test_flags_are_checked(config, change, message):

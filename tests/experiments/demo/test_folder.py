@@ -73,3 +73,9 @@ def test_an_empty_folder_is_used_and_a_file_is_not(out):
     (out / "dense.gif").write_text("clip")
     with pytest.raises(ValueError, match=r"dense\.gif is in use"):
         place_beside(out / "dense.gif")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match=r"file is a file, so .* choose another folder"):
+        place_beside(tmp_path / "file" / "demo")

@@ -119,6 +119,7 @@ def test_an_end_that_is_not_measured_is_refused(config):
         (dict(save_every=0), "save_every=0 must be at least 1"),
         (dict(batch=0), "batch=0 must be at least 1"),
         (dict(digits=(10,)), "must be 0 to 9"),
+        (dict(guidance=float("inf")), "guidance=inf must be a finite number"),
     ],
 )
 def test_bad_flags_are_refused(flags, message):

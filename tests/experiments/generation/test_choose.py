@@ -191,3 +191,12 @@ def test_what_is_neither_is_refused(tmp_path):
     path.write_text(json.dumps({"x": 1}))
     with pytest.raises(ValueError, match=r"bad\.json: entry 'x'"):
         choose_attention(str(path), GRID, **SIZES)
+
+
+@pytest.mark.parametrize("data", [b"", b"[1, 2]", b"{", b"[" * 200_000, "{}".encode("utf-16")])
+def test_what_is_no_json_is_refused_with_a_remedy(tmp_path, data):
+    path = tmp_path / "bad.json"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"bad\.json (is|must) .*download it again") as refused:
+        choose_attention(str(path), GRID, **SIZES)
+    assert len(str(refused.value)) < 300

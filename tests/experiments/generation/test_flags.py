@@ -99,3 +99,10 @@ def test_what_can_be_is_not(flags):
 def test_what_has_no_effect_is_said(flags, warning):
     (said,) = check_flags(Config(**flags))
     assert said.startswith(warning)
+
+
+def test_a_lora_of_scale_0_is_said_to_have_no_effect(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.touch()
+    said = check_flags(Config(**PROMPT, lora=(f"{path}:0", f"{path}:1")))
+    assert said == [f"--lora {path} has no effect: its scale is 0"]

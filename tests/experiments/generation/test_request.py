@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.generation import request as module
+from experiments.generation import checkpoint
 from experiments.generation.request import read_request, settings_of
 from experiments.generation.settings import Config
 from experiments.generation.store import Denoised, save_latents
@@ -40,7 +40,7 @@ def weights(monkeypatch):
         asked.append((part, variant))
         return []
 
-    monkeypatch.setattr(module.models, "check_weights", check_weights, raising=False)
+    monkeypatch.setattr(checkpoint.models, "check_weights", check_weights)
     return asked
 
 
@@ -73,10 +73,22 @@ def embeddings(path, rows=1, tokens=512, **more):
         (dict(out=Path("x.gif")), ValueError, r"x\.gif must be NAME\.mp4, NAME\.npz"),
         (dict(fps=500), ValueError, "fps=500 must be a number from"),
         (dict(fps="24000/0"), ValueError, "fps=24000/0 must be a number from"),
-        (dict(implementation="fast"), ValueError, "implementation='fast' must be one of .*xla"),
+        (
+            dict(implementation="fast"),
+            ValueError,
+            "--implementation fast cannot run dense .*choose reference or xla",
+        ),
         (dict(cfg=2, guidance=1.0), ValueError, r"cfg=2 must divide the rows .* here 1 .* leave"),
         (dict(cfg=3), ValueError, r"cfg=3 must divide the rows .* here 2"),
         (dict(scheduler="DDIM"), ValueError, "scheduler='DDIM'"),
+        (dict(steps=10**9), ValueError, r"num_steps=1000000000 must lie in 1\.\.1000, the noise"),
+        (
+            dict(shift=1e-30),
+            ValueError,
+            r"flow_shift=1e-30 must lie in 0\.01\.\.100; 1 means no shift",
+        ),
+        (dict(prompt=("a", "\udcff")), ValueError, "'.udcff' holds bytes that are not UTF-8"),
+        (dict(negative_prompt="\udcff"), ValueError, "'.udcff' holds bytes that are not UTF-8"),
     ],
 )
 def test_what_the_folder_or_the_files_rule_out(ask, weights, flags, error, message, tmp_path):
@@ -278,6 +290,10 @@ def test_a_video_that_is_there_is_refused_before_the_weights_are_looked_at(ask, 
         with pytest.raises(FileExistsError, match=rf"{name} exists and is not overwritten"):
             ask()
         (tmp_path / name).unlink()
+    (tmp_path / "x.mp4").symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match=r"x\.mp4 exists and is not overwritten"):
+        ask()
+    (tmp_path / "x.mp4").unlink()
     (tmp_path / "x-dense.mp4").write_text("mine")
     with pytest.raises(FileExistsError, match=r"x-dense\.mp4 exists"):
         ask(attention="sta", compare=True)

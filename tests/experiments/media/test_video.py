@@ -213,7 +213,7 @@ def test_where_nothing_can_be_written_the_latents_are_named(here, name):
 
 
 def test_other_files_are_no_frames(here):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"no file .*; give an \.npz that"):
         media.read_frames("a.npz")
     (here / "a.npz").write_bytes(b"PK\3\4 and no more")
     with pytest.raises(ValueError, match=r"a\.npz holds no frames"):

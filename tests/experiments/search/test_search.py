@@ -1,8 +1,9 @@
 """Whole searches on tiny random models of every family, from prompt to attention."""
 
 import dataclasses
-import functools
 import json
+import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,21 +11,21 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.search import subjects
-from experiments.search.__main__ import main
+from experiments.generation.choose import choose_attention
+from experiments.search.__main__ import main, write_strategy
 from experiments.search.settings import Config, candidates_of, default_windows, schedule_of
 from experiments.search.task import make_task
-from models.text_embeddings import TextEmbeddings, save_embeddings
 from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid, codec, metrics
-from sparsevdit_jax.fastvideo import from_strategy
+from sparsevdit_jax.fastvideo import to_strategy
 from sparsevdit_jax.offline.costs import CostTable, Measurement, Timing
 from sparsevdit_jax.offline.measurements import Measurements
+from sparsevdit_jax.offline.tables import step_table
 from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, MultiDiagonal, Skip, SlidingTile
 
-from ..generation import folders
+from .cases import SMALL, STA
 
 METHODS = {
-    "sta": dict(windows=((1, 1, 3), (1, 3, 1), (3, 1, 1)), dense_steps=0),
+    "sta": STA,
     "sparse-vdit": dict(density=0.6, rounds=1, dense_steps=0, relative=True),
     "mixture": dict(density=0.5, dense_steps=0, held_out=1),
 }
@@ -35,32 +36,6 @@ MIXED = (
     AdaSpa(0.2, 6, False),
     SlidingTile((1, 2, 3), (1, 1, 3)),
 )
-SMALL = dict(steps=2, tile=(1, 2, 3), block=6, dtype="float32", save_every=1)
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    """Flags that name a model and its prompts, of each family."""
-    prompts = dict(prompts=("a cat rides a skateboard", "two dogs watch the rain"))
-    size = dict(frames=9, height=64, width=96)
-    root = tmp_path_factory.mktemp("checkpoints")
-    texts = []
-    for i in range(2):
-        random = np.random.default_rng(i).standard_normal
-        text = TextEmbeddings(
-            prompt_embeds=random((1, 5, folders.TEXT_DIM), np.float32),
-            pooled_projections=random((1, 12), np.float32),
-            prompt_attention_mask=np.array([[1, 1, 1, 1, i]], np.int32),
-        )
-        texts.append(root / f"text{i}.npz")
-        save_embeddings(texts[-1], text)
-    return {
-        "wan": dict(model=folders.wan(root / "wan"), **size, **prompts),
-        "hunyuan_video": dict(
-            model=folders.hunyuan_video(root / "hunyuan"), **size, embeddings=tuple(texts)
-        ),
-        "cogvideox": dict(model=folders.cogvideox(root / "cogvideox"), **size, **prompts),
-    }
 
 
 @pytest.mark.parametrize(
@@ -87,15 +62,8 @@ def test_searches_take_every_family(method, family, checkpoints, tmp_path):
     assert 0 < report["chosen_error"]["calibration_error"] < np.inf
     assert not list(tmp_path.glob("*.run.safetensors*"))
     assert (tmp_path / "search_chosen.png").stat().st_size > 1000
-    if method == "sta":
-        found = from_strategy(
-            (tmp_path / "strategy.json").read_text(),
-            attention.grid,
-            tile=(1, 2, 3),
-            made_for=attention.grid,
-        )
-        assert found.schedule == attention.schedule
-        assert [named(t) for t in found.patterns] == [named(t) for t in attention.patterns]
+    assert read_by_generate(tmp_path / "attention.json", attention) == attention
+    assert not (tmp_path / "strategy.json").exists()  # its tiles are not FastVideo's
     if method == "sparse-vdit":
         heads = choice.choice.size
         assert 0.6 - 1e-9 <= report["density"] <= 0.6 + 1 / heads + 1e-9
@@ -108,9 +76,44 @@ def test_searches_take_every_family(method, family, checkpoints, tmp_path):
             assert np.isfinite(mixed["held_out_error"])
 
 
-def named(table):
-    """The table with patterns in place of their indices."""
-    return [[table.library[i] for i in row] for row in table.choice]
+def read_by_generate(path, attention):
+    """What `experiments.generate --attention` takes a file for, on the same model and canvas."""
+    sizes = dict(num_layers=len(attention.patterns), num_heads=attention.num_heads)
+    steps = attention.schedule.num_steps
+    return choose_attention(str(path), attention.grid, num_steps=steps, **sizes)
+
+
+FULL, PART = (2, 2, 3), (1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("tile", "windows", "dense_steps", "said"),
+    [
+        ((6, 8, 8), [PART, PART], 1, None),
+        ((6, 8, 8), [FULL, PART], 0, None),  # a head shows how large the canvas is
+        ((6, 8, 8), [PART, PART], 0, "nothing tells what canvas"),
+        ((6, 8, 8), [PART, (2, 1, 1)], 0, "nothing tells what canvas"),
+        ((6, 8, 9), [PART, PART], 1, r"tiles of \(6, 8, 8\), and these are \(6, 8, 9\)"),
+    ],
+)
+def test_generate_takes_every_strategy_that_is_written_for_what_it_is(
+    tile, windows, dense_steps, said, tmp_path, capsys
+):
+    grid, schedule = VideoGrid(8, 16, 20), StepSchedule(3, dense_steps)
+    candidates = tuple(SlidingTile(tile, window) for window in windows)
+    choice = np.tile(np.arange(2)[None, None], (3, 2, 1))
+    choice[:dense_steps] = -1
+    attention = step_table(choice, candidates, schedule, grid=grid)
+    path = tmp_path / "strategy.json"
+    write_strategy(path, attention, tile)
+    printed = capsys.readouterr().out
+    assert path.exists() == (said is None)
+    if said is None:
+        found = read_by_generate(path, attention)
+        assert found.schedule == schedule
+        assert to_strategy(found) == to_strategy(attention)
+    else:
+        assert re.search(f"no strategy.json is written: .*{said}.*attention.json says all", printed)
 
 
 class Interrupted(Exception):
@@ -145,8 +148,18 @@ def test_an_interrupted_search_goes_on_in_the_middle_of_a_run(checkpoints, tmp_p
         np.load(folder / "measurements.npz")["error"] for folder in (tmp_path, tmp_path / "whole")
     ]
     np.testing.assert_array_equal(*files)
-    with pytest.raises(ValueError, match="steps: 3 there, 4 here"):
-        main(dataclasses.replace(config, steps=4))
+    for change, message in (
+        (dict(steps=4), "steps: 3 there, 4 here"),
+        (dict(negative_prompt="blurred"), "negative_prompt: '' there, 'blurred' here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main(dataclasses.replace(config, **change))
+    copy = Path(shutil.copytree(config.model, tmp_path / "copy"))
+    main(dataclasses.replace(config, model=copy))  # the same by another path: all is measured
+    config_file = copy / "transformer" / "config.json"
+    config_file.write_text(config_file.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"transformer/config\.json: 'sha256"):
+        main(dataclasses.replace(config, model=copy))
 
 
 def test_the_tiny_model_is_searched_the_same_way_and_recorded(tmp_path, monkeypatch):
@@ -228,71 +241,3 @@ def test_measured_costs_take_the_place_of_densities(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match=r"costs.json holds no table of costs .*measure again"):
         make_task(config, subject, (Dense(), Skip()), StepSchedule(3))
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (dict(method="mixture"), "needs its budget"),
-        (dict(method="sta", density=1.5), "must lie in"),
-        (dict(method="sparse-vdit", rounds=0), "at least 1"),
-        (dict(method="sta", prompts=("cat",)), "must be digits"),
-        (dict(method="sta", prompts=("2",), held_out=1), "leaves none of 1 prompts"),
-        (dict(method="sta", held_out=9), "leaves none of 4 prompts"),
-        (dict(method="sta", held_out=-1), "must not be negative"),
-        (dict(method="sta", steps=0), "steps=0 must be at least 1"),
-        (dict(method="sta", save_every=0), "save_every=0 must be at least 1"),
-        (dict(method="sta", name="a/b"), "name='a/b' must be letters"),
-        (dict(method="sparse-vdit", lam=float("nan")), "lam=nan must be a number"),
-        (dict(method="sta", embeddings=(Path("a.npz"),)), "embeddings are for a --model"),
-        (dict(method="sta", candidates=Path("nowhere.json")), "no file nowhere.json for --cand"),
-        (dict(method="mixture", density=0.2, costs=Path("no.json")), "no file no.json for --costs"),
-        (dict(method="sta", tile=(0, 1, 1)), r"tile=\(0, 1, 1\) must have 1 to \(16, 16, 16\)"),
-        (dict(method="sta", tile=(64, 64, 64)), "choose a smaller --tile"),
-        (dict(method="mixture", density=0.2, block=4096), "block=4096 puts all 4096 tokens"),
-        (dict(method="sta", windows=((9, 9, 9),)), "no candidate leaves anything out"),
-        (dict(method="sta", dense_steps=15), "no step counts"),
-        (dict(method="mixture", density=0.2, dense_steps=15), "no step counts"),
-        (dict(method="mixture", density=0.2, steps=1), "no step counts"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:SlidingTile window")  # one flag is larger than the canvas
-def test_bad_flags_are_refused_before_anything_is_measured(flags, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(subjects, "load_tiny", lambda *a, **k: _tiny())
-    with pytest.raises(ValueError, match=message):
-        main(Config(out=tmp_path / "out", **flags))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "method", "message"),
-    [
-        ('{"a": [', "sta", "holds no list of patterns .*write one as in attention.json"),
-        ("[]", "sta", "must hold a list of patterns"),
-        ("[1, 2]", "sta", "must hold a list of patterns"),
-        ([Diagonal(0.5, 64), Diagonal(0.25, 32)], "sparse-vdit", "blocks of different"),
-        ([AdaSpa(0.2, 64, False)], "sparse-vdit", "AdaSpa"),
-        ([SlidingTile((4, 4, 4), (1, 1, 1)), Skip()], "sta", "Skip.* is no window .*mixture"),
-        ([Diagonal(0.25, 64), Diagonal(0.5, 64)], "sparse-vdit", "density=0.1 is below 0.2.*add"),
-        ([Diagonal(0.25, 64), Diagonal(0.5, 64)], "mixture", "density=0.1 is below 0.2.*add"),
-    ],
-)
-def test_bad_candidates_are_refused_before_anything_is_measured(
-    text, method, message, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(subjects, "load_tiny", lambda *a, **k: _tiny())
-    path = tmp_path / "candidates.json"
-    path.write_text(text if isinstance(text, str) else json.dumps(codec.encode(text)))
-    config = Config(method=method, density=0.1, candidates=path, out=tmp_path / "out")
-    with pytest.raises(ValueError, match=message):
-        main(config)
-    assert not (tmp_path / "out").exists()
-
-
-@functools.cache
-def _tiny():
-    from flax import nnx
-
-    from models.tiny import TinyConfig, TinyVideoDiT
-
-    return nnx.eval_shape(lambda: TinyVideoDiT(TinyConfig(), rngs=nnx.Rngs(0)))

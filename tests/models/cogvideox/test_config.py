@@ -43,6 +43,7 @@ def test_presets():
         ({"out_channels": None}, "out_channels=None must be"),
         ({"use_learned_positional_embeddings": True}, "use_learned_positional_embeddings=True"),
         ({"patch_size_t": 2}, "patch_size_t=2 is not implemented; it must be None"),
+        ({"max_text_seq_length": 10**6}, "max_text_seq_length=1000000 must be at most 8192"),
         ({"attention_head_dim": 12}, "multiple of 16: sin-cos"),
         (
             {"attention_head_dim": 24, "use_rotary_positional_embeddings": True},

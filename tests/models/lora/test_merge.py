@@ -1,5 +1,6 @@
 """LoRA files merged into a model."""
 
+import contextlib
 import json
 
 import jax
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from models.config import config_from_json
 from models.keys import checkpoint_slots
-from models.lora import merge_lora
+from models.lora import check_loras, merge_lora, merge_loras
 from models.lora.files import LoraFile
 from models.pretrained import TRANSFORMERS
 from tests import tolerances
@@ -243,3 +244,42 @@ def test_an_adapter_of_diffusers_gives_its_output(name):
         # What is added and taken away again is up to twenty times a weight's size; both are rounded.
         allowed = 20 * tolerances.rounding(2) * float(np.abs(before[key]).max())
         tolerances.assert_within(array, before[key], allowed, key)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("size", "scales", "fits"),
+    [
+        (1, (1.0,), True),
+        (6e4, (1.0,), True),  # bounds do not decide: the sum is made
+        (7e4, (1.0,), False),
+        (4e4, (1.0, 1.0), False),  # of two files
+        (7e4, (1.0, -1.0), True),
+    ],
+)
+def test_sums_too_large_for_float16_are_refused_before_anything_changes(
+    tmp_path, size, scales, fits, known
+):
+    model = ToyTransformer(ToyConfig(), dtype=jnp.float16, rngs=nnx.Rngs(0))
+    down, up = np.zeros((2, 6), np.float32), np.zeros((12, 2), np.float32)
+    down[0, 0] = up[0, 0] = np.sqrt(size if known else 2 * size)
+    other = dict(zip((f"{UP}.lora_A.weight", f"{UP}.lora_B.weight"), factors(), strict=True))
+    tensors = {"blocks.1.net.0.proj.lora_A.weight": down, "blocks.1.net.0.proj.lora_B.weight": up}
+    path = write(tmp_path, other | tensors)
+    files = [(path, scale) for scale in scales]
+    planned = model if known else nnx.eval_shape(lambda: model)
+    before = weights(model)
+    with (
+        contextlib.nullcontext()
+        if fits
+        else pytest.raises(
+            ValueError,
+            match=r"lora\.safetensors.* too large for float16 in 1 of 2 tensors, such as blocks\.1\.net\.0\.proj",
+        )
+    ):
+        merge_loras(planned, files) if known else check_loras(planned, files)
+    if fits and known:
+        assert all(np.isfinite(array).all() for array in weights(model).values())
+    else:
+        for name, array in weights(model).items():
+            np.testing.assert_array_equal(array, before[name])

@@ -1,5 +1,8 @@
 """What holds for every scheduler."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,13 +90,29 @@ def test_a_run_that_starts_later_ends_as_if_there_were_nothing_before(name, key)
     assert all(np.isfinite(table).all() for table in jax.tree.leaves(tables))
 
 
+@pytest.mark.parametrize("name", ["euler_shift3", "unipc_wan480"])
+@pytest.mark.parametrize("shift", [1e-30, 0.009, 101.0, 1e30])
+def test_a_shift_that_leaves_no_levels_is_refused(name, shift):
+    scheduler = recorded.load(name)
+    field = "shift" if hasattr(scheduler.config, "shift") else "flow_shift"
+    with pytest.raises(
+        ValueError, match=rf"shift={re.escape(str(shift))} must lie in 0\.01\.\.100; 1 means no"
+    ):
+        dataclasses.replace(scheduler.config, **{field: shift})
+    for fine in (0.01, 100.0):
+        config = dataclasses.replace(scheduler.config, **{field: fine})
+        dataclasses.replace(scheduler, config=config).set_timesteps(30)
+
+
 @EACH
 def test_bad_calls_are_refused(name, key):
     scheduler = recorded.load(name)
     x, tables = jnp.zeros(SHAPE), scheduler.set_timesteps(4)
     state = scheduler.init(x)
-    with pytest.raises(ValueError, match="num_steps=0 must be at least 1"):
+    with pytest.raises(ValueError, match=r"num_steps=0 must lie in 1\.\.1000"):
         scheduler.set_timesteps(0)
+    with pytest.raises(ValueError, match=r"num_steps=1000000000 must lie in 1\.\.1000"):
+        scheduler.set_timesteps(10**9)
     with pytest.raises(TypeError):
         scheduler.set_timesteps(4.5)
     with pytest.raises(ValueError, match=r"start=4 must lie in 0\.\.3"):
