@@ -103,3 +103,14 @@ def smem(shape: tuple[int, ...], dtype: jnp.dtype):
     columns = 128 // jnp.dtype(dtype).itemsize
     transforms = (plgpu.TilingTransform((8, columns)), plgpu.SwizzleTransform(128))
     return plgpu.SMEM(shape, dtype, transforms=transforms)
+
+
+def compiler_params():
+    """What every kernel is compiled with.
+
+    No scratch memory for sums over the warps of a warpgroup, without which they do not compile: Mosaic
+    gives all warpgroups of a kernel the same, and they would write over each other's numbers.
+    """
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    return plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0)

@@ -24,7 +24,6 @@ def over_real_parts(
     *,
     block_q: int,
     block_kv: int,
-    cut_q: bool,
     q_lengths: Any,
     kv_lengths: Any,
 ) -> jax.Array:
@@ -37,15 +36,14 @@ def over_real_parts(
       lse: float32 [B, H, Lq].
       block_q: tokens in a query block.
       block_kv: tokens in a key block.
-      cut_q: whether parts of query blocks are left out, or whole ones only.
       q_lengths: as of `api.block_mass`. Nothing is left out of a side whose lengths are traced.
       kv_lengths: the same of keys.
 
     Returns:
       float32 [B, H, Nq, Nk].
     """
-    queries = _Side.of(q_lengths, q.shape[1], block_q, cut_q)
-    keys = _Side.of(kv_lengths, k.shape[1], block_kv, True)
+    queries = _Side.of(q_lengths, q.shape[1], block_q)
+    keys = _Side.of(kv_lengths, k.shape[1], block_kv)
     sums = mass(
         queries.take(q, 1), keys.take(k, 1), queries.take(lse, 2),
         block_q=queries.part, block_kv=keys.part,
@@ -62,11 +60,11 @@ class _Side:
         self.real, self.num_parts = real, num_parts
 
     @staticmethod
-    def of(lengths, length, block, cut):
+    def of(lengths, length, block):
         whole = _Side(block, 1, lengths, None, -(-length // block))
         if not isinstance(lengths, np.ndarray):
             return whole
-        part = math.gcd(block, _PART) if cut else block
+        part = math.gcd(block, _PART)
         part = part if part >= _LEAST else block
         room = np.clip(length - np.arange(lengths.shape[-1]) * block, 0, block)
         sizes = np.minimum(lengths, room)[..., None] - np.arange(0, block, part)

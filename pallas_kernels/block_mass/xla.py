@@ -30,7 +30,7 @@ def block_mass(
     blocks = {"block_q": block_q, "block_kv": block_kv}
     lengths = {"q_lengths": q_lengths, "kv_lengths": kv_lengths}
     mass = functools.partial(_mass, scale=scale)
-    return over_real_parts(mass, q, k, lse, cut_q=True, **blocks, **lengths)
+    return over_real_parts(mass, q, k, lse, **blocks, **lengths)
 
 
 def _mass(q, k, lse, *, block_q, block_kv, scale, q_lengths, kv_lengths):

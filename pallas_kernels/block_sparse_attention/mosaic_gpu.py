@@ -288,7 +288,7 @@ def launch(
         num_threads=c + 1,
         thread_name="wg",
         kernel_name="block_sparse_attention",
-        compiler_params=plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0),
+        compiler_params=_hopper.compiler_params(),
     )(inputs)
     return out[:, :lq], lse[..., :lq]
 

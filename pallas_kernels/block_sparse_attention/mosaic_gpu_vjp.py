@@ -284,7 +284,7 @@ def launch(
         num_threads=_CONSUMERS + 1,
         thread_name="wg",
         kernel_name="block_sparse_attention_" + ("dq" if of_rows else "dkv"),
-        compiler_params=plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0),
+        compiler_params=_hopper.compiler_params(),
     )(inputs)
 
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -70,3 +72,23 @@ def test_tiles_are_swizzled_rows_of_128_bytes():
     tiling, swizzle = _hopper.smem((2, 64, 128), jnp.dtype("bfloat16")).transforms
     assert tiling.tiling == (8, 64)
     assert swizzle.swizzle == 128
+
+
+def test_no_kernel_sums_over_the_warps_of_a_warpgroup():
+    """Two warpgroups would do so in the same scratch memory at once."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    def call(axis, x):
+        def body(x_ref, out_ref):
+            x = plgpu.load(x_ref.at[pl.ds(0, 64)], layout=plgpu.Layout.WGMMA, optimized=False)
+            out_ref[...] = x.sum(axis=axis)
+
+        out_type = jax.ShapeDtypeStruct((x.shape[1 - axis],), x.dtype)
+        parameters = _hopper.compiler_params()
+        return plgpu.kernel(body, out_type=out_type, compiler_params=parameters)(x)
+
+    x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    assert mosaic.lower_for_cuda(functools.partial(call, 1), x)
+    with pytest.raises(ValueError, match="scratch"):
+        mosaic.lower_for_cuda(functools.partial(call, 0), x)

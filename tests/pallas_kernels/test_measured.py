@@ -33,11 +33,13 @@ def table(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kernel", CHOICES)
 def test_a_measured_entry_comes_before_the_heuristics(table, kernel):
-    tile = "tile" if "_d" in kernel else "tile_kv"
+    changes = {"tile" if "_d" in kernel else "tile_kv": 64, "stages": 3}
+    if kernel == "block_mass":
+        changes["block_kv"] = 64
     usual = {name: choice(*BLOCKS, "bfloat16") for name, choice in CHOICES.items()}
-    table({f"{kernel},128,128,128,bfloat16": {tile: 64, "stages": 3}})
+    table({f"{kernel},128,128,128,bfloat16": changes})
     measured = CHOICES[kernel](*BLOCKS, "bfloat16")
-    assert measured == dataclasses.replace(usual[kernel], **{tile: 64, "stages": 3})
+    assert measured == dataclasses.replace(usual[kernel], **changes)
     assert measured != usual[kernel]
     assert CHOICES[kernel](*BLOCKS, "float16") == usual[kernel]
     for other, choice in CHOICES.items():
@@ -59,10 +61,10 @@ def test_a_measured_entry_comes_before_the_heuristics(table, kernel):
         ("block_sparse_attention_dq", {"sums": 2}, "must have sums=1"),
         ("block_sparse_attention_dkv", {"tile": 96}, "do not divide blocks of 128 x 128"),
         ("block_mass", {"stages": 9}, "bytes of shared memory for head dim 128"),
-        ("block_mass", {"fold": 1}, "must walk rows as"),
-        ("block_mass", {"tile_kv": 96}, "in multiples of 32 keys"),
-        ("block_mass", {"tile_kv": 96, "block_kv": 32}, "in multiples of 32 keys"),
-        ("block_mass", {"block_kv": 96}, "must have a block_kv that divides 128"),
+        ("block_mass", {"block_q": 32}, "must walk rows as"),
+        ("block_mass", {"tile_kv": 64}, "a tile_kv of 1, 2, 4, ... of them"),
+        ("block_mass", {"tile_kv": 96, "block_kv": 32}, "a tile_kv of 1, 2, 4, ... of them"),
+        ("block_mass", {"block_kv": 96}, "multiple of 32 keys that divides 128"),
     ],
 )
 def test_an_entry_that_does_not_fit_is_refused(table, kernel, fields, reason):

@@ -37,26 +37,23 @@ def lengths(rng, batch, count, block):
 
 
 @pytest.mark.parametrize(
-    ("block_q", "block_kv", "cut_q"), [(384, 256, True), (192, 384, False), (40, 24, True)]
+    ("block_q", "block_kv", "no_queries"), [(384, 256, False), (192, 384, True), (40, 24, False)]
 )
-def test_masses_are_those_of_all_tokens(block_q, block_kv, cut_q):
+def test_masses_are_those_of_all_tokens(block_q, block_kv, no_queries):
     rng = np.random.default_rng(0)
     lq, lk = 3 * block_q - 7, 3 * block_kv - block_kv // 2
     q, k = (jnp.asarray(rng.standard_normal((2, n, 1, 4)), jnp.float32) for n in (lq, lk))
     lse = jnp.asarray(rng.standard_normal((2, 1, lq)) + 5, jnp.float32)
     blocks = {"block_q": block_q, "block_kv": block_kv}
     sizes = {"q_lengths": lengths(rng, 2, 3, block_q), "kv_lengths": lengths(rng, 1, 3, block_kv)}
-    if not cut_q:
+    if no_queries:
         sizes["q_lengths"] = np.zeros((1, 1, 3), np.int32)
-    got = over_real_parts(mass, q, k, lse, cut_q=cut_q, **blocks, **sizes)
+    got = over_real_parts(mass, q, k, lse, **blocks, **sizes)
     np.testing.assert_allclose(got, mass(q, k, lse, **blocks, **sizes), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "cut_q", "pairs"),
-    [("S6", True, 620 * 620), ("S6", False, 720 * 620), ("S1", True, 900 * 900)],
-)
-def test_tile_pairs_of_published_problems(name, cut_q, pairs):
+@pytest.mark.parametrize(("name", "pairs"), [("S6", 620 * 620), ("S1", 900 * 900)])
+def test_tile_pairs_of_published_problems(name, pairs):
     """In pairs of 128 x 128 tokens: S6 has 720 x 720, of which 620 x 620 hold something."""
     case, seen = SPARSE[name], []
 
@@ -70,7 +67,7 @@ def test_tile_pairs_of_published_problems(name, cut_q, pairs):
     blocks = {"block_q": 384, "block_kv": 384}
     q = jax.ShapeDtypeStruct((1, n * 384, 1, 4), jnp.float32)
     lse = jax.ShapeDtypeStruct((1, 1, n * 384), jnp.float32)
-    run = functools.partial(over_real_parts, spy, cut_q=cut_q, **blocks, **sizes)
+    run = functools.partial(over_real_parts, spy, **blocks, **sizes)
     assert jax.eval_shape(run, q, q, lse).shape == (1, 1, n, n)
     assert seen == [(pairs, name == "S1")]
 
@@ -84,7 +81,7 @@ def test_traced_lengths_leave_everything_in():
             assert q.shape[1] == k.shape[1] == 256
             return jnp.zeros((1, 1, 2, 2))
 
-        return over_real_parts(spy, q, q, lse, cut_q=True, **blocks, **sizes)
+        return over_real_parts(spy, q, q, lse, **blocks, **sizes)
 
     shapes = [jax.ShapeDtypeStruct(s, "float32") for s in ((1, 256, 1, 4), (1, 1, 256))]
     jax.eval_shape(run, *shapes, jax.ShapeDtypeStruct((1, 1, 2), "int32"))
