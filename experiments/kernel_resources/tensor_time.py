@@ -123,16 +123,32 @@ def busy(loop: Sequence[Instruction], consumers: int, assumption: Assumption) ->
     return _Scheduler(loop, consumers, assumption).run()
 
 
+class _Step(NamedTuple):
+    """What an instruction needs and does."""
+
+    waits: tuple[int, ...]
+    pipe: str | None
+    interval: int  # until the pipe takes the next
+    clears: tuple[int, ...]  # scoreboards
+    latency: float
+    stall: int
+    product: int  # cycles, or 0
+    ends: bool  # a group of products
+    under_way: int | None  # groups that may be, behind it
+    turn: str  # "wait", "arrive", or ""
+
+
 class _Warp:
     """Where one warp is."""
 
     def __init__(self, number: int, waits_first: bool):
         self.number, self.place, self.passes = number, 0, 0
-        self.clear = [0] * 8  # when each scoreboard is
+        self.clear = [0.0] * 8  # when each scoreboard is
         self.pending: collections.deque = (
             collections.deque()
-        )  # products not begun: (cycles, end of a group, when)
-        self.groups_issued = self.groups_done = 0
+        )  # products not begun: cycles, end of a group, when
+        self.pending_cycles = 0
+        self.groups_under_way = 0
         self.arrivals, self.waits = number, 0  # of turns; the second has given the first its turn
         self.waits_first = waits_first  # for its turn, before it begins
         self.blocked = False
@@ -140,93 +156,106 @@ class _Warp:
 
 class _Scheduler:
     def __init__(self, loop, consumers, assumption):
-        self.loop, self.assumption = loop, assumption
+        self.assumption = assumption
         exchange = turns(loop)
-        self.turns = set(exchange)
         # Two waits a pass: warps meet before each kind of product, and the second begins a meeting late.
         meets = sum("TRYWAIT" in loop[i].opcode for i in exchange) > 1
+        self.steps = [
+            _Step(
+                one.waits,
+                *PIPES.get(one.name, (None, 0)),
+                tuple(i for i in (one.read, one.write) if i is not None),
+                LATENCY[one.name] * assumption.latency,
+                max(one.stall, 1),
+                one.columns // 2 if one.is_product else 0,
+                "gsb0" in one.operands,
+                one.under_way,
+                "" if i not in exchange else "wait" if "TRYWAIT" in one.opcode else "arrive",
+            )
+            for i, one in enumerate(loop)
+        ]
         self.warps = [_Warp(n, meets and n == 1) for n in range(consumers)]
         self.events: list[tuple[float, int, _Warp | None]] = []
         self.order = itertools.count()
-        self.issue_free, self.pipe_free = 0, collections.Counter()
-        self.running: tuple[_Warp, bool] | None = (
-            None  # whose product the tensor core does; ends a group
+        self.issue_free = 0.0
+        self.pipe_free: dict[str, float] = dict.fromkeys((pipe for pipe, _ in PIPES.values()), 0.0)
+        self.running: tuple[_Warp, int, bool] | None = (
+            None  # whose product, its cycles, whether it ends a group
         )
-        self.last = consumers - 1  # warp that was served last
+        self.last = consumers - 1  # warp whose product was begun last
         self.work = 0  # cycles of products that have ended
-        self.measured_from: tuple[int, int] | None = None
 
     def run(self) -> float:
+        """The share of time in which the tensor core works, once the loop has settled."""
+        began: tuple[float, int] | None = None
         for warp in self.warps:
             self._at(warp.number * self.assumption.apart, warp)
         while self.events:
             now, _, warp = heapq.heappop(self.events)
             if warp is None:
                 self._product_ended(now)
-            else:
-                self._issue(now, warp)
-            passes = min(warp.passes for warp in self.warps)
-            if passes >= _WARM and self.measured_from is None:
-                self.measured_from = now, self.work
-            if passes >= _PASSES and self.measured_from:
-                began, work = self.measured_from
-                return (self.work - work) / (now - began)
+                continue
+            before = warp.passes
+            self._issue(now, warp)
+            if warp.passes != before:
+                passes = min(warp.passes for warp in self.warps)
+                if passes >= _WARM and began is None:
+                    began = now, self.work
+                if passes >= _PASSES and began:
+                    return (self.work - began[1]) / (now - began[0])
         raise ValueError(
-            "warps wait for each other for ever; the turns in this loop are not understood"
+            "warps wait for each other for ever: the turns in this loop are not understood"
         )
 
     def _at(self, time: float, warp: _Warp | None) -> None:
         heapq.heappush(self.events, (time, next(self.order), warp))
 
     def _issue(self, now: float, warp: _Warp) -> None:
-        one = self.loop[warp.place]
-        pipe, interval = PIPES.get(one.name, (None, 0))
-        ready = max([now, self.issue_free, *(warp.clear[i] for i in one.waits)])
-        if pipe:
-            ready = max(ready, self.pipe_free[pipe])
+        step = self.steps[warp.place]
+        ready = max(now, self.issue_free)
+        for scoreboard in step.waits:
+            ready = max(ready, warp.clear[scoreboard])
+        if step.pipe:
+            ready = max(ready, self.pipe_free[step.pipe])
         if ready > now:
             self._at(ready, warp)
             return
-        if self._must_wait(one, warp):
+        if self._must_wait(step, warp):
             warp.blocked = True
             return
         self.issue_free = now + 1
-        if pipe:
-            self.pipe_free[pipe] = now + interval
-        for scoreboard in (one.read, one.write):
-            if scoreboard is not None:
-                warp.clear[scoreboard] = now + self.assumption.latency * LATENCY[one.name]
-        if one.is_product:
-            ends = "gsb0" in one.operands
-            warp.pending.append((one.columns // 2, ends, now))
-            warp.groups_issued += ends
+        if step.pipe:
+            self.pipe_free[step.pipe] = now + step.interval
+        for scoreboard in step.clears:
+            warp.clear[scoreboard] = now + step.latency
+        if step.product:
+            warp.pending.append((step.product, step.ends, now))
+            warp.pending_cycles += step.product
+            warp.groups_under_way += step.ends
             if self.running is None:
                 self._begin(now)
-        if warp.place in self.turns and "ARRIVE" in one.opcode:
+        if step.turn == "arrive":
             warp.arrivals += 1
             self._wake(now)
         warp.place += 1
-        if warp.place == len(self.loop):
+        if warp.place == len(self.steps):
             warp.place, warp.passes = 0, warp.passes + 1
-        self._at(now + max(one.stall, 1), warp)
+        self._at(now + step.stall, warp)
 
-    def _must_wait(self, one: Instruction, warp: _Warp) -> bool:
+    def _must_wait(self, step: _Step, warp: _Warp) -> bool:
         """For products, for room for one more, or for its turn."""
         if warp.waits_first:
             if not self._has_turn(warp):
                 return True
             warp.waits_first = False
-        if one.is_product:
-            return sum(cycles for cycles, *_ in warp.pending) >= self.assumption.ahead
-        if one.under_way is not None:
-            return warp.groups_issued - warp.groups_done > one.under_way
-        if warp.place in self.turns and "TRYWAIT" in one.opcode:
-            return not self._has_turn(warp)
-        return False
+        if step.product:
+            return warp.pending_cycles >= self.assumption.ahead
+        if step.under_way is not None:
+            return warp.groups_under_way > step.under_way
+        return step.turn == "wait" and not self._has_turn(warp)
 
     def _has_turn(self, warp: _Warp) -> bool:
-        others = [w.arrivals for w in self.warps if w is not warp]
-        if min(others) <= warp.waits:
+        if min(w.arrivals for w in self.warps if w is not warp) <= warp.waits:
             return False
         warp.waits += 1
         return True
@@ -240,15 +269,16 @@ class _Scheduler:
         else:
             warp = min(waiting, key=lambda w: w.pending[0][2])
         cycles, ends, _ = warp.pending.popleft()
-        self.last, self.running = warp.number, (warp, ends)
-        self.cycles = cycles
+        warp.pending_cycles -= cycles
+        self.last, self.running = warp.number, (warp, cycles, ends)
         self._at(now + cycles, None)
         self._wake(now)  # there is room for one more
 
     def _product_ended(self, now: float) -> None:
-        warp, ends = self.running
-        warp.groups_done += ends
-        self.work += self.cycles
+        assert self.running
+        warp, cycles, ends = self.running
+        warp.groups_under_way -= ends
+        self.work += cycles
         self.running = None
         self._begin(now)
         self._wake(now)

