@@ -124,7 +124,7 @@ pip() { "$VENV/bin/python" -I -m pip --disable-pip-version-check install -qq --n
 # jax sees the plugin but no driver, every program prints a traceback. jax for Python 3.11 is too old for the kernels.
 aot_job=
 if [ "$wanted" = test ] && [ "$minor" != 3.11 ]; then
-  say "installing [aot] into $VENV/aot beside it (735 MB)"
+  say "installing [aot] into $VENV/aot beside it (741 MB)"
   readarray -t aot < <("$VENV/bin/python" -I -c '
 import tomllib
 print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["aot"], sep="\n")')

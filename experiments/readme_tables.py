@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and models/README.md from the newest committed records; no number in it is typed.
+"""Writes the tables of the READMEs from the newest committed records; no number in them is typed.
 
 python -m experiments.readme_tables            # rewrite
 python -m experiments.readme_tables --check    # fail if the README is out of date
@@ -13,10 +13,12 @@ from typing import Any
 from experiments import command, record
 from experiments.demo.rounds import READING, spread_of, word_for
 from experiments.gpu_check import roofline
+from experiments.kernel_resources import facts
 from experiments.quality.statistics import points_of
 
 README = record.ROOT / "README.md"
 MODELS_README = record.ROOT / "models" / "README.md"
+KERNELS_README = record.ROOT / "pallas_kernels" / "README.md"
 
 DEMO_COLUMNS = {
     "method": "{measured[method]}",
@@ -284,6 +286,7 @@ TABLES = {
         "roofline": roofline.readme_block,
     },
     MODELS_README: {"parity": parity_table, "full-size": full_size_table},
+    KERNELS_README: {"loops": facts.loops_table, "resources": facts.resources_table},
 }
 
 
@@ -308,7 +311,13 @@ def main(config: Config) -> None:
         if config.check and new != old:
             name = readme.relative_to(record.ROOT)
             sys.exit(f"{name} is out of date: run python -m experiments.readme_tables")
-        readme.write_text(new, encoding="utf-8")
+        write(readme)
+
+
+def write(readme: Path) -> None:
+    """Makes the tables of one README anew."""
+    text = filled(readme.read_text(encoding="utf-8"), readme)
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,74 +1,71 @@
-"""What do the Mosaic kernels take of a Hopper chip: registers, shared memory, instructions?
+"""What do the Mosaic kernels take of a Hopper chip, and how busy can they keep its tensor cores?
 
-    python -m experiments.kernel_resources            # writes the table of pallas_kernels/README.md
-    python -m experiments.kernel_resources --check    # exits with 1 where the table is out of date
+    python -m experiments.kernel_resources            # records, and writes the tables of pallas_kernels/README.md
+    python -m experiments.kernel_resources --check    # exits with 1 where the newest records say otherwise
 
-Compiles every shipped configuration for an H200, on any machine, in about a second each. Needs
-jax >= 0.11.2 and the packages of the extra `aot` (`make test` installs them).
+Compiles every shipped configuration and the problems of `production` for an H200, on any machine, without one: about
+four minutes on two cores. Needs jax >= 0.11.2 and the packages of the extra `aot` (`make test` installs them).
 """
 
-import re
-import sys
-from collections.abc import Iterable
+import dataclasses
+from typing import Any
 
-from experiments.kernel_resources.deviceless import Compiled, compile_for_h200
-from experiments.record import ROOT
+from experiments import command, readme_tables
+from experiments.kernel_resources import deviceless, facts, known_faults
+from experiments.record import Run
 
-README = ROOT / "pallas_kernels" / "README.md"
-BLOCK = re.compile(r"(<!-- resources -->\n).*?(<!-- /resources -->)", re.DOTALL)
-HEADINGS = (
-    "kernel",
-    "registers",
-    "spilled bytes",
-    "shared memory, bytes",
-    "threads",
-    "wgmma",
-    "TMA",
-)
+PARTS = {
+    "shipped": "experiments.kernel_resources.cases:shipped",
+    "problems": "experiments.kernel_resources.production:ours",
+    "jax": "experiments.kernel_resources.production:of_jax",
+}
 
 
-def table(compiled: Iterable[Compiled]) -> str:
-    """A Markdown table with one line for each kernel.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags.
+
+    Attributes:
+      check: compare with the newest records only.
+      allow_dirty: record results of uncommitted code, marked as such.
+    """
+
+    check: bool = False
+    allow_dirty: bool = False
+
+
+def main(config: Config) -> None:
+    """Compiles, prints and records everything, or compares it.
 
     Raises:
-      ValueError: a case has a fault; the message lists all of them.
+      ValueError: a kernel has a fault that is not known, or, with `check`, differs from its record.
     """
-    compiled = list(compiled)
-    faults = [f"{case.name}: {fault}" for case in compiled for fault in case.faults()]
-    if faults:
-        raise ValueError("kernels that must not be shipped:\n" + "\n".join(faults))
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|---" + "|---:" * (len(HEADINGS) - 1) + "|"]
-    for case in compiled:
-        for k in case.kernels:
-            name = case.name if len(case.kernels) == 1 else f"{case.name}, {k.name}"
-            cells = (k.registers, k.spill_bytes, f"{k.smem_bytes:,}", k.threads, k.wgmma, k.tma)
-            lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
-
-
-def filled(text: str, made: str) -> str:
-    """`text` with `made` between its markers.
-
-    Raises:
-      ValueError: there are no markers.
-    """
-    if not BLOCK.search(text):
-        raise ValueError(f"{README.name} has no <!-- resources --> ... <!-- /resources -->; add it")
-    return BLOCK.sub(lambda found: f"{found[1]}{made}\n{found[2]}", text)
-
-
-def main(arguments: list[str]) -> None:
-    """Writes the table, or with --check compares it."""
-    if set(arguments) - {"--check"}:
-        sys.exit(__doc__)
-    made = table(compile_for_h200("experiments.kernel_resources.cases:shipped"))
-    old = README.read_text(encoding="utf-8")
-    new = filled(old, made)
-    if arguments and new != old:
-        sys.exit(f"{README.name} is out of date: run python -m experiments.kernel_resources")
-    README.write_text(new, encoding="utf-8")
-    print(made)
+    run = None if config.check else Run.start(facts.NAME, {}, allow_dirty=config.allow_dirty)
+    made: dict[str, list[dict[str, Any]]] = {}
+    wrong = []
+    for part, cases in PARTS.items():
+        compiled = deviceless.compile_for_h200(cases, timeout_s=3600)
+        if part == "jax":
+            wrong += [f"{case.name}: {case.error}" for case in compiled if case.error]
+        else:
+            wrong += known_faults.unexpected(compiled)
+        sound = [case for case in compiled if not case.error]
+        made[part] = [row for case in sound for row in facts.of(case, jax=part == "jax")]
+        if config.check:
+            wrong += facts.differences(made[part], part)
+            continue
+        kernels = [kernel for case in sound for kernel in case.kernels]
+        for row, kernel in zip(made[part], kernels, strict=True):
+            row |= facts.shares(kernel)
+            print(facts.line(row), flush=True)
+    if wrong:
+        raise ValueError("kernels are not as they should be:\n" + "\n".join(wrong))
+    if run:
+        for part, rows in made.items():
+            for row in rows:
+                run.log(part=part, **row)
+        readme_tables.write(readme_tables.KERNELS_README)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command.run(main, Config, description=__doc__)

@@ -5,6 +5,7 @@ the head dim and the mask's blocks. Each distinct answer is a case with ragged l
 without, "whole": there nothing is masked, and block_mass takes another way. `shipped` asks for the
 blocks in `PAIRS` in ragged bfloat16 and, in float16, for 128 x 128 ragged with head dim 64, and for those
 in `SQUARES`, which choose every structure, whole with head dim 128; `everything` for all combinations.
+All have the size of S1 of `gpu_check.shapes`: compilers make other code of a toy's constants, without its spills.
 """
 
 import dataclasses
@@ -16,20 +17,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import pallas_kernels
 from experiments.kernel_resources import deviceless
 from pallas_kernels import BlockMask
-
-Case = tuple[str, Callable[..., Any], tuple[Any, ...]]
 
 HEAD_DIMS = (64, 128)
 DTYPES = ("bfloat16", "float16")
 BLOCKS = (64, 128, 192, 256, 384)
 PAIRS = ((64, 64), (64, 128), (128, 64), (128, 128), (192, 192), (256, 256), (384, 384))
 SQUARES = tuple(pair for pair in PAIRS if pair[0] == pair[1])
-_ROWS, _HEADS = 8, 4  # blocks in each direction, and heads, of the problem that is compiled
+_TOKENS, _HEADS = (
+    115_200,
+    24,
+)  # of the problem that is compiled; every block size divides the tokens
+_LISTED = 27  # blocks in a row
 
 
 def modules() -> list[str]:
@@ -40,7 +42,7 @@ def modules() -> list[str]:
     return [f"pallas_kernels.{path.parent.name}.{path.stem}" for path in holding]
 
 
-def of_module(name: str, *, everything: bool = False) -> list[Case]:
+def of_module(name: str, *, everything: bool = False) -> list[deviceless.Case]:
     """What a module ships: (name, function, abstract arguments) of every distinct configuration.
 
     Raises:
@@ -57,7 +59,7 @@ def of_module(name: str, *, everything: bool = False) -> list[Case]:
     else:
         asked["float16", True] = (64,), ((128, 128),)
         asked["float16", False] = (128,), SQUARES
-    found: dict[str, Case] = {}
+    found: dict[str, deviceless.Case] = {}
     for (dtype, ragged), geometries in asked.items():
         for dim, pair in itertools.product(*geometries):
             config = _text(heuristics(dim, *pair))
@@ -68,13 +70,13 @@ def of_module(name: str, *, everything: bool = False) -> list[Case]:
     return list(found.values())
 
 
-def shipped() -> Iterator[Case]:
+def shipped() -> Iterator[deviceless.Case]:
     """The cases of all modules that tests compile and the README shows."""
     for name in modules():
         yield from of_module(name)
 
 
-def everything() -> Iterator[Case]:
+def everything() -> Iterator[deviceless.Case]:
     """All cases of all modules; minutes of compilation."""
     for name in modules():
         yield from of_module(name, everything=True)
@@ -89,17 +91,23 @@ def _text(config: Any) -> str:
 
 
 def _inputs(dim: int, dtype: str, block_q: int, block_kv: int, ragged: bool):
-    """q, k, v and a mask, ragged or whole, all abstract."""
-    sizes = [(1, _ROWS * block, _HEADS, dim) for block in (block_q, block_kv, block_kv)]
-    mask = BlockMask.from_dense(
-        np.eye(_ROWS, dtype=bool)[None, None].repeat(_HEADS, 1),
+    """q, k, v and a mask with lists for every head, ragged or whole, all abstract."""
+    tokens = jax.ShapeDtypeStruct((1, _TOKENS, _HEADS, dim), dtype)
+    num_q, num_kv = _TOKENS // block_q, _TOKENS // block_kv
+
+    def numbers(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+    mask = BlockMask(
+        numbers(1, _HEADS, num_q, _LISTED),
+        numbers(1, _HEADS, num_q),
+        q_lengths=numbers(1, 1, num_q) if ragged else None,
+        kv_lengths=numbers(1, 1, num_kv) if ragged else None,
         block_q=block_q,
         block_kv=block_kv,
-        q_lengths=np.full(_ROWS, block_q - 1) if ragged else None,
-        kv_lengths=np.full(_ROWS, block_kv - 1) if ragged else None,
+        num_kv_blocks=num_kv,
     )
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), mask)
-    return *(jax.ShapeDtypeStruct(size, dtype) for size in sizes), abstract
+    return tokens, tokens, tokens, mask
 
 
 def _forward_problem(dim, dtype, block_q, block_kv, ragged):

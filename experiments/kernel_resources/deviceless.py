@@ -24,6 +24,8 @@ import jax
 from experiments.kernel_resources.resources import Resources, parse
 from experiments.record import ROOT
 
+Case = tuple[str, Callable[..., Any], tuple[Any, ...]]  # name, function, abstract arguments
+
 VARIABLE = "SPARSEVDIT_AOT"  # a folder that holds the extra `aot`, instead of the environment's
 
 
@@ -36,7 +38,7 @@ class Compiled:
       kernels: what its Mosaic kernels take, by name; they may be compiled in any order.
       error: why it does not compile, or None.
       memory: bytes of the program's "argument", "temp", "output" and "alias" (outputs in the place of
-        arguments), as XLA has planned them for the device.
+        arguments), as XLA has planned them for the device; of whole programs only.
       collectives: what devices exchange in it, by kind; see `collectives.count`.
       seconds: that lowering and compiling took.
     """
@@ -61,15 +63,19 @@ def packages() -> list[str]:
     """Folders to put before the import path, so that jax finds its CUDA plugin.
 
     Raises:
-      FileNotFoundError: the plugin is nowhere; says how to get it.
+      FileNotFoundError: the plugin or nvdisasm is nowhere; says how to get it.
     """
     folder = Path(os.environ.get(VARIABLE) or Path(sys.prefix, "aot"))
-    if (folder / "jax_cuda13_plugin").is_dir():
-        return [str(folder)]
-    if importlib.util.find_spec("jax_cuda13_plugin"):
+    has_plugin = (folder / "jax_cuda13_plugin").is_dir()
+    if not has_plugin and importlib.util.find_spec("jax_cuda13_plugin"):
         return []
+    missing = None if has_plugin else "jax_cuda13_plugin"
+    if not any((folder / "nvidia").glob("*/bin/nvdisasm")):
+        missing = missing or "nvdisasm (of nvidia-cuda-nvdisasm)"
+    if missing is None:
+        return [str(folder)]
     raise FileNotFoundError(
-        f"{folder} holds no jax_cuda13_plugin; `make test` installs it, or pip install "
+        f"{folder} holds no {missing}; `make test` installs it, or pip install "
         f"--target FOLDER the packages of the extra `aot` and set {VARIABLE}=FOLDER"
     )
 
@@ -96,7 +102,8 @@ def compile_for_h200(
       timeout_s: for the whole process. A case it cuts off is an error, as are those after it.
       axes: of a mesh of several H200s in one machine, for `parallel.make_mesh`. The function then takes the mesh;
         arguments lie where their `sharding` says, whole on each by default.
-      dump: let the compiler print its kernels; without, `Compiled.kernels` stays empty.
+      dump: compile the Mosaic kernels of a case, alone, and let the compiler print them; otherwise the whole program,
+        with its `Compiled.memory` and `collectives`, but no `kernels`.
 
     Raises:
       NotImplementedError: this jax is too old for the kernels.
@@ -128,8 +135,8 @@ def compile_for_h200(
         else Compiled(
             row["name"],
             tuple(sorted(parse(row["output"]), key=lambda k: k.name)),
-            memory=row["memory"],
-            collectives=row["collectives"],
+            memory=row.get("memory"),
+            collectives=row.get("collectives", {}),
             seconds=row["seconds"],
         )
         for row in rows

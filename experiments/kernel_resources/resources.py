@@ -1,7 +1,10 @@
 """Resources: what one compiled kernel takes, read from what Mosaic GPU prints as it compiles."""
 
 import dataclasses
+import functools
 import re
+
+from experiments.kernel_resources import hazards, sass
 
 SMEM_LIMIT = 232_448  # bytes of shared memory that a block of threads may use on Hopper
 
@@ -22,7 +25,9 @@ class Resources:
       wgmma: matrix instructions in the code.
       tma: bulk tensor copies in the code.
       wgmma_serialised: ptxas waits for every single wgmma.
+      waits_injected: places where ptxas waits for wgmmas and the source does not.
       setmaxnreg_ignored: ptxas could not honour setmaxnreg.
+      listing: the machine code, as nvdisasm writes it, in what was printed.
     """
 
     name: str
@@ -33,10 +38,28 @@ class Resources:
     wgmma: int
     tma: int
     wgmma_serialised: bool
+    waits_injected: int
     setmaxnreg_ignored: bool
+    listing: str = dataclasses.field(repr=False)
+
+    @property
+    def consumers(self) -> int:
+        """Warpgroups that compute; one more only copies."""
+        return self.threads // 128 - 1
+
+    @functools.cached_property
+    def code(self) -> sass.Code:
+        """The machine code."""
+        return sass.parse(self.listing)
+
+    @functools.cached_property
+    def checked(self) -> hazards.Checked:
+        """What the machine code does to registers of products under way."""
+        return hazards.check(self.code)
 
     def faults(self) -> list[str]:
         """Why this kernel should not be shipped; empty for a sound one."""
+        found = self.checked.hazards
         checks = {
             f"spills {self.spill_bytes} bytes": self.spill_bytes > 0,
             f"takes {self.smem_bytes} of {SMEM_LIMIT} bytes of shared memory": (
@@ -45,13 +68,15 @@ class Resources:
             "has no wgmma": self.wgmma == 0,
             "has no TMA copy": self.tma == 0,
             "has its wgmma serialised": self.wgmma_serialised,
+            f"has {self.waits_injected} waits for wgmma injected": self.waits_injected > 0,
             "has its setmaxnreg ignored": self.setmaxnreg_ignored,
+            f"meets products under way: {', '.join(map(str, found[:3]))}": len(found) > 0,
         }
-        return [f"{self.name} {fault}" for fault, found in checks.items() if found]
+        return [f"{self.name} {fault}" for fault, is_there in checks.items() if is_there]
 
 
 def parse(dump: str) -> list[Resources]:
-    """Every kernel in the output of MOSAIC_GPU_DUMP_PTX, _PTXAS and _HOST_LLVM, in order.
+    """Every kernel in the output of MOSAIC_GPU_DUMP_PTX, _PTXAS, _SASS_CTRL and _HOST_LLVM, in order.
 
     Raises:
       ValueError: a kernel's entry point, ptxas log or launch is not there.
@@ -81,5 +106,7 @@ def _parse_one(text: str) -> Resources:
         wgmma=len(re.findall(r"wgmma\.mma_async", ptx)),
         tma=len(re.findall(r"cp\.async\.bulk\.tensor", ptx)),
         wgmma_serialised="instructions are serialized" in log,
+        waits_injected=len(re.findall(r"\(C7517\).*wait is injected", log)),
         setmaxnreg_ignored="setmaxnreg ignored" in log,
+        listing=log,
     )

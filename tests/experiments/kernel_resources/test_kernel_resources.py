@@ -1,119 +1,178 @@
-"""Every shipped Mosaic kernel, compiled for an H200 on a machine that has none.
+"""Every shipped Mosaic kernel, compiled at full size for an H200 on a machine that has none.
 
 On a jax that is too old for the kernels, what is tested is that they say so.
 """
 
+import functools
+import itertools
+
 import jax
 import pytest
 
-from experiments.kernel_resources import __main__ as tables
-from experiments.kernel_resources import cases, deviceless
-from experiments.kernel_resources.deviceless import Compiled, compile_for_h200
+from experiments.kernel_resources import __main__ as command
+from experiments.kernel_resources import cases, deviceless, facts, hazards, known_faults, production
+from experiments.kernel_resources.deviceless import compile_for_h200
 
 TOYS = "tests.experiments.kernel_resources.toys:cases"
 OLD = jax.__version_info__ < (0, 11, 2)
+needs_kernels = pytest.mark.skipif(OLD, reason="see test_an_old_jax_is_refused")
 
 
-def refuses_all() -> bool:
+@pytest.mark.skipif(not OLD, reason="this jax has the kernels")
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: list(cases.shipped()),
+        lambda: compile_for_h200(TOYS),
+        lambda: list(production.ours()),
+    ],
+)
+def test_an_old_jax_is_refused(use):
     with pytest.raises(NotImplementedError, match=r"0\.11\.2"):
-        list(cases.shipped())
-    return True
+        use()
 
 
+@functools.cache
+def compiled(part: str, *names: str):
+    """Cases of a part by name, compiled once in this process."""
+    done = compile_for_h200(command.PARTS[part], *names, timeout_s=3600)
+    assert [case.name for case in done] == list(names)
+    return done
+
+
+def shipped(module: str, head_dim: int) -> tuple[str, ...]:
+    return tuple(name for name, *_ in cases.of_module(module) if f", D {head_dim}," in name)
+
+
+def problems() -> list:
+    """Each full-size problem; most are slow."""
+    quick = ("S1, attention", "S1, block_mass")
+    names = [] if OLD else [name for name, *_ in production.ours()]
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@needs_kernels
 def test_faults_are_found_in_code_that_really_has_them():
-    if OLD:
-        with pytest.raises(NotImplementedError, match=r"0\.11\.2"):
-            compile_for_h200(TOYS)
-        return
     toys = {case.name: case for case in compile_for_h200(TOYS)}
     assert toys["sound"].faults() == []
     (sound,) = toys["sound"].kernels
     assert (sound.wgmma, sound.tma, sound.threads) == (4, 3, 128)
     assert sound.smem_bytes == 3 * 64 * 64 * 2 + 2 * 8  # three tiles, two barriers
+    assert sound.checked.under_products > 0
     spilling = " and ".join(toys["spills"].faults())
     assert "spills" in spilling
     assert "serialised" in spilling
+    assert "1 waits for wgmma injected" in spilling
     assert "exceeds available shared memory" in toys["too_large"].error
     assert ["has no" in fault for fault in toys["plain_copy"].faults()] == [True, True]
     assert [kernel.faults() for kernel in toys["two"].kernels] == [[], []]
     assert toys["no_kernel"].faults() == ["no_kernel holds no Mosaic kernel"]
 
 
+@needs_kernels
 @pytest.mark.parametrize("head_dim", [128, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("module", cases.modules())
-def test_shipped_kernels_are_sound_and_their_table_is_up_to_date(module, head_dim):
-    if OLD:
-        with pytest.raises(NotImplementedError, match=r"0\.11\.2"):
-            cases.of_module(module)
-        return
-    names = [name for name, *_ in cases.of_module(module) if f", D {head_dim}," in name]
+def test_shipped_kernels_are_sound_and_recorded(module, head_dim):
+    names = shipped(module, head_dim)
     assert names
-    compiled = compile_for_h200("experiments.kernel_resources.cases:shipped", *names)
-    assert [case.name for case in compiled] == names
-    wanted = tables.table(compiled).splitlines()  # raises on spills and the other faults
-    text = tables.BLOCK.search(tables.README.read_text(encoding="utf-8"))[0]
-    shown = [line for line in text.splitlines() if set(line) & set("0123456789")]
-    absent = [line for line in wanted[2:] if line not in shown]
-    assert not absent, "run python -m experiments.kernel_resources; not in the README:\n" + (
-        "\n".join(absent)
-    )
+    done = compiled("shipped", *names)
+    assert not known_faults.unexpected(done), "\n".join(known_faults.unexpected(done))
+    rows = [row for case in done for row in facts.of(case)]
+    changed = facts.differences(rows, "shipped")
+    assert not changed, "run python -m experiments.kernel_resources:\n" + "\n".join(changed)
 
 
+@needs_kernels
+@pytest.mark.parametrize("name", problems())
+def test_kernels_of_full_size_problems_are_sound_and_recorded(name):
+    done = compiled("problems", name)
+    assert not known_faults.unexpected(done), "\n".join(known_faults.unexpected(done))
+    changed = facts.differences(facts.of(done[0]), "problems")
+    assert not changed, "run python -m experiments.kernel_resources:\n" + "\n".join(changed)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", problems())
+def test_without_a_wait_registers_of_products_are_touched_too_early(name):
+    for kernel in compiled("problems", name)[0].kernels:
+        code = kernel.code
+        assert kernel.checked.under_products > 50
+        waits = [i for i, one in enumerate(code.instructions) if one.under_way is not None]
+        found = [len(hazards.check(code.without(i)).hazards) for i in waits]
+        # Not of every one: where ptxas has added a wait, another of the same group does not matter.
+        assert max(found) > 20, f"{kernel.name}: {dict(zip(waits, found, strict=True))}"
+
+
+@needs_kernels
 @pytest.mark.slow
 @pytest.mark.parametrize("module", cases.modules())
 def test_every_configuration_that_a_mask_can_choose_is_sound(module):
     names = [name for name, *_ in cases.of_module(module, everything=True)]
-    compiled = compile_for_h200(
-        "experiments.kernel_resources.cases:everything", *names, timeout_s=3600
-    )
-    assert [case.name for case in compiled] == names
-    faults = [f"{case.name}: {fault}" for case in compiled for fault in case.faults()]
-    assert not faults, "\n".join(faults)
+    done = compile_for_h200("experiments.kernel_resources.cases:everything", *names, timeout_s=3600)
+    assert [case.name for case in done] == names
+    assert not known_faults.unexpected(done), "\n".join(known_faults.unexpected(done))
 
 
-def test_the_table_lists_nothing_that_is_not_shipped():
-    if OLD:
-        assert cases.modules() == [] or refuses_all()
-        return
-    text = tables.BLOCK.search(tables.README.read_text(encoding="utf-8"))[0]
-    shown = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
-    names = {name for name, *_ in cases.shipped()}
-    stale = {name for name in shown - {"kernel"} if not name.startswith(tuple(names or {"\0"}))}
-    assert not stale, "run python -m experiments.kernel_resources"
+@needs_kernels
+@pytest.mark.slow
+def test_the_kernels_of_jax_are_recorded():
+    done = compile_for_h200(command.PARTS["jax"])
+    rows = [row for case in done for row in facts.of(case, jax=True)]
+    assert facts.differences(rows, "jax") == []
 
 
-def test_a_table_is_not_made_of_faulty_kernels():
-    with pytest.raises(ValueError, match="broken: does not lower"):
-        tables.table([Compiled("broken", error="does not lower")])
+@needs_kernels
+def test_the_model_says_what_is_recorded():
+    (case,) = compiled("problems", "S1, attention")
+    rows = {row["measured"]["kernel"]: row["measured"] for row in facts.newest("problems")
+            if row["measured"]["case"] == case.name}  # fmt: skip
+    (row,) = [row for row in facts.of(case) if row["kernel"] == "dkv"]
+    (kernel,) = [kernel for kernel in case.kernels if kernel.name.endswith("dkv")]
+    assert facts.shares(kernel) == {key: rows["dkv"][key] for key in facts.shares(kernel)}
+    assert row["instructions"] == rows["dkv"]["instructions"]
 
 
-def test_a_readme_without_markers_is_refused():
-    with pytest.raises(ValueError, match="add it"):
-        tables.filled("# nothing here", "table")
+@needs_kernels
+def test_records_hold_what_is_shipped_and_nothing_else():
+    for part, listed in (
+        ("shipped", cases.shipped()), ("problems", production.ours()), ("jax", production.of_jax()),
+    ):  # fmt: skip
+        recorded = {row["measured"]["case"] for row in facts.newest(part)}
+        assert recorded == {name for name, *_ in listed}, (
+            "run python -m experiments.kernel_resources"
+        )
+
+
+@needs_kernels
+def test_every_known_fault_is_of_some_case():
+    listed = itertools.chain(cases.everything(), production.ours())
+    assert known_faults.stale(name for name, *_ in listed) == []
 
 
 def test_absent_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv(deviceless.VARIABLE, str(tmp_path))
     monkeypatch.setattr(deviceless.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="make test"):
+    with pytest.raises(FileNotFoundError, match=r"no jax_cuda13_plugin; `make test`"):
         deviceless.packages()
+    (tmp_path / "jax_cuda13_plugin").mkdir()
+    with pytest.raises(FileNotFoundError, match="nvidia-cuda-nvdisasm"):
+        deviceless.packages()
+    tool = tmp_path / "nvidia" / "cu13" / "bin" / "nvdisasm"
+    tool.parent.mkdir(parents=True)
+    tool.touch()
+    assert deviceless.packages() == [str(tmp_path)]
 
 
+@needs_kernels
 def test_a_process_that_fails_or_takes_too_long_is_an_error():
-    if OLD:
-        with pytest.raises(NotImplementedError, match=r"0\.11\.2"):
-            compile_for_h200("no_such_module:cases")
-        return
     with pytest.raises(RuntimeError, match="no_such_module"):
         compile_for_h200("no_such_module:cases")
     with pytest.raises(RuntimeError, match="more than"):
         compile_for_h200(TOYS, timeout_s=0.5)
 
 
+@needs_kernels
 def test_attention_on_several_gpus_compiles():
-    if OLD:
-        assert refuses_all()
-        return
     module = "tests.experiments.kernel_resources.sharded"
     axes = {"cfg": 2, "seq": 4}
     found = {c.name: c for c in compile_for_h200(f"{module}:cases", dump=False, axes=axes)}
