@@ -85,11 +85,7 @@ def run_blocks(
       The last carry, and every block's new state.
     """
 
-    def call(block, carry, args, layer):
-        block = whole(block)  # from where `models.sharding` has put its weights
-        return block(carry, *args, layer=layer)
-
-    call = jax.checkpoint(call) if remat else call
+    call = _block_again if remat else _block
     new_states = []
     for i, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
         carry = jax.tree.map(spread_tokens, carry)
@@ -97,6 +93,15 @@ def run_blocks(
             carry, state = call(block, carry, args, layer)
         new_states.append(state)
     return carry, tuple(new_states)
+
+
+def _call(block, carry, args, layer):
+    block = whole(block)  # from where `models.sharding` has put its weights
+    return block(carry, *args, layer=layer)
+
+
+# Jitted inside of the model's own program, so that equal blocks of one pattern are traced and lowered once.
+_block, _block_again = jax.jit(_call), jax.jit(jax.checkpoint(_call))
 
 
 def loop_blocks(
