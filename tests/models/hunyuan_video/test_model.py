@@ -136,7 +136,9 @@ def test_rematerialised_gradient_is_the_same(model):
 
     cotangent = jnp.asarray(recorded["cotangent"])
     forward = jax.make_jaxpr(lambda: model(**inputs, remat=True))()
-    programs = [e.params["jaxpr"].jaxpr for e in forward.jaxpr.eqns if e.primitive.name == "jit"]
+    programs = [
+        e.params["jaxpr"].jaxpr for e in forward.jaxpr.eqns if e.primitive.name in ("jit", "pjit")
+    ]
     names = [[e.primitive.name for e in program.eqns] for program in programs]
     again = [n for n in names if {"remat2", "checkpoint"} & set(n)]  # the blocks' own programs
     assert len(again) == model.num_attention_layers
