@@ -135,12 +135,12 @@ class Paths:
 
 
 def test_the_home_folder_is_meant_by_its_sign_in_paths_alone(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/elsewhere")
     seen = []
     arguments = ["--out=~/a b.mp4", "--lora", "~/x:0.5", "y", "--prompt", "~/", "--lora", "~/z"]
     command.run(seen.append, Paths, arguments=arguments)
-    loras = ("/home/me/x:0.5", "y", "/home/me/z")
-    assert seen == [Paths(Path("/home/me/a b.mp4"), loras, "~/")]
+    loras = ("/elsewhere/x:0.5", "y", "/elsewhere/z")
+    assert seen == [Paths(Path("/elsewhere/a b.mp4"), loras, "~/")]
 
 
 @pytest.mark.parametrize(

@@ -179,8 +179,6 @@ def test_an_interrupt_keeps_the_earlier_demo_and_the_finished_clips(
     ("change", "message"),
     [
         (dict(digit=11), r"digit=11 must be one of 0 to 9"),
-        (dict(steps=3), r"steps=3 must lie in 5\.\.1000"),
-        (dict(steps=10**6), r"steps=1000000 must lie in 5\.\.1000"),
         (dict(video=(10**5,) * 3), "must hold at most 64 times the pixels of"),
         (dict(seed=-1), r"seed=-1 must lie in 0 to"),
         (dict(guidance=float("nan")), r"guidance=nan must be a finite number"),
