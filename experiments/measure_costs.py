@@ -153,12 +153,8 @@ def inputs(config: Config, dtype: Dtype) -> tuple[jax.Array, jax.Array, jax.Arra
 
 def chosen_state(pattern: AttentionPattern, config: Config):
     """The pattern's state in a REUSE step: one that searches has searched random q and k."""
-    state = pattern.init(
-        config.video_grid,
-        batch=config.batch,
-        num_heads=config.heads,
-        head_dim=config.head_dim,
-    )
+    sizes = dict(batch=config.batch, num_heads=config.heads, head_dim=config.head_dim)
+    state = pattern.init(config.video_grid, **sizes)
     if not pattern.searches:
         return state
     kernel = KernelOptions(config.implementation)

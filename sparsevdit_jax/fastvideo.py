@@ -134,7 +134,10 @@ def _windows(text):
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error}); give a strategy file of FastVideo") from error
     if not isinstance(document, dict) or not document:
-        raise ValueError("a strategy file holds one object, not " + type(document).__name__)
+        held = "an empty one" if document == {} else type(document).__name__
+        raise ValueError(
+            f"a strategy file holds one object of windows, not {held}; give FastVideo's"
+        )
     windows = {}
     for key, window in document.items():
         found = _KEY.fullmatch(key)
