@@ -57,7 +57,7 @@ def test_guidance_uses_the_second_half_as_unconditional(key):
     np.testing.assert_allclose(out, 0.7 + 3 * 0.7 * jnp.ones_like(x), rtol=1e-5)
 
 
-def test_a_guided_sparse_run_compiles_three_programs_and_starts_anywhere():
+def test_a_guided_sparse_run_compiles_four_programs_and_starts_anywhere():
     model = make_model()
     schedule = StepSchedule.adaspa(8, (3, 6))
     attention = SparseAttention((AdaSpa(block=8),) * SMALL.num_layers, schedule)
@@ -67,7 +67,7 @@ def test_a_guided_sparse_run_compiles_three_programs_and_starts_anywhere():
     out = generate(
         model, noise, [3], on_step=lambda *a: seen.append((*a[:2], jnp.array(a[2]))), **options
     )
-    assert denoise_step._cache_size() - before == 3
+    assert denoise_step._cache_size() - before == 4
     assert [phase for _, phase, _ in seen] == list(schedule.phases())
     assert out.shape == noise.shape
     assert bool(jnp.isfinite(out).all())

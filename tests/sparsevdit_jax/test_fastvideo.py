@@ -169,7 +169,8 @@ def test_a_golden_search_result_is_read_as_it_was_meant():
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "holds one object, not list"),
+        ("[]", "holds one object of windows, not list"),
+        ("{}", "holds one object of windows, not an empty one"),
         ('{"0_0": [1, 1, 1]}', "entry '0_0'"),
         ('{"0_0_0": [1, 1]}', r"\[1, 1\] must be"),
         ('{"0_0_0": [1, 1, 1], "1_0_1": [1, 1, 1]}', "lacks 2 entries, such as '0_0_1'"),
