@@ -7,6 +7,9 @@ BIN := .venv/bin
 NEWER_JAX := pallas_kernels/_interpret.py pallas_kernels/*/mosaic_gpu*.py
 CODE := pallas_kernels sparsevdit_jax models experiments tests
 
+# Compiled modules are kept, and pytest's rewritten tests with them: a second run starts in half the time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup setup-demo test test-all demo report lint format types check bench gpu-check train clean

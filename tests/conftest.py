@@ -1,5 +1,6 @@
 """What every test runs under: strict types and ranks, reproducible hypothesis, one key."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import hypothesis
 import jax
 import pytest
+
+from tests import compiling
+from tests.compiling import Effort
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -43,23 +47,38 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _optimisations(request):
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector need not walk it again, all the time that JAX traces."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+
+
+def _effort(request) -> Effort:
     """Most tests compile with few of XLA's optimisations: compiling is most of their time.
 
-    Optimisations change the last bits only. Kernels are compiled as users compile them, and so are modules with the
-    mark `optimised`, where numbers of other implementations, memory or communication are the subject.
+    Optimisations change the last bits only. Modules and tests with the mark `optimised` compile as users do, where
+    promised bits, numbers of other implementations, memory or communication are the subject. Those of sparsevdit_jax
+    compare many programs of one function bit for bit.
     """
-    as_users_do = (
-        request.path.relative_to(_TESTS).parts[0] == "pallas_kernels"
-        or request.node.get_closest_marker("optimised") is not None
-        or request.config.getoption("--optimised")
-    )
-    quick = not as_users_do
-    if quick != jax.config.read("jax_disable_most_optimizations"):
-        # Tests compare bits of one function; its programs must all be of one kind.
-        jax.clear_caches()
-        jax.config.update("jax_disable_most_optimizations", quick)
+    if request.config.getoption("--optimised") or request.node.get_closest_marker("optimised"):
+        return Effort.USERS
+    parts = request.path.relative_to(_TESTS).parts
+    bits = parts[0] == "sparsevdit_jax" and "on_eight_devices" not in parts
+    return Effort.BITS if bits else Effort.LEAST
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled(request):
+    compiling.use(_effort(request))
+
+
+@pytest.fixture(autouse=True)
+def _compiled_otherwise(request, _compiled):
+    """For a test with the mark in a module that has none."""
+    before = compiling.use(_effort(request))
+    yield
+    compiling.use(before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -48,6 +48,11 @@ def check_under_vmap_scan_and_remat(loss, q, others):
         tolerances.assert_rounding_apart(got, jnp.stack(one_by_one), n, "gradient")
 
 
+def garbage(x):
+    """What padding may hold, each kind in every few elements: none, infinite, so large that its square is."""
+    return np.resize(np.array([np.nan, np.inf, 3e38], np.float32), x.shape)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One shape of block-sparse attention; the seed draws its mask and its numbers."""
@@ -157,16 +162,15 @@ class BlockSparseAttentionSuite:
         mask = case.mask()
         self.check(case, dtype, self.run(case, case.arrays(dtype), mask), mask)
 
-    @pytest.mark.parametrize("garbage", [np.nan, np.inf, 3e38], ids=str)
-    def test_padding_never_matters(self, garbage):
+    def test_padding_never_matters(self):
         case = CASES[1]
         mask, arrays = case.mask(), case.arrays(jnp.float32)
         real_q = np.asarray(mask.real_queries(case.lq)).swapaxes(1, 2)[..., None]
         real_kv = np.asarray(mask.real_keys(case.lk)).swapaxes(1, 2)[..., None]
         q, k, v, d_out, d_lse = arrays
-        q, d_out = (jnp.where(real_q, x, garbage) for x in (q, d_out))
-        k, v = (jnp.where(real_kv, x, garbage) for x in (k, v))
-        d_lse = jnp.where(real_q[..., 0].swapaxes(1, 2), d_lse, garbage)
+        q, d_out = (jnp.where(real_q, x, garbage(x)) for x in (q, d_out))
+        k, v = (jnp.where(real_kv, x, garbage(x)) for x in (k, v))
+        d_lse = jnp.where(real_q[..., 0].swapaxes(1, 2), d_lse, garbage(d_lse))
         dirty = self.run(case, (q, k, v, d_out, d_lse), mask)
         for clean, got in zip(self.run(case, arrays, mask), dirty, strict=True):
             np.testing.assert_array_equal(got, clean)

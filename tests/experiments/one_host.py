@@ -68,7 +68,6 @@ def write(out: Path, arrays) -> None:
 if __name__ == "__main__":
     kind, RUNS = sys.argv[1], json.loads(sys.argv[2])
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    jax.config.update("jax_disable_most_optimizations", True)  # as in other tests of commands
     if kind == "generate":  # optax mixes Python floats and integers in its own arithmetic
         jax.config.update("jax_numpy_dtype_promotion", "strict")
         watch_generate()

@@ -21,6 +21,7 @@ from experiments.training import training_mesh
 from models.checkpoint import save_weights
 from models.tiny import TinyVideoDiT
 
+from .. import compiling
 from ..models.random_weights import random_model
 from .generation import folders
 from .one_host import SMALL as TINY
@@ -69,9 +70,9 @@ def environment(devices: int, **variables: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith(cache) or not name.startswith(theirs)
     }
-    flags = os.environ.get("XLA_FLAGS", "")
-    flags = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
-    return kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | variables
+    least = compiling.least()
+    least["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
+    return kept | {"JAX_PLATFORMS": "cpu"} | least | variables
 
 
 def launch(kind, runs, log, *more, devices=2, **variables) -> subprocess.Popen:

@@ -13,9 +13,8 @@ from experiments.kernel_resources import deviceless
 ROOT = deviceless.ROOT
 SHARED_MEMORY = {80: 101_376, 90: 232_448}  # bytes; sm_86 and sm_89 take the code of sm_80
 LARGEST_TILES = [
-    [capability, dtype, head_dim, 128, 128]
-    for dtype, head_dims in (("bfloat16", (64, 128)), ("float16", (128,)), ("float32", (128,)))
-    for head_dim in head_dims
+    [capability, dtype, 128, 128, 128]
+    for dtype in ("bfloat16", "float32")
     for capability in SHARED_MEMORY
 ]
 OTHER_TILES = [
@@ -24,7 +23,7 @@ OTHER_TILES = [
     for dtype in ("bfloat16", "float32")
     for head_dim in (16, 32, 64, 80, 128, 256)
     for blocks in ((128, 128), (128, 64), (64, 128), (64, 64), (32, 32), (16, 16), (192, 384))
-]
+] + [[capability, "float16", 128, 128, 128] for capability in SHARED_MEMORY]
 
 SPILLS = {  # bytes, in backward kernels, where ptxas needs a few more registers than there are
     (80, "bfloat16", 32, 128, 128): 4,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.op_suite import BlockSparseAttentionSuite
+from tests.conformance.op_suite import CASES, BlockSparseAttentionSuite
 
 PROGRAM = """
 import pathlib, resource, sys
@@ -34,6 +34,14 @@ print(kib / 2**20)
 
 class TestXla(BlockSparseAttentionSuite):
     implementation = "xla"
+
+    @pytest.mark.optimised
+    def test_matches_float64_as_users_compile_it(self):
+        self.test_matches_float64(CASES[1])
+
+    @pytest.mark.optimised  # with few optimisations a head's bits depend on the heads beside it
+    def test_same_bits_alone_and_merged(self):
+        super().test_same_bits_alone_and_merged()
 
 
 @pytest.mark.parametrize(
