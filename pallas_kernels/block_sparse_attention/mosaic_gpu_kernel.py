@@ -324,12 +324,14 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
         p = jnp.zeros((ROWS, config.tile_kv), jnp.float32)
         return low, zero, zero, plgpu.layout_cast(p, per_logit)
 
-    def softmax(item, step, s, top, total):
-        """New top, total, the factor on older sums, and weights relative to the new top."""
+    def softmax(real, s, top, total):
+        """New top, total, the factor on older sums, and weights relative to the new top.
+
+        `real` is how many keys are, None if all are.
+        """
         if problem.scale < 0:
             s = -s
-        if walk.inputs.sizes is not None:
-            real = walk.real_keys(item, step)
+        if real is not None:
 
             def masked():
                 keys = plgpu.broadcasted_iota(jnp.int32, s.shape, 1, layout=per_logit)
@@ -351,14 +353,19 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
         def wait_for_keys(i):
             pl.when(i < item.steps)(lambda: wait("k_full", slot(i)))
 
+        def real_keys(i):
+            return None if walk.inputs.sizes is None else walk.real_keys(item, i)
+
+        real = real_keys(0)
         wait("k_full", slot(0))
         s = first_logits(slot(0))
         arrive("k_free", slot(0))
-        top, total, _, p = softmax(item, 0, s, *blank_softmax()[:2])
+        top, total, _, p = softmax(real, s, *blank_softmax()[:2])
         wait_for_keys(1)
 
         def step(i, carry):
             acc, top, total, p = carry
+            real = real_keys(i)  # read from global memory while others work
             wait("v_full", slot(i - 1))
             if config.ping_pong:
                 wait("turn", wg)
@@ -371,7 +378,7 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
                 arrive("k_free", slot(i))
                 # Compilers may move plain arithmetic past the end of the other product. They do
                 # not move it past this barrier and the loop that waits for keys.
-                now = lax.optimization_barrier(softmax(item, i, s, top, total))
+                now = lax.optimization_barrier(softmax(real, s, top, total))
                 wait_for_keys(i + 1)
                 return now
 

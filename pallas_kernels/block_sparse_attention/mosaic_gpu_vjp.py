@@ -467,39 +467,58 @@ def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
     def slopes(p, dp, at):
         return (p * (dp - spread(at, 1))).astype(dtype)
 
-    def add_interpreted(u, w, at, sums):
-        dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
-        p, dp = weights(dot(x[...], u[...].T), at), dot(y[...], w[...].T)
-        right = (slopes(p, dp, at), u[...]), (p.astype(dtype), w[...])
-        sums = tuple(acc + dot(*pair) for acc, pair in zip(sums, right, strict=False))
-        plgpu.commit_smem()
-        return sums
+    def slot(i):
+        return stream * config.stages + lax.rem(i, config.stages)
 
-    def add(u, w, at, sums):
+    def wait_for_tile(i):
+        pl.when(i < item.steps)(lambda: scratch.wait(problem, "full", slot(i)))
+
+    def weights_now(s, i):
+        # Compilers may move plain arithmetic past the wait for dp. They do not move it past this
+        # barrier and the loop that waits for the next tile.
+        p = lax.optimization_barrier(weights(s, slot(i)))
+        wait_for_tile(i + 1)
+        return p
+
+    def slopes_now(p, dp, i):
+        ds = slopes(p, dp, slot(i))
+        if not of_rows:
+            # Statistics were read as memory is; the next copy into their place is not ordered after
+            # such reads by an arrival alone. (wgmma reads tiles as copies write them.)
+            plgpu.commit_smem()
+        return ds
+
+    def add_interpreted(u, w, i, sums):
+        dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
+        x_now, y_now, u, w = x[...], y[...], u[...], w[...]
+        plgpu.commit_smem()  # plain reads in the place of wgmma's, which need none
+        p, dp = weights_now(dot(x_now, u.T), i), dot(y_now, w.T)
+        right = (slopes_now(p, dp, i), u), (p.astype(dtype), w)
+        return tuple(acc + dot(*pair) for acc, pair in zip(sums, right, strict=False))
+
+    def add(u, w, i, sums):
         def products(refs):
             sum_u, *sum_w = refs
 
             def both(s_ref, dp_ref):
                 plgpu.wgmma(s_ref, x, u.T)
                 plgpu.wgmma(dp_ref, y, w.T)
-                p = weights(plgpu.wgmma_accumulator_load(s_ref, wait_n=1), at)
+                p = weights_now(plgpu.wgmma_accumulator_load(s_ref, wait_n=1), i)
                 for ref in sum_w:
                     plgpu.wgmma(ref, p.astype(dtype), w)
                 # With own lists, registers do not last for p w to be under way any longer.
                 under_way = len(sum_w) if config.shared else 0
                 dp = plgpu.wgmma_accumulator_load(dp_ref, wait_n=under_way)
-                plgpu.wgmma(sum_u, slopes(p, dp, at), u)
+                plgpu.wgmma(sum_u, slopes_now(p, dp, i), u)
 
             pl.run_scoped(both, product_type, product_type)
 
         return pl.run_state(products)(tuple(plgpu.ACC.init(acc) for acc in sums))
 
     def step(i, sums):
-        at = stream * config.stages + lax.rem(i, config.stages)
-        scratch.wait(problem, "full", at)
         visit = add_interpreted if problem.interpret else add
-        sums = visit(scratch.u.at[at], scratch.w.at[at], at, sums)
-        scratch.arrive(problem, "free", at)
+        sums = visit(scratch.u.at[slot(i)], scratch.w.at[slot(i)], i, sums)
+        scratch.arrive(problem, "free", slot(i))
         return tuple(sums)
 
     @pl.when(item.exists)
@@ -514,6 +533,7 @@ def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
         scratch.wait(problem, "own", wg)
         zero = jnp.zeros((_ROWS, x.shape[-1]), jnp.float32)
         zero = plgpu.layout_cast(zero, plgpu.Layout.WGMMA)
+        wait_for_tile(0)
         sums = lax.fori_loop(0, item.steps, step, (zero,) * config.sums)
         for acc, factor, place, out_ref in zip(
             sums, (problem.scale, 1.0), (x, y), out_refs, strict=False
