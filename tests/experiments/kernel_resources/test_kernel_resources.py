@@ -96,7 +96,7 @@ def test_kernels_of_full_size_problems_are_sound_and_recorded(name):
 def test_without_a_wait_registers_of_products_are_touched_too_early(name):
     for kernel in compiled("problems", name)[0].kernels:
         code = kernel.code
-        assert kernel.checked.under_products > 50
+        assert kernel.checked.under_products > 0
         waits = [i for i, one in enumerate(code.instructions) if one.under_way is not None]
         found = [len(hazards.check(code.without(i)).hazards) for i in waits]
         # Not of every one: where ptxas has added a wait, another of the same group does not matter.
