@@ -57,9 +57,17 @@ class LayerAttention:
     ctx: StepContext
 
     def attend(self, q: jax.Array, k: jax.Array, v: jax.Array) -> Attended:
-        """Attention of q to k and v [B, L, H, D], in the order of the context's grid and after RoPE."""
-        out, state = self.pattern.attend(q, k, v, self.state, self.ctx)
-        return Attended(out, None, state)
+        """Attention of q to k and v [B, L, H, D], in the order of the context's grid and after RoPE.
+
+        Layers of one pattern and shape are traced once and are one function of the program, which XLA inlines.
+        """
+        return _attend(self, q, k, v)
+
+
+@jax.jit
+def _attend(layer: LayerAttention, q: jax.Array, k: jax.Array, v: jax.Array) -> Attended:
+    out, state = layer.pattern.attend(q, k, v, layer.state, layer.ctx)
+    return Attended(out, None, state)
 
 
 class Projections(nnx.Module):
