@@ -1,5 +1,7 @@
 """Patterns per layer, and stacks of blocks."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from models import layers
 from models.attention import LayerAttention
 from models.stack import layer_attentions, loop_blocks, run_blocks
 from sparsevdit_jax import (
+    Attended,
+    AttentionPattern,
     KernelOptions,
     Phase,
     SparseAttention,
@@ -93,6 +97,30 @@ def test_blocks_run_in_turn_and_hand_their_states_on(blocks, key):
     tolerances.assert_rounding_apart(got, want, LAYERS, "in turn")
     assert new[0] == ()
     assert (new[1].mask.kv_counts < new[1].mask.num_kv_blocks).any()
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced(AttentionPattern):
+    """Notes when it is traced; patterns of one name are equal."""
+
+    name: str
+    seen: list = dataclasses.field(compare=False)
+
+    def compute(self, q, k, v, state, ctx):
+        self.seen.append(self.name)
+        return Attended(v, None, state)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_layers_of_one_pattern_are_traced_once(remat):
+    seen = []
+    blocks = nnx.List([nnx.eval_shape(lambda: Block(nnx.Rngs(0))) for _ in range(4)])
+    a, b = f"a{remat}", f"b{remat}"  # no other test has traced them
+    patterns = [Traced(name, seen) for name in (a, b, a, b)]
+    layers = [LayerAttention(pattern, (), StepContext(GRID)) for pattern in patterns]
+    x = jax.ShapeDtypeStruct((1, GRID.num_tokens, 8), jnp.float32)
+    jax.eval_shape(lambda b, x: run_blocks(b, x, 0.5, layers=layers, remat=remat)[0], blocks, x)
+    assert seen == [a, b]
 
 
 def test_remat_changes_no_gradient(blocks, key):

@@ -6,9 +6,9 @@ MUTANTS = [
     *of(
         "models/wan/blocks.py",
         (
-            "k = apply_rope(split_heads(self.norm_k(self.to_k(x)), self.num_heads), rope)",
-            "k = apply_rope(split_heads(self.norm_q(self.to_k(x)), self.num_heads), rope)",
-            "k goes through q's norm",
+            "attend(self.heads(self.to_k(text), self.norm_k)",
+            "attend(self.heads(self.to_k(text), self.norm_q)",
+            "the prompt's k goes through q's norm",
         ),
         (
             "h.astype(jnp.float32) * ffn_gate)",
@@ -16,8 +16,8 @@ MUTANTS = [
             "attention's gate after the feed-forward layer",
         ),
         (
-            "out += attend(self.norm_added_k",
-            "out = attend(self.norm_added_k",
+            "out += attend(k",
+            "out = attend(k",
             "with an image the text is not read",
         ),
     ),
@@ -32,9 +32,12 @@ MUTANTS = [
             "scale, shift = modulation_parts(",
             "swapped at the end",
         ),
+    ),
+    *of(
+        "models/wan/config.py",
         (
-            "if max(tokens) > config.rope_max_seq_len:",
-            "if max(tokens) >= config.rope_max_seq_len:",
+            "if max(tokens) > self.rope_max_seq_len:",
+            "if max(tokens) >= self.rope_max_seq_len:",
             "the longest video is refused",
         ),
     ),
