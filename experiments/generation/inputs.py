@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import safe_open
 
 from experiments.generation.store import KEY
-from models.pipelines import Family
+from models.pipelines import LatentFamily
 from models.text_embeddings import TextEmbeddings
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -87,7 +87,7 @@ def one_prompt(text: TextEmbeddings, row: int) -> TextEmbeddings:
     return TextEmbeddings(**{name: a[row : row + 1] for name, a in text.arrays().items()})
 
 
-def blank_text(family: Family, dtype, *, guided: bool):
+def blank_text(family: LatentFamily, dtype, *, guided: bool):
     """Shapes of what the folder's text encoder will say to a prompt."""
     import jax
 

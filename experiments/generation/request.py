@@ -23,7 +23,7 @@ from experiments.generation.inputs import blank_text, is_denoised, read_latents
 from experiments.generation.jobs import Job, jobs_of
 from experiments.generation.settings import Config
 from experiments.media import check_output
-from models.pipelines import Clip, Conditions, Family, check_prompts, read_family
+from models.pipelines import Clip, Conditions, LatentFamily, check_prompts, read_family
 from models.text_embeddings import TextEmbeddings, load_embeddings
 from pallas_kernels.block_sparse_attention.api import IMPLEMENTATIONS as SPARSE
 from pallas_kernels.dense_attention.api import IMPLEMENTATIONS as DENSE
@@ -47,7 +47,7 @@ class Request:
     """
 
     config: Config
-    family: Family
+    family: LatentFamily
     jobs: list[Job]
     text: TextEmbeddings | None
     image: np.ndarray | None
@@ -156,7 +156,7 @@ def _check_implementation(name: str | None) -> None:
         raise ValueError(f"implementation={name!r} must be one of {', '.join(known)}, or left out")
 
 
-def _read(config: Config, family: Family) -> dict[str, str]:
+def _read(config: Config, family: LatentFamily) -> dict[str, str]:
     """Checks the headers of all weights, and returns the identity of what the run reads."""
     folder = config.model
     parts = ["transformer", "vae", *(["text_encoder"] if config.embeddings is None else [])]

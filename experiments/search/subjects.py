@@ -9,74 +9,101 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.demo.runner import SHIFT, VIDEO, WEIGHTS
+from experiments.demo.runner import VIDEO, WEIGHTS
 from experiments.generation.store import load_progress, save_progress
 from experiments.search.settings import Config
+from experiments.tiny_runs import SHIFT
 from models import load_transformer
-from models.pipelines import Clip, Denoiser, read_family
-from models.sampling import generate
+from models.pipelines import Clip, Conditions, Denoiser, Family, Tiny, read_family
 from models.text_embeddings import TextEmbeddings, load_embeddings
 from models.tiny import load_tiny
-from sparsevdit_jax import SparseAttention, VideoGrid
+from models.transformer import Transformer
+from sparsevdit_jax import SparseAttention
 
 OnStep = Callable[[int, tuple[Any, ...]], None]
 
 
 class Subject(abc.ABC):
-    """A model, its prompts, and the canvas.
+    """A model, its prompts, and what it denoises.
 
-    Attributes:
+    Args:
+      config: of the search; some of its flags have another default for each subject, which they take here.
+      family, model: that are searched for.
+      shape: of what is denoised.
       prompts: names of the prompts.
       num_steps: denoising steps.
+      text_len: tokens of text in the joint sequence; None: the family's own.
+
+    Attributes:
       grid, num_layers, num_heads, head_dim: of the attention.
     """
 
-    prompts: tuple[str, ...]
-    num_steps: int
-    grid: VideoGrid
-    num_layers: int
-    num_heads: int
-    head_dim: int
+    def __init__(
+        self,
+        config: Config,
+        family: Family,
+        model: Transformer,
+        shape: tuple[int, ...],
+        *,
+        prompts: tuple[str, ...],
+        num_steps: int,
+        text_len: int | None = None,
+    ):
+        self.config, self.family, self.model, self.shape = config, family, model, shape
+        self.prompts, self.num_steps, self.text_len = prompts, num_steps, text_len
+        self.grid, self.num_layers = family.grid(shape, text_len), model.num_attention_layers
+        self.num_heads = family.transformer.num_heads
+        self.head_dim = family.transformer.head_dim
+        self._denoisers: dict[SparseAttention, Denoiser] = {}
 
     @abc.abstractmethod
+    def conditions(self, prompt: int) -> Conditions:
+        """What the model is called with for a prompt."""
+
     def run(self, prompt: int, attention: SparseAttention, store: Path, on_step: OnStep) -> None:
-        """Denoises one prompt; `on_step(step, states)` after each step. `store` may keep the run."""
+        """Denoises one prompt, going on from `store`; `on_step(step, states)` after each step."""
+        conditions, denoiser = self.conditions(prompt), self._denoiser(attention)
+        key = jax.random.key(self.config.seed + prompt)
+        noise = jax.random.normal(key, self.shape, jnp.float32)
+        settings = dict(attention=f"{attention}", prompt=self.prompts[prompt])
+        progress = load_progress(store, denoiser.start(noise, conditions), settings)
+
+        def after(phase, now):
+            del phase
+            on_step(now.step - 1, now.states)
+            if now.step % self.config.save_every == 0 and now.step < self.num_steps:
+                save_progress(store, now, settings)
+
+        denoiser.run(self.model, conditions, progress, after)
+        store.unlink(missing_ok=True)
+
+    def _denoiser(self, attention: SparseAttention) -> Denoiser:
+        """One for each attention, so that prompts share compiled steps."""
+        if attention not in self._denoisers:
+            setting = dict(num_steps=self.num_steps, text_len=self.text_len, attention=attention)
+            self._denoisers[attention] = Denoiser(self.family, self.shape, **setting)
+        return self._denoisers[attention]
 
 
 class TinySubject(Subject):
-    """The committed TinyVideoDiT; its prompts are digits. A run of it takes a minute and is not stored."""
+    """The committed TinyVideoDiT; its prompts are digits."""
 
     def __init__(self, config: Config):
-        self.model = load_tiny(WEIGHTS, dtype=config.dtype)
-        self.prompts = _prompts(config, ("2", "3", "5", "7"))
-        if bad := [p for p in self.prompts if p not in "0123456789" or len(p) != 1]:
+        model = load_tiny(WEIGHTS, dtype=config.dtype)
+        prompts = _prompts(config, ("2", "3", "5", "7"))
+        if bad := [p for p in prompts if p not in "0123456789" or len(p) != 1]:
             raise ValueError(f"prompts {bad} must be digits, 0 to 9, for the tiny model")
-        self.num_steps = config.steps or 15
-        self.guidance = 2.0 if config.guidance is None else config.guidance
-        self.shift = SHIFT if config.shift is None else config.shift
-        self.seed = config.seed
         asked = (config.frames, config.height, config.width)
         size = [n if given is None else given for given, n in zip(asked, VIDEO, strict=True)]
-        self.shape = (1, *size, self.model.config.channels)
-        sizes = self.model.config
-        self.grid = self.model.grid(self.shape)
-        self.num_layers, self.num_heads = sizes.num_layers, sizes.num_heads
-        self.head_dim = sizes.head_dim
+        shape = (1, *size, model.config.channels)
+        family = Tiny(model.config, SHIFT if config.shift is None else config.shift)
+        steps = config.steps or 15
+        super().__init__(config, family, model, shape, prompts=prompts, num_steps=steps)
+        self.guidance = 2.0 if config.guidance is None else config.guidance
 
-    def run(self, prompt, attention, store, on_step):
-        """See `Subject.run`."""
-        del store
-        generate(
-            self.model,
-            jax.random.normal(jax.random.key(self.seed + prompt), self.shape),
-            [int(self.prompts[prompt])],
-            num_steps=self.num_steps,
-            attention=attention,
-            guidance=self.guidance,
-            unconditional=self.model.config.num_classes,
-            shift=self.shift,
-            on_step=lambda step, phase, x, states: on_step(step, states),
-        )
+    def conditions(self, prompt):
+        """See `Subject.conditions`."""
+        return self.family.conditions([int(self.prompts[prompt])], self.guidance)
 
 
 class FolderSubject(Subject):
@@ -91,7 +118,6 @@ class FolderSubject(Subject):
             )
         self.prompts = _prompts(config, ())
         default = self.family.defaults
-        self.num_steps = config.steps or default.steps
         self.guidance = default.guidance if config.guidance is None else config.guidance
         usual = default.clip
         self.clip = Clip(
@@ -103,57 +129,25 @@ class FolderSubject(Subject):
         self.dtype = jnp.dtype(config.dtype)
         self.texts = [self._text(i) for i in range(len(self.prompts))]
         gc.collect()  # the text encoder may be larger than the transformer
-        self.model = load_transformer(config.model, dtype=self.dtype)
-        conditions = self._conditions(0)
-        tokens = conditions.inputs["encoder_hidden_states"].shape[1]
-        self.grid = self.family.grid(self.family.latent_shape(self.clip), tokens)
-        self.num_layers = self.model.num_attention_layers
-        self.num_heads = self.family.transformer.num_heads
-        self.head_dim = self.family.transformer.head_dim
-        self._denoisers: dict[Any, Denoiser] = {}
+        super().__init__(
+            config,
+            self.family,
+            load_transformer(config.model, dtype=self.dtype),
+            self.family.latent_shape(self.clip),
+            prompts=self.prompts,
+            num_steps=config.steps or default.steps,
+            text_len=self.conditions(0).inputs["encoder_hidden_states"].shape[1],
+        )
 
-    def run(self, prompt, attention, store, on_step):
-        """See `Subject.run`; goes on from `store`."""
-        conditions = self._conditions(prompt)
-        denoiser = self._denoiser(attention, conditions)
-        key = jax.random.key(self.config.seed + prompt)
-        noise = jax.random.normal(key, denoiser.shape, jnp.float32)
-        rows = next(iter(conditions.inputs.values())).shape[0]
-        settings = dict(attention=f"{attention}", prompt=self.prompts[prompt])
-        progress = load_progress(store, denoiser.start(noise, rows), settings)
-
-        def after(phase, now):
-            del phase
-            on_step(now.step - 1, now.states)
-            if now.step % self.config.save_every == 0 and now.step < self.num_steps:
-                save_progress(store, now, settings)
-
-        denoiser.run(self.model, conditions, progress, after)
-        store.unlink(missing_ok=True)
+    def conditions(self, prompt):
+        """See `Subject.conditions`."""
+        return self.family.conditions(self.texts[prompt], self.clip, self.guidance)
 
     def _text(self, prompt) -> TextEmbeddings:
         if self.config.embeddings:
             return load_embeddings(self.config.embeddings[prompt])
         negative = self.config.negative_prompt if self.family.guided(self.guidance) else None
         return self.family.encode_prompts([self.prompts[prompt]], negative, dtype=self.dtype)
-
-    def _conditions(self, prompt):
-        return self.family.conditions(self.texts[prompt], self.clip, self.guidance)
-
-    def _denoiser(self, attention, conditions) -> Denoiser:
-        """One for each attention and shape of text, so that prompts share compiled steps."""
-        key = attention, str(jax.tree.map(jnp.shape, conditions.inputs))
-        if key not in self._denoisers:
-            self._denoisers[key] = Denoiser(
-                self.family,
-                self.family.latent_shape(self.clip),
-                num_steps=self.num_steps,
-                grid=self.grid,
-                num_heads=self.num_heads,
-                head_dim=self.head_dim,
-                attention=attention,
-            )
-        return self._denoisers[key]
 
 
 def _prompts(config: Config, usual: tuple[str, ...]) -> tuple[str, ...]:
