@@ -33,6 +33,7 @@ from experiments.curriculum import PLANS, TRAINING_ATTENTION, Stage
 from experiments.loss_curve import draw_losses, whole_curve
 from experiments.moving_digits import MovingDigits
 from experiments.record import environment, git_state
+from experiments.tiny_runs import denoise
 from experiments.training import (
     DEVICE_FLAGS,
     Checkpoints,
@@ -46,7 +47,6 @@ from experiments.training import (
 )
 from models.checkpoint import count_parameters, save_weights
 from models.flow_matching import add_noise, shift_time, velocity
-from models.sampling import generate
 from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
 from sparsevdit_jax import Phase, SparseAttention, StepContext
 
@@ -238,9 +238,7 @@ def draw_samples(trainer: Trainer, path: Path) -> None:
     labels = np.arange(10) if stage.frames * stage.height * stage.width < 2000 else np.array([2, 5])
     noise = jax.random.normal(jax.random.key(0), (len(labels), *shape, 1))
     model = trainer.averaged_model()
-    clips = generate(
-        model, noise, labels, num_steps=20, guidance=2.0, unconditional=10, shift=stage.shift + 1
-    )
+    clips = denoise(model, noise, labels, steps=20, guidance=2.0, shift=stage.shift + 1)
     clips = np.uint8((np.clip(np.asarray(clips), -1, 1) + 1) * 127.5)[..., 0]
     rows = [np.concatenate(list(clips[:, f]), 1) for f in range(0, shape[0], max(1, shape[0] // 4))]
     Image.fromarray(np.concatenate(rows, 0)).save(path)

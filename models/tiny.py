@@ -162,8 +162,8 @@ class TinyVideoDiT(Transformer):
 
     def __call__(
         self,
-        x,
-        t,
+        hidden_states,
+        timestep,
         label,
         *,
         attention: SparseAttention | None = None,
@@ -174,23 +174,23 @@ class TinyVideoDiT(Transformer):
         """Predicts clean videos.
 
         Args:
-          x: noisy videos [B, F, Y, X, C] in about [-1, 1]; every axis divides by the patch.
-          t: times [B] in [0, 1], 1 is pure noise.
+          hidden_states: noisy videos [B, F, Y, X, C] in about [-1, 1]; every axis divides by the patch.
+          timestep: times [B] in [0, 1], 1 is pure noise.
           label: int32 [B], the class; `config.num_classes` means none.
           attention: a pattern for every layer with `states` from its `init` and the step's `ctx`; None
             is dense attention.
           remat: recompute each block in the backward pass.
 
         Returns:
-          Clean videos, float32 in the shape of `x`, and the layers' new states.
+          Clean videos, float32 in the shape of `hidden_states`, and the layers' new states.
         """
-        patch, grid = self.config.patch, self.grid(x.shape)
+        x, patch, grid = hidden_states, self.config.patch, self.grid(hidden_states.shape)
         h = (
             self.patch_in(patchify(x, patch))
             + self.border_in(jnp.asarray(border_features(grid.shape)))[None]
         )
         h = join(h, self.label_tokens[...][label])
-        time = self.time_in(layers.sinusoidal_embedding(1000 * t, self.config.dim))
+        time = self.time_in(layers.sinusoidal_embedding(1000 * timestep, self.config.dim))
         vector = self.time_out(jax.nn.silu(time)) + self.label_vector[...][label]
         modulation = self.modulation(jax.nn.silu(vector)).reshape(x.shape[0], 6, -1)
         rope = as_arrays(rope_table(grid.shape, self.config.head_dim))

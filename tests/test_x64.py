@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import Attention, LayerAttention, sampling
+from models import Attention, LayerAttention
 from models import schedulers as solvers
+from models.pipelines import Denoiser, Tiny
 from models.tiny import TinyConfig, TinyVideoDiT
 from pallas_kernels import (
     BlockMask,
@@ -219,17 +220,11 @@ def test_a_step_of_the_tiny_model():
     config = TinyConfig(dim=32, num_layers=1, num_heads=2, condition_tokens=3)
     model = nnx.eval_shape(lambda: TinyVideoDiT(config, rngs=nnx.Rngs(0)))
     shape = (1, 4, 8, 8, 1)
-    grid = model.grid(shape)
     attention = SparseAttention.uniform(BANDS[0], 1, StepSchedule(4, 1))
-    times, label = sampling.sampling_times(4, 3.0), np.array([1, 10], np.int32)
-
-    def step(model, x):
-        ctx = StepContext(grid, Phase.REUSE)
-        return sampling.denoise_step(
-            model, x, label, times[1], times[2], ((),), ctx, attention=attention, guidance=2.0
-        )
-
-    assert_narrow((model, jax.eval_shape(step, model, f32(*shape))))
+    loop = Denoiser(Tiny(config, 3.0), shape, num_steps=4, attention=attention)
+    conditions = loop.family.conditions([1], 2.0)
+    step, arguments = loop.program(model, conditions, Phase.REUSE)
+    assert_narrow((model, jax.eval_shape(step, *arguments)))
 
 
 FLOW = solvers.UniPCMultistepConfig(use_flow_sigmas=True, prediction_type="flow_prediction")
@@ -239,6 +234,7 @@ V = solvers.CogVideoXSchedulerConfig(prediction_type="v_prediction")
 @pytest.mark.parametrize(
     "scheduler",
     [
+        solvers.CleanEulerScheduler(),
         solvers.FlowMatchEulerDiscreteScheduler(solvers.FlowMatchEulerDiscreteConfig()),
         solvers.UniPCMultistepScheduler(FLOW),
         solvers.CogVideoXDDIMScheduler(V),

@@ -7,9 +7,10 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.adaspa_ablation.tiny import check_digits, denoise, kept, noise, scaled
+from experiments.adaspa_ablation.tiny import check_digits, kept, noise, scaled
 from experiments.demo.runner import VIDEO, WEIGHTS
 from experiments.progress import progress_bar
+from experiments.tiny_runs import denoise
 from models.tiny import TinyVideoDiT
 from sparsevdit_jax import SparseAttention, StepSchedule, metrics
 from sparsevdit_jax.patterns import AdaSpa
@@ -92,10 +93,10 @@ def dense_run(model: TinyVideoDiT, config: QualityConfig, out: Path) -> dict[str
         found = {"fork": np.asarray(start)}
         with progress_bar("dense", total=config.steps) as advance:
 
-            def on_step(step, phase, x, states):
-                del phase, states
-                if step + 1 == fork:
-                    found["fork"] = np.asarray(x)
+            def on_step(phase, now):
+                del phase
+                if now.step == fork:
+                    found["fork"] = np.array(now.x)
                 advance()
 
             clip = denoise(
@@ -106,7 +107,7 @@ def dense_run(model: TinyVideoDiT, config: QualityConfig, out: Path) -> dict[str
                 guidance=config.guidance,
                 on_step=on_step,
             )
-        return dict(found, clip=clip)
+        return dict(found, clip=np.clip(clip, -1, 1))
 
     return kept(out / "quality_dense.npz", config, make)
 
@@ -121,10 +122,10 @@ def measure(
     shares = []
     with progress_bar(f"{variant.name}, {density}", total=steps, done=start) as advance:
 
-        def on_step(step, phase, x, states):
-            x.block_until_ready()
-            if step == steps - 1:
-                for pattern, state in zip(attention.patterns, states, strict=True):
+        def on_step(phase, now):
+            now.x.block_until_ready()
+            if now.step == steps:
+                for pattern, state in zip(attention.patterns, now.states, strict=True):
                     shares.append(
                         metrics.density(pattern, grid, num_heads=sizes.num_heads, state=state)
                     )
@@ -140,7 +141,8 @@ def measure(
             start=start,
             on_step=on_step,
         )
-    pairs = [(jnp.asarray(a), jnp.asarray(b)) for a, b in zip(clips, dense["clip"], strict=True)]
+    clips = jnp.clip(clips, -1, 1)
+    pairs = [(a, jnp.asarray(b)) for a, b in zip(clips, dense["clip"], strict=True)]
     psnr = [float(metrics.psnr(a, b, data_range=2.0)) for a, b in pairs]
     ssim = [float(metrics.ssim(a, b, data_range=2.0)) for a, b in pairs]
     kept_share = float(np.mean(shares))

@@ -9,10 +9,10 @@ import numpy as np
 
 from experiments.adaspa_ablation import masks
 from experiments.adaspa_ablation.trace import TraceConfig
-from experiments.demo.runner import SHIFT
 from experiments.layer_inputs import layer_inputs
 from experiments.progress import progress_bar
-from models.sampling import sampling_times
+from experiments.tiny_runs import SHIFT
+from models.pipelines import Tiny
 from models.tiny import TinyVideoDiT
 from sparsevdit_jax import StepContext, TokenOrder, VideoGrid
 from sparsevdit_jax.ops import attend_dense, attention_mass
@@ -126,7 +126,8 @@ def recall_rows(
     Args:
       x: the clips before each of the two search steps, f32 [2, clips, F, Y, X, C].
     """
-    times, grid = sampling_times(config.steps, SHIFT), model.grid(x.shape[1:])
+    times = Tiny(model.config, SHIFT).set_timesteps(config.steps).timesteps
+    grid = model.grid(x.shape[1:])
     first, second = (
         layer_inputs(model, clips, float(times[step]), config.clip_digits)
         for clips, step in zip(x, config.search_steps, strict=True)

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.demo.runner import SHIFT
-from models.sampling import generate
 from models.tiny import TinyVideoDiT
 
 PAPER_STEPS = 50
@@ -32,33 +29,6 @@ def check_digits(digits: tuple[int, ...]) -> None:
 def noise(model: TinyVideoDiT, video: tuple[int, int, int], seed: int, count: int) -> jax.Array:
     """Noise of `count` clips: [count, F, Y, X, C]."""
     return jax.random.normal(jax.random.key(seed), (count, *video, model.config.channels))
-
-
-def denoise(
-    model: TinyVideoDiT,
-    x,
-    digits,
-    *,
-    steps: int,
-    guidance: float,
-    attention=None,
-    start: int = 0,
-    on_step: Callable | None = None,
-) -> np.ndarray:
-    """Clips float32 [B, F, Y, X, C] in [-1, 1] from x before step `start`; see `generate`."""
-    clips = generate(
-        model,
-        jnp.asarray(x),
-        digits,
-        num_steps=steps,
-        attention=attention,
-        guidance=guidance,
-        unconditional=model.config.num_classes,
-        shift=SHIFT,
-        start=start,
-        on_step=on_step,
-    )
-    return np.clip(np.asarray(clips, np.float32), -1, 1)
 
 
 def kept(

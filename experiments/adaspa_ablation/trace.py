@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.adaspa_ablation.tiny import check_digits, denoise, kept, noise, scaled
+from experiments.adaspa_ablation.tiny import check_digits, kept, noise, scaled
 from experiments.demo.runner import VIDEO, WEIGHTS
 from experiments.progress import progress_bar
+from experiments.tiny_runs import denoise
 from models.tiny import TinyVideoDiT
 from sparsevdit_jax import (
     Attended,
@@ -129,11 +130,11 @@ def watched_run(model: TinyVideoDiT, config: TraceConfig, out: Path) -> dict[str
         found, clips = {"lse": [], "mass": [], "stale": []}, {0: np.asarray(start)}
         with progress_bar("watched dense run", total=config.steps) as advance:
 
-            def on_step(step, phase, x, states):
-                if step + 1 in config.search_steps:
-                    clips[step + 1] = np.asarray(x)
+            def on_step(phase, now):
+                if now.step in config.search_steps:
+                    clips[now.step] = np.array(now.x)
                 for name, values in found.items():
-                    values.append(np.stack([np.asarray(getattr(s, name)) for s in states]))
+                    values.append(np.stack([np.asarray(getattr(s, name)) for s in now.states]))
                 advance(phase.value)
 
             denoise(

@@ -48,9 +48,7 @@ def compare(runner: Runner, plan: Plan, folder: Path) -> dict:
     """
     methods, rows = make_clips(runner, plan, folder)
     step, sizes = runner.probe_step, runner.model.config
-    layers = layer_inputs(
-        runner.model, runner.kept[step], float(runner.times[step]), [runner.config.digit]
-    )
+    layers = layer_inputs(runner.model, runner.kept[step], runner.probe_time, [runner.config.digit])
     with progress_bar("timing in rounds", total=turns(methods)) as advance:
         times = measure_times(runner, methods, layers, advance)
     masks, heads = {}, {}

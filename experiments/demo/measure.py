@@ -58,7 +58,7 @@ def turns(methods: Sequence[Method]) -> int:
 
 def dense_attention_timer(runner: Runner, layers: Sequence) -> Callable[[], float]:
     """Runs one dense step's attention, all layers and rows of the batch, and returns milliseconds."""
-    rows = len(runner.labels)
+    rows = runner.conditions.rows
     inputs = [tuple(jnp.concatenate([x] * rows) for x in qkv) for qkv in layers]
     ctx, attend = StepContext(runner.grid, Phase.DENSE), jax.jit(attend_dense)
 

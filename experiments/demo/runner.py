@@ -13,16 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.demo.methods import KEYS, SHOWN, Method, warm_up_steps
-from models.sampling import denoise_step, generate, sampling_times
+from experiments.tiny_runs import SHIFT
+from models.pipelines import Denoiser, Progress, Tiny
 from models.tiny import TinyVideoDiT
-from sparsevdit_jax import Phase, StepContext
+from sparsevdit_jax import Phase
 
 WEIGHTS = Path(__file__).parents[1] / "checkpoints" / "tiny_digits.safetensors"
 VIDEO = (32, 64, 64)
 """Frames, rows and columns of the clip: 16 x 16 x 16 tokens."""
-
-SHIFT = 4.0
-"""Flow shift of the sampler; training used 3 on this canvas."""
 
 STEPS, STEPS_OF_ALL = 8, 30
 """Denoising steps by default, and with --all."""
@@ -114,7 +112,7 @@ class Runner:
 
     Attributes:
       grid: of the token sequence.
-      labels: int [B], of the rows of a step: the digit and, under guidance, no condition.
+      conditions: of the digit and, under guidance, of no digit.
       probe_step: index of the step at which methods are measured and timed.
       kept: video before some of the dense run's steps, by index.
       states: of each method's layers before the probed step, by key; () of dense.
@@ -123,64 +121,58 @@ class Runner:
 
     def __init__(self, config: Config, model: TinyVideoDiT):
         self.config, self.model = config, model
-        shape = (1, *config.video, model.config.channels)
-        self.grid = model.grid(shape)
-        self.labels = [config.digit] + [model.config.num_classes] * (config.guidance != 1)
+        self.shape = (1, *config.video, model.config.channels)
+        self.grid = model.grid(self.shape)
+        self.family = Tiny(model.config, SHIFT)
+        self.conditions = self.family.conditions([config.digit], config.guidance)
         start = warm_up_steps(config.steps)
         self.probe_step = start + int(PROBE * (config.steps - start))
-        self.times = sampling_times(config.steps, SHIFT)
         # AdaSpa's first search is the last of the exact steps, so it forks one step earlier.
         self.wanted = {start - 1, start, self.probe_step}
-        self.kept = {0: jax.random.normal(jax.random.key(config.seed), shape)}
+        self.kept = {0: jax.random.normal(jax.random.key(config.seed), self.shape)}
         self.states: dict[str, tuple[Any, ...]] = {}
         self.stopped = False
+        self._loops: dict[str, Denoiser] = {}
+
+    @property
+    def probe_time(self) -> float:
+        """Time of the probed step, from 1 (noise) to 0."""
+        return float(self.family.set_timesteps(self.config.steps).timesteps[self.probe_step])
+
+    def _loop(self, method: Method) -> Denoiser:
+        if method.key not in self._loops:
+            setting = dict(num_steps=self.config.steps, attention=method.attention)
+            self._loops[method.key] = Denoiser(self.family, self.shape, **setting)
+        return self._loops[method.key]
 
     def run(self, method: Method, advance: Callable[[str], None]) -> np.ndarray:
         """Denoises with `method`: the clip, float32 [F, Y, X, C] in [-1, 1]; `advance` is told of each step."""
-        attention = method.attention
-        first = 0 if attention is None else attention.schedule.dense_steps
+        loop, is_dense = self._loop(method), method.attention is None
+        first = 0 if is_dense else method.attention.schedule.dense_steps
 
-        def on_step(step, phase, x, states):
-            x.block_until_ready()
+        def on_step(phase, now):
+            now.x.block_until_ready()
             if self.stopped:
-                raise CancelledError(f"{method.key} was stopped at step {step}")
-            if attention is None and step + 1 in self.wanted:
-                self.kept[step + 1] = jnp.array(x)
-            if step + 1 == self.probe_step:
-                self.states[method.key] = jax.tree.map(jnp.array, states)
-            advance(f"{method.label}, {phase.value if phase else 'exact'}")
+                raise CancelledError(f"{method.key} was stopped after {now.step} steps")
+            if is_dense and now.step in self.wanted:
+                self.kept[now.step] = jnp.array(now.x)
+            if now.step == self.probe_step:
+                self.states[method.key] = jax.tree.map(jnp.array, now.states)
+            advance(f"{method.label}, {'exact' if is_dense else phase.value}")
 
-        clip = generate(
-            self.model,
-            self.kept[first],
-            [self.config.digit],
-            num_steps=self.config.steps,
-            attention=attention,
-            guidance=self.config.guidance,
-            unconditional=self.model.config.num_classes,
-            shift=SHIFT,
-            start=first,
-            on_step=on_step,
-        )
+        begin = loop.start(self.kept[first], self.conditions, first)
+        clip = loop.run(self.model, self.conditions, begin, on_step)
         return np.clip(np.asarray(clip)[0], -1, 1)
 
     def time_step(self, method: Method, phase: Phase = Phase.REUSE) -> float:
         """Milliseconds of the probed step of a method that has run, as a step of this phase; dense has none."""
-        step, attention = self.probe_step, method.attention
-        ctx = None if attention is None else StepContext(self.grid, phase, step=jnp.int32(step))
-        given = (self.kept[step], self.states[method.key])
-        x, states = jax.block_until_ready(jax.tree.map(jnp.array, given))  # the step consumes them
+        loop = self._loop(method)
+        phase = Phase.DENSE if method.attention is None else phase
+        given = (self.kept[self.probe_step], (), self.states[method.key])
+        given = jax.block_until_ready(jax.tree.map(jnp.array, given))  # the step consumes them
         began = time.perf_counter()
-        done = denoise_step(
-            self.model,
-            x,
-            np.asarray(self.labels, np.int32),
-            self.times[step],
-            self.times[step + 1],
-            states,
-            ctx,
-            attention=attention,
-            guidance=self.config.guidance,
+        after = loop.step(
+            self.model, self.conditions, Progress(self.probe_step, *given), phase=phase
         )
-        jax.block_until_ready(done)
+        jax.block_until_ready((after.x, after.states))
         return 1e3 * (time.perf_counter() - began)

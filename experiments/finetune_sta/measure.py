@@ -7,13 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.demo.runner import SHIFT
 from experiments.finetune_sta.finetuner import Finetuner, finetuning_loss
 from experiments.loss_curve import draw_recovery
 from experiments.media import contact_sheet, to_uint8
 from experiments.record import RESULTS, Run, read
+from experiments.tiny_runs import denoise
 from experiments.train_tiny import draw_batch
-from models.sampling import generate
 from sparsevdit_jax import SparseAttention, metrics
 from sparsevdit_jax.patterns import Dense
 
@@ -116,15 +115,13 @@ class Measurements:
         clips = []
         for i, digit in enumerate(self.config.digits):
             key = jax.random.key(HELD_OUT + 100 * self.config.seed + i)
-            clip = generate(
+            clip = denoise(
                 model,
                 jax.random.normal(key, self.batches[0]["x0"].shape),
                 [digit],
-                num_steps=self.config.sampling_steps,
-                attention=attention,
+                steps=self.config.sampling_steps,
                 guidance=self.config.guidance,
-                unconditional=model.config.num_classes,
-                shift=SHIFT,
+                attention=attention,
             )
             clips.append(np.clip(np.asarray(clip)[0], -1, 1))
         return np.stack(clips)

@@ -17,7 +17,7 @@ from models.cogvideox_vae import PRESETS as COGVIDEOX_VAE
 from models.hunyuan_video import PRESETS as HUNYUAN
 from models.hunyuan_video_vae import PRESETS as HUNYUAN_VAE
 from models.keys import checkpoint_slots
-from models.pipelines import FAMILIES, Clip, Denoiser, Family
+from models.pipelines import FAMILIES, Clip, Denoiser, LatentFamily
 from models.pretrained import TRANSFORMERS, VAES
 from models.schedulers import scheduler_from_json
 from models.sharding import fully_sharded
@@ -73,7 +73,7 @@ class FullSize:
     guidance: float
 
     @property
-    def family(self) -> Family:
+    def family(self) -> LatentFamily:
         """Its conventions."""
         family = next(f for f in FAMILIES if f.TRANSFORMER == self.class_name)
         return family(
@@ -134,9 +134,7 @@ class FullSize:
             family,
             family.latent_shape(self.clip),
             num_steps=steps,
-            grid=grid,
-            num_heads=heads,
-            head_dim=self.transformer.head_dim,
+            text_len=family.text_shape[0],
             attention=attention,
             implementation="mosaic_gpu",
         )
@@ -172,7 +170,7 @@ def steps() -> Iterator[tuple[str, Callable, tuple]]:
     for case in CASES:
         for method in METHODS:
             denoiser = case.denoiser(method)
-            phase = None if method == "dense" else Phase.REUSE
+            phase = Phase.DENSE if method == "dense" else Phase.REUSE
             step, arguments = denoiser.program(case.model(), case.conditions(), phase)
             yield f"{case.name} {method}", as_on_hopper(step), arguments
 
@@ -192,7 +190,7 @@ def sharded_steps(mesh: Mesh) -> Iterator[tuple[str, Callable, tuple]]:
     for case in spread_cases():
         for method in METHODS:
             denoiser = case.denoiser(method)
-            phase = None if method == "dense" else Phase.REUSE
+            phase = Phase.DENSE if method == "dense" else Phase.REUSE
             step, (model, *rest) = denoiser.program(case.model(), case.conditions(), phase)
             model = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place("", x.shape)), model

@@ -7,13 +7,13 @@ from typing import Any
 
 import models
 from experiments.generation.identity import identities
-from models.pipelines import Family, check_prompts
+from models.pipelines import LatentFamily, check_prompts
 
 _TOKENIZER = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def read_checkpoint(
-    family: Family,
+    family: LatentFamily,
     dtypes: Mapping[str, Any],
     *,
     prompts: Sequence[str] | None = None,

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from experiments import hosts
 from experiments.generation.weights import Weights
-from models.pipelines import Clip, Family
+from models.pipelines import Clip, LatentFamily
 from models.tiling import Tile
 
 _SHARE = 0.9
@@ -30,7 +30,7 @@ class Decoding:
       program: on the mesh, of all frames; None decodes on the first process's first device, a few frames at a time.
     """
 
-    family: Family
+    family: LatentFamily
     clip: Clip
     mesh: Mesh | None
     tile: Tile | None
@@ -66,7 +66,13 @@ class Decoding:
 
 
 def choose_decoding(
-    family: Family, clip: Clip, weights: Weights, mesh: Mesh | None, *, tile: str, limit: int | None
+    family: LatentFamily,
+    clip: Clip,
+    weights: Weights,
+    mesh: Mesh | None,
+    *,
+    tile: str,
+    limit: int | None,
 ) -> Decoding:
     """The first way that fits: whole pictures before tiles, which change them, and all devices before one.
 

@@ -8,7 +8,7 @@ from experiments.generation.settings import Config
 from experiments.prompts import check_text
 
 if TYPE_CHECKING:  # a wrong flag is told before jax is imported
-    from models.pipelines import Family
+    from models.pipelines import LatentFamily
 
 
 def check_flags(config: Config) -> list[str]:
@@ -134,7 +134,7 @@ def _check_pairs(config: Config) -> None:
         raise ValueError(f"out={config.out} is one of the files that are read; choose another name")
 
 
-def check_family(given: Config, config: Config, family: "Family") -> list[str]:
+def check_family(given: Config, config: Config, family: "LatentFamily") -> list[str]:
     """Refuses what this model cannot do; the lines are as those of `check_flags`.
 
     Args:

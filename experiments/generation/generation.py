@@ -49,14 +49,13 @@ class Generation:
         self.family = request.family
         self.seconds: dict[str, float] = {}
         conditions = request.planned_conditions()
-        text = conditions.inputs["encoder_hidden_states"]
-        self.rows = text.shape[0]
+        self.text_len = conditions.inputs["encoder_hidden_states"].shape[1]
         self.mesh = hosts.mesh_of(distributed=config.distributed, cfg=config.cfg, seq=config.seq)
         self.weights = Weights(config, self.family, self.mesh)
         self.transformer = self.weights.planned_transformer()
         for line in check_loras(self.transformer, config.loras):
             hosts.say(f"warning: {line}")
-        self.grid = self.family.grid(request.shape, text.shape[1])
+        self.grid = self.family.grid(request.shape, self.text_len)
         self.attention = choose_attention(
             config.attention,
             self.grid,
@@ -98,9 +97,7 @@ class Generation:
             self.family,
             self.request.shape,
             num_steps=self.config.steps,
-            grid=self.grid,
-            num_heads=self.family.transformer.num_heads,
-            head_dim=self.family.transformer.head_dim,
+            text_len=self.text_len,
             attention=attention,
             implementation=self.config.implementation,
         )
@@ -218,7 +215,7 @@ class Generation:
     def _denoise(self, job: Job, name: str, model: Any, conditions: Conditions) -> Denoised:
         config, denoiser = self.config, self.denoisers[name]
         store, settings = job.run(dense=self._is_dense(name)), self._settings(job, name)
-        begin = denoiser.start(hosts.from_first(self._noise(job)), self.rows)
+        begin = denoiser.start(hosts.from_first(self._noise(job)), conditions)
         progress = load_progress(store, begin, settings)
         hosts.agree(progress.step, f"the step that {store} goes on from")
         if progress.step:
@@ -230,18 +227,16 @@ class Generation:
         with progress_bar(label, total=config.steps, done=progress.step) as advance:
             clock = [time.perf_counter()]
 
-            def on_step(phase: Phase | None, now):
+            def on_step(phase: Phase, now):
                 jax.block_until_ready(now.x)
-                steps.append(
-                    ("dense" if phase is None else phase.value, time.perf_counter() - clock[0])
-                )
+                steps.append((phase.value, time.perf_counter() - clock[0]))
                 if (
                     config.save_every
                     and now.step % config.save_every == 0
                     and now.step < config.steps
                 ):
                     save_progress(store, now, settings)
-                advance("" if phase is None else phase.value)
+                advance(phase.value)
                 clock[0] = time.perf_counter()
 
             key = jax.random.key((job.seed + 1) % 2**32)

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import safe_open
 
 from experiments.generation.store import KEY
-from models.pipelines import Clip, Conditions, Family
+from models.pipelines import Clip, Conditions, LatentFamily
 from models.text_embeddings import TextEmbeddings
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -90,7 +90,7 @@ def one_prompt(text: TextEmbeddings, row: int) -> TextEmbeddings:
     return TextEmbeddings(**{name: a[row : row + 1] for name, a in text.arrays().items()})
 
 
-def blank_text(family: Family, dtype, *, guided: bool):
+def blank_text(family: LatentFamily, dtype, *, guided: bool):
     """Shapes of what the folder's text encoder will say to a prompt."""
     import jax
 
@@ -99,9 +99,9 @@ def blank_text(family: Family, dtype, *, guided: bool):
 
 
 def planned_conditions(
-    family: Family, text: TextEmbeddings, clip: Clip, guidance: float, image=None
+    family: LatentFamily, text: TextEmbeddings, clip: Clip, guidance: float, image=None
 ) -> Conditions:
-    """The shapes of what the transformer is called with; raises as `Family.conditions`."""
+    """The shapes of what the transformer is called with; raises as `LatentFamily.conditions`."""
     import jax
 
     return jax.eval_shape(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments import hosts
-from models.pipelines import Clip, Family, Memory
+from models.pipelines import Clip, LatentFamily, Memory
 
 GIB = 2**30
 RESERVE = 0.92
@@ -40,7 +40,7 @@ def device_memory(sharing: int = 1) -> int | None:
 
 
 def check_memory(
-    family: Family,
+    family: LatentFamily,
     clip: Clip,
     steps: Mapping[Any, Memory],
     decoding: int,
@@ -98,7 +98,7 @@ def _advice(what: str, fits: list[str], otherwise: str) -> str:
     return f"For {what} would fit, by arithmetic: {', or '.join(fits)}."
 
 
-def smaller(family: Family, clip: Clip, memory: Memory, usable: int) -> list[Clip]:
+def smaller(family: LatentFamily, clip: Clip, memory: Memory, usable: int) -> list[Clip]:
     """The longest shorter clip, and the largest smaller picture, whose activations fit beside the weights.
 
     Activations are taken to grow with the latents' volume, as they do with attention that stores no L x L array.

@@ -15,7 +15,7 @@ from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.metrics import device_imbalance, psnr, ssim
 
 Steps = Iterable[tuple[str, float]]
-"""Phase ("dense" where there are none) and seconds of each step."""
+"""Phase and seconds of each step."""
 
 
 def timing(steps: Steps) -> dict[str, dict[str, float]]:

@@ -30,7 +30,7 @@ from experiments.generation.jobs import Job, jobs_of
 from experiments.generation.settings import Config
 from experiments.implementation import check_implementation
 from experiments.media import check_output
-from models.pipelines import Clip, Conditions, Family, read_family
+from models.pipelines import Clip, Conditions, LatentFamily, read_family
 from models.text_embeddings import TextEmbeddings, load_embeddings
 
 _PEFT = "adapter_config.json"
@@ -51,7 +51,7 @@ class Request:
     """
 
     config: Config
-    family: Family
+    family: LatentFamily
     jobs: list[Job]
     text: TextEmbeddings | None
     image: np.ndarray | None
@@ -152,7 +152,7 @@ def _check_names(jobs: list[Job], config: Config) -> None:
                 raise FileExistsError(f"{path} exists and is not overwritten; choose another --out")
 
 
-def _read(config: Config, family: Family) -> dict[str, str]:
+def _read(config: Config, family: LatentFamily) -> dict[str, str]:
     """Checks the folder, and returns the identity of what the run reads."""
     dtypes = {"transformer": config.dtype, "vae": config.vae_dtype}
     prompts = None

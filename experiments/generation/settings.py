@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from experiments.generation.lora import lora_files
 
 if TYPE_CHECKING:  # a wrong flag is told before jax is imported
-    from models.pipelines import Clip, Family
+    from models.pipelines import Clip, LatentFamily
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 
@@ -105,7 +105,7 @@ class Config:
         "device": ("memory_gib", "cfg", "seq", "shard_weights", "distributed"),
     }  # fmt: skip
 
-    def filled(self, family: "Family") -> "Config":
+    def filled(self, family: "LatentFamily") -> "Config":
         """With the family's values in place of None and auto, and without the negative prompt that is not used."""
         import jax
 

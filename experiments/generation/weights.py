@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from experiments.generation.settings import Config
 from models import load_transformer, load_vae, merge_loras
 from models.abstract import planned
-from models.pipelines import Family
+from models.pipelines import LatentFamily
 from models.pretrained import TRANSFORMERS, VAES
 from models.sharding import fully_sharded
 
@@ -25,7 +25,7 @@ class Weights:
       everywhere: whole on every device of the mesh; None without one.
     """
 
-    def __init__(self, config: Config, family: Family, mesh: Mesh | None):
+    def __init__(self, config: Config, family: LatentFamily, mesh: Mesh | None):
         self.config, self.family = config, family
         self.dtype, self.vae_dtype = jnp.dtype(config.dtype), jnp.dtype(config.vae_dtype)
         self.everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())

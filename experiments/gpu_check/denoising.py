@@ -22,7 +22,7 @@ def measure(session: Session, method: str) -> None:
     case = _small() if session.config.dry_run else _HUNYUAN
     denoiser = case.denoiser(method)
     denoiser.implementation = session.chosen
-    phase = None if method == "dense" else Phase.REUSE
+    phase = Phase.DENSE if method == "dense" else Phase.REUSE
     step, shapes = denoiser.program(case.model(), case.conditions(), phase)
     arguments = drawn(shapes)
     tokens = denoiser.grid.num_tokens

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import lpips
-from experiments.demo.runner import SHIFT
 from experiments.quality.settings import Setting
-from models.sampling import generate
+from experiments.tiny_runs import SHIFT, OnStep, denoise
 from models.tiny import TinyVideoDiT
 from sparsevdit_jax import Phase, SparseAttention, VideoGrid, metrics
 
@@ -54,19 +53,14 @@ class Clips:
         )
 
 
-Callback = Callable[[int, Phase | None, jax.Array, tuple], None]
-
-
-def _generate(model: TinyVideoDiT, clips: Clips, x, start: int, attention, on_step: Callback):
-    return generate(
+def _denoise(model: TinyVideoDiT, clips: Clips, x, start: int, attention, on_step: OnStep):
+    return denoise(
         model,
         x,
-        list(clips.digits),
-        num_steps=clips.steps,
-        attention=attention,
+        clips.digits,
+        steps=clips.steps,
         guidance=clips.guidance,
-        unconditional=model.config.num_classes,
-        shift=SHIFT,
+        attention=attention,
         start=start,
         on_step=on_step,
     )
@@ -84,12 +78,11 @@ def dense_run(model: TinyVideoDiT, clips: Clips, folder: Path, advance: Callable
     noise = clips.noise(model.config.channels)
     videos = [np.asarray(noise)]
 
-    def on_step(step, phase, x, states):
-        del step, phase, states
-        videos.append(np.array(x))
-        advance("dense")
+    def on_step(phase, now):
+        videos.append(np.array(now.x))
+        advance(phase.value)
 
-    _generate(model, clips, noise, 0, None, on_step)
+    _denoise(model, clips, noise, 0, None, on_step)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -109,12 +102,13 @@ def run_setting(
     start, grid = attention.schedule.dense_steps, model.grid(dense.shape[1:])
     kept = [1.0] * start
 
-    def on_step(step, phase, x, states):
-        del phase, x
-        kept.append(step_density(attention, grid, step, states, num_heads=model.config.num_heads))
+    def on_step(phase, now):
+        del phase
+        own = dict(num_heads=model.config.num_heads)
+        kept.append(step_density(attention, grid, now.step - 1, now.states, **own))
         advance(f"{kept[-1]:.2f}")
 
-    return np.asarray(_generate(model, clips, dense[start], start, attention, on_step)), kept
+    return np.asarray(_denoise(model, clips, dense[start], start, attention, on_step)), kept
 
 
 def step_density(

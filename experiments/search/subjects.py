@@ -10,83 +10,126 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from models.nn import planned
 
-from experiments.demo.runner import SHIFT, VIDEO, WEIGHTS
+from experiments.demo.runner import VIDEO, WEIGHTS
 from experiments.generation.checkpoint import read_checkpoint
 from experiments.generation.identity import identity
 from experiments.generation.inputs import blank_text, one_prompt, planned_conditions
 from experiments.generation.store import load_progress, save_progress
 from experiments.search.settings import Config
+from experiments.tiny_runs import SHIFT
 from models import load_transformer
-from models.pipelines import Clip, Denoiser, read_family
+from models.abstract import planned
+from models.pipelines import Clip, Conditions, Denoiser, Family, Tiny, read_family
 from models.pretrained import TRANSFORMERS
-from models.sampling import generate
 from models.text_embeddings import TextEmbeddings, load_embeddings
 from models.tiny import load_tiny
-from sparsevdit_jax import SparseAttention, VideoGrid
+from models.transformer import Transformer
+from sparsevdit_jax import SparseAttention
 
 OnStep = Callable[[int, tuple[Any, ...]], None]
 
 
 class Subject(abc.ABC):
-    """A model, its prompts, and the canvas.
+    """A model, its prompts, and what it denoises.
 
-    Attributes:
+    Args:
+      config: of the search; some of its flags have another default for each subject, which they take here.
+      family: of the model that is searched for.
+      shape: of what is denoised.
       prompts: names of the prompts.
       num_steps: denoising steps.
-      grid, num_layers, num_heads, head_dim: of the attention.
+      num_layers: layers that take a pattern.
       read: identity of every file that makes a difference, by name.
+      text_len: tokens of text in the joint sequence; None: the family's own.
+
+    Attributes:
+      grid, num_layers, num_heads, head_dim: of the attention.
     """
 
-    prompts: tuple[str, ...]
-    num_steps: int
-    grid: VideoGrid
-    num_layers: int
-    num_heads: int
-    head_dim: int
-    read: Mapping[str, str]
+    def __init__(
+        self,
+        config: Config,
+        family: Family,
+        shape: tuple[int, ...],
+        *,
+        prompts: tuple[str, ...],
+        num_steps: int,
+        num_layers: int,
+        read: Mapping[str, str],
+        text_len: int | None = None,
+    ):
+        self.config, self.family, self.shape, self.read = config, family, shape, read
+        self.prompts, self.num_steps, self.text_len = prompts, num_steps, text_len
+        self.grid, self.num_layers = family.grid(shape, text_len), num_layers
+        self.num_heads = family.transformer.num_heads
+        self.head_dim = family.transformer.head_dim
+        self._denoisers: dict[SparseAttention, Denoiser] = {}
+
+    @property
+    @abc.abstractmethod
+    def model(self) -> Transformer:
+        """The transformer; read when it is first asked for."""
 
     @abc.abstractmethod
+    def conditions(self, prompt: int) -> Conditions:
+        """What the model is called with for a prompt."""
+
     def run(self, prompt: int, attention: SparseAttention, store: Path, on_step: OnStep) -> None:
-        """Denoises one prompt; `on_step(step, states)` after each step. `store` may keep the run."""
+        """Denoises one prompt, going on from `store`; `on_step(step, states)` after each step."""
+        conditions, denoiser = self.conditions(prompt), self._denoiser(attention)
+        key = jax.random.key(self.config.seed + prompt)
+        noise = jax.random.normal(key, self.shape, jnp.float32)
+        settings = dict(attention=f"{attention}", prompt=self.prompts[prompt]) | dict(self.read)
+        progress = load_progress(store, denoiser.start(noise, conditions), settings)
+
+        def after(phase, now):
+            del phase
+            on_step(now.step - 1, now.states)
+            if now.step % self.config.save_every == 0 and now.step < self.num_steps:
+                save_progress(store, now, settings)
+
+        denoiser.run(self.model, conditions, progress, after)
+        store.unlink(missing_ok=True)
+
+    def _denoiser(self, attention: SparseAttention) -> Denoiser:
+        """One for each attention, so that prompts share compiled steps."""
+        if attention not in self._denoisers:
+            setting = dict(num_steps=self.num_steps, text_len=self.text_len, attention=attention)
+            self._denoisers[attention] = Denoiser(self.family, self.shape, **setting)
+        return self._denoisers[attention]
 
 
 class TinySubject(Subject):
-    """The committed TinyVideoDiT; its prompts are digits. A run of it takes a minute and is not stored."""
+    """The committed TinyVideoDiT; its prompts are digits."""
 
     def __init__(self, config: Config):
-        self.model = load_tiny(WEIGHTS, dtype=config.dtype)
-        self.prompts = _prompts(config, ("2", "3", "5", "7"))
-        if bad := [p for p in self.prompts if p not in "0123456789" or len(p) != 1]:
+        self._model = load_tiny(WEIGHTS, dtype=config.dtype)
+        prompts = _prompts(config, ("2", "3", "5", "7"))
+        if bad := [p for p in prompts if p not in "0123456789" or len(p) != 1]:
             raise ValueError(f"prompts {bad} must be digits, 0 to 9, for the tiny model")
-        self.num_steps = config.steps or 15
-        self.guidance = 2.0 if config.guidance is None else config.guidance
-        self.shift = SHIFT if config.shift is None else config.shift
-        self.seed = config.seed
         asked = (config.frames, config.height, config.width)
         size = [n if given is None else given for given, n in zip(asked, VIDEO, strict=True)]
-        self.shape = (1, *size, self.model.config.channels)
-        sizes = self.model.config
-        self.grid = self.model.grid(self.shape)
-        self.num_layers, self.num_heads = sizes.num_layers, sizes.num_heads
-        self.head_dim = sizes.head_dim
-        self.read = {WEIGHTS.name: identity(WEIGHTS)}
-
-    def run(self, prompt, attention, store, on_step):
-        """See `Subject.run`."""
-        del store
-        generate(
-            self.model,
-            jax.random.normal(jax.random.key(self.seed + prompt), self.shape),
-            [int(self.prompts[prompt])],
-            num_steps=self.num_steps,
-            attention=attention,
-            guidance=self.guidance,
-            unconditional=self.model.config.num_classes,
-            shift=self.shift,
-            on_step=lambda step, phase, x, states: on_step(step, states),
+        sizes = self._model.config
+        super().__init__(
+            config,
+            Tiny(sizes, SHIFT if config.shift is None else config.shift),
+            (1, *size, sizes.channels),
+            prompts=prompts,
+            num_steps=config.steps or 15,
+            num_layers=self._model.num_attention_layers,
+            read={WEIGHTS.name: identity(WEIGHTS)},
         )
+        self.guidance = 2.0 if config.guidance is None else config.guidance
+
+    @property
+    def model(self):
+        """See `Subject.model`."""
+        return self._model
+
+    def conditions(self, prompt):
+        """See `Subject.conditions`."""
+        return self.family.conditions([int(self.prompts[prompt])], self.guidance)
 
 
 class FolderSubject(Subject):
@@ -104,8 +147,8 @@ class FolderSubject(Subject):
                 f"{config.model} holds an image-to-video model; search with the text-to-video one"
             )
         default = self.family.defaults
-        self.num_steps = config.steps or default.steps
-        self.family.set_timesteps(self.num_steps)  # refuses those that make no noise levels
+        num_steps = config.steps or default.steps
+        self.family.set_timesteps(num_steps)  # refuses those that make no noise levels
         self.guidance = default.guidance if config.guidance is None else config.guidance
         self.guided = self.family.guided(self.guidance)
         if config.negative_prompt and not self.guided:
@@ -124,58 +167,47 @@ class FolderSubject(Subject):
         self._given = [
             (name, text) for path in config.embeddings for name, text in _read_embeddings(path)
         ]
-        self.prompts = _prompts(config, tuple(name for name, _ in self._given))
+        prompts = _prompts(config, tuple(name for name, _ in self._given))
         dtypes, encoded = {"transformer": config.dtype}, None
         if not self._given:
             dtypes["text_encoder"] = config.dtype
-            encoded = [*self.prompts, *([config.negative_prompt] if self.guided else [])]
-        self.read = read_checkpoint(self.family, dtypes, prompts=encoded, variant=config.variant)
+            encoded = [*prompts, *([config.negative_prompt] if self.guided else [])]
+        read = read_checkpoint(self.family, dtypes, prompts=encoded, variant=config.variant)
         for path in config.embeddings:
-            self.read[f"embeddings {path.name}"] = identity(path)
-        model = planned(TRANSFORMERS[self.family.TRANSFORMER], self.family.transformer, self.dtype)
-        self.grid = self._grid()
-        self.num_layers = model.num_attention_layers
-        self.num_heads = self.family.transformer.num_heads
-        self.head_dim = self.family.transformer.head_dim
-        self._denoisers: dict[Any, Denoiser] = {}
+            read[f"embeddings {path.name}"] = identity(path)
+        kind = TRANSFORMERS[self.family.TRANSFORMER]
+        model = planned(kind, self.family.transformer, self.dtype)
+        super().__init__(
+            config,
+            self.family,
+            self.family.latent_shape(self.clip),
+            prompts=prompts,
+            num_steps=num_steps,
+            num_layers=model.num_attention_layers,
+            read=read,
+            text_len=self._text_len(prompts),
+        )
 
-    def run(self, prompt, attention, store, on_step):
-        """See `Subject.run`; goes on from `store`."""
-        text = self._texts[prompt]
-        conditions = self.family.conditions(text, self.clip, self.guidance)
-        denoiser = self._denoiser(attention, conditions)
-        key = jax.random.key(self.config.seed + prompt)
-        noise = jax.random.normal(key, denoiser.shape, jnp.float32)
-        rows = next(iter(conditions.inputs.values())).shape[0]
-        settings = dict(attention=f"{attention}", prompt=self.prompts[prompt]) | self.read
-        progress = load_progress(store, denoiser.start(noise, rows), settings)
+    def conditions(self, prompt):
+        """See `Subject.conditions`."""
+        return self.family.conditions(self._texts[prompt], self.clip, self.guidance)
 
-        def after(phase, now):
-            del phase
-            on_step(now.step - 1, now.states)
-            if now.step % self.config.save_every == 0 and now.step < self.num_steps:
-                save_progress(store, now, settings)
-
-        denoiser.run(self._model, conditions, progress, after)
-        store.unlink(missing_ok=True)
-
-    def _grid(self) -> VideoGrid:
-        """The canvas, which all prompts share."""
+    def _text_len(self, prompts) -> int:
+        """Tokens of text, which all prompts share."""
         texts = [text for _, text in self._given] or [
             blank_text(self.family, self.dtype, guided=self.guided)
         ]
-        shape, grids = self.family.latent_shape(self.clip), {}
-        for text, name in zip(texts, self.prompts, strict=False):
+        lengths = {}
+        for text, name in zip(texts, prompts, strict=False):
             conditions = planned_conditions(self.family, text, self.clip, self.guidance)
-            tokens = conditions.inputs["encoder_hidden_states"].shape[1]
-            grids.setdefault(self.family.grid(shape, tokens), name)
-        if len(grids) > 1:
-            listed = ", ".join(f"{grid.text_len} in {name}" for grid, name in grids.items())
+            lengths.setdefault(conditions.inputs["encoder_hidden_states"].shape[1], name)
+        if len(lengths) > 1:
+            listed = ", ".join(f"{tokens} in {name}" for tokens, name in lengths.items())
             raise ValueError(
                 f"the embeddings hold different numbers of text tokens ({listed}), and one attention is for one "
                 "number; make them in one call of python -m experiments.make_text_embeddings"
             )
-        return next(iter(grids))
+        return next(iter(lengths))
 
     @functools.cached_property
     def _texts(self) -> list[TextEmbeddings]:
@@ -191,24 +223,10 @@ class FolderSubject(Subject):
         return [one_prompt(text, i) for i in range(len(self.prompts))]
 
     @functools.cached_property
-    def _model(self) -> Any:
+    def model(self):
+        """See `Subject.model`."""
         config = self.config
         return load_transformer(config.model, dtype=self.dtype, variant=config.variant)
-
-    def _denoiser(self, attention, conditions) -> Denoiser:
-        """One for each attention and shape of text, so that prompts share compiled steps."""
-        key = attention, str(jax.tree.map(jnp.shape, conditions.inputs))
-        if key not in self._denoisers:
-            self._denoisers[key] = Denoiser(
-                self.family,
-                self.family.latent_shape(self.clip),
-                num_steps=self.num_steps,
-                grid=self.grid,
-                num_heads=self.num_heads,
-                head_dim=self.head_dim,
-                attention=attention,
-            )
-        return self._denoisers[key]
 
 
 def _read_embeddings(path: Path) -> list[tuple[str, TextEmbeddings]]:

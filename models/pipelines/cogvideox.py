@@ -10,13 +10,13 @@ from models.t5 import encode_cogvideox_prompts
 from models.tokenizer import load_tokenizer
 
 from .conditions import Conditions, check_not_hunyuan, check_width, text_rows
-from .family import Clip, Defaults, Family
+from .latent_family import Clip, Defaults, LatentFamily
 
 OFS = 2.0
 """What the image-to-video pipeline of 1.5 passes as `ofs`."""
 
 
-class CogVideoX(Family):
+class CogVideoX(LatentFamily):
     """Conventions of diffusers' CogVideoXPipeline and CogVideoXImageToVideoPipeline (0.42).
 
     Differs from diffusers: latents stay float32 between steps (there: the transformer's dtype), the image's latents
@@ -65,7 +65,7 @@ class CogVideoX(Family):
 
     @property
     def text_shape(self):
-        """See `Family.text_shape`."""
+        """See `LatentFamily.text_shape`."""
         return self.transformer.max_text_seq_length, self.transformer.text_embed_dim
 
     def encode_prompts(self, prompts, negative, *, dtype, variant=None):
@@ -79,7 +79,7 @@ class CogVideoX(Family):
         )
 
     def conditions(self, text, clip, guidance, image=None):
-        """See `Family.conditions`."""
+        """See `LatentFamily.conditions`."""
         guided = self.guided(guidance)
         check_not_hunyuan(text)
         embeds = text_rows(text, "prompt_embeds", guided)

@@ -13,7 +13,8 @@ from pallas_kernels._pytree import pytree
 class Conditions:
     """What stays the same over a run, for each row of the transformer's batch.
 
-    With classifier-free guidance a clip has two rows: with the prompt, then with the negative prompt.
+    With classifier-free guidance each clip has two rows: first all clips with their prompts (or classes), then all
+    with the negative prompt (or no class).
 
     Attributes:
       inputs: further keyword arguments of the transformer, [rows, ...].
@@ -26,6 +27,11 @@ class Conditions:
     image: jax.Array | None = None
     guidance: jax.Array | None = None
     rotary: tuple[jax.Array, jax.Array] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the transformer's batch."""
+        return next(iter(self.inputs.values())).shape[0]
 
 
 def text_rows(text: TextEmbeddings, name: str, guided: bool) -> jax.Array:

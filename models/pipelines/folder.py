@@ -9,11 +9,11 @@ from models.pretrained import TRANSFORMERS, VAES, read_config
 from models.schedulers import load_scheduler
 
 from .cogvideox import CogVideoX
-from .family import Family
 from .hunyuan_video import HunyuanVideo
+from .latent_family import LatentFamily
 from .wan import Wan
 
-FAMILIES: tuple[type[Family], ...] = (Wan, HunyuanVideo, CogVideoX)
+FAMILIES: tuple[type[LatentFamily], ...] = (Wan, HunyuanVideo, CogVideoX)
 
 _INDEX = "model_index.json"
 _PARTS = ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
@@ -22,7 +22,7 @@ _COMPONENTS = {"transformer", "vae", "scheduler", "text_encoder", "tokenizer", "
 }  # fmt: skip
 
 
-def read_family(folder: str | Path) -> Family:
+def read_family(folder: str | Path) -> LatentFamily:
     """The conventions of the pipeline in `folder`, in the layout of diffusers; reads no weights.
 
     Raises:
@@ -58,7 +58,7 @@ def read_family(folder: str | Path) -> Family:
     return family
 
 
-def _check_parts(family: Family) -> None:
+def _check_parts(family: LatentFamily) -> None:
     """Whether the scheduler is of the family, and the transformer's channels are."""
     folder, scheduler = family.folder, type(family.scheduler)
     if scheduler not in family.SCHEDULERS:

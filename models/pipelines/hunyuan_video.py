@@ -9,10 +9,10 @@ from models.hunyuan_video.config import TEXT_TOKENS
 from models.schedulers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from .conditions import Conditions, check_width, text_rows
-from .family import Clip, Defaults, Family
+from .latent_family import Clip, Defaults, LatentFamily
 
 
-class HunyuanVideo(Family):
+class HunyuanVideo(LatentFamily):
     """Conventions of diffusers' HunyuanVideoPipeline (0.42); text comes as precomputed embeddings.
 
     The guidance scale is an input of the transformer where that was distilled. Differs from diffusers, which
@@ -51,7 +51,7 @@ class HunyuanVideo(Family):
 
     @property
     def text_shape(self):
-        """See `Family.text_shape`."""
+        """See `LatentFamily.text_shape`."""
         return TEXT_TOKENS, self.transformer.text_embed_dim
 
     def encode_prompts(self, prompts, negative, *, dtype, variant=None):
@@ -67,7 +67,7 @@ class HunyuanVideo(Family):
         return self.scheduler.set_timesteps(num_steps, np.linspace(1.0, 0.0, num_steps + 1)[:-1])
 
     def conditions(self, text, clip, guidance, image=None):
-        """See `Family.conditions`."""
+        """See `LatentFamily.conditions`."""
         del clip, image
         guided = self.guided(guidance)
         embeds = text_rows(text, "prompt_embeds", guided)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from models.pretrained import TEXT_ENCODERS, read_config
 from models.tokenizer import clean_prompt, load_tokenizer
 
-from .family import Family
+from .latent_family import LatentFamily
 from .wan import Wan
 
 
-def check_prompts(family: Family, prompts: Sequence[str]) -> None:
+def check_prompts(family: LatentFamily, prompts: Sequence[str]) -> None:
     """Makes sure that a folder's tokenizer and text encoder can take these prompts; reads no weights.
 
     Raises:

@@ -10,12 +10,12 @@ from models.t5 import encode_wan_prompts
 from models.tokenizer import load_tokenizer
 
 from .conditions import Conditions, check_not_hunyuan, check_width, fill_text, text_rows
-from .family import Clip, Defaults, Family
+from .latent_family import Clip, Defaults, LatentFamily
 
 TEXT_TOKENS = 512
 
 
-class Wan(Family):
+class Wan(LatentFamily):
     """Conventions of diffusers' WanPipeline and WanImageToVideoPipeline (0.42)."""
 
     NAME = "Wan"
@@ -27,7 +27,7 @@ class Wan(Family):
     latents_at_a_time = 3  # one by one: the third is the first with all caches
 
     def check_parts(self, index):
-        """See `Family.check_parts`."""
+        """See `LatentFamily.check_parts`."""
         if self.vae.patch > 1 and "expand_timesteps" not in index:
             raise ValueError(
                 f"{self.folder} holds the VAE of Wan 2.2 TI2V and no model_index.json that says how its timesteps go "
@@ -47,7 +47,7 @@ class Wan(Family):
 
     @property
     def patch(self):
-        """See `Family.patch`."""
+        """See `LatentFamily.patch`."""
         return tuple(self.transformer.patch_size)
 
     @property
@@ -61,7 +61,7 @@ class Wan(Family):
 
     @property
     def text_shape(self):
-        """See `Family.text_shape`."""
+        """See `LatentFamily.text_shape`."""
         return TEXT_TOKENS, self.transformer.text_dim
 
     def encode_prompts(self, prompts, negative, *, dtype, variant=None):
@@ -75,7 +75,7 @@ class Wan(Family):
         )
 
     def conditions(self, text, clip, guidance, image=None):
-        """See `Family.conditions`."""
+        """See `LatentFamily.conditions`."""
         guided = self.guided(guidance)
         check_not_hunyuan(text)
         embeds = text_rows(fill_text(text, TEXT_TOKENS), "prompt_embeds", guided)

@@ -1,5 +1,7 @@
 """Schedulers: what carries a latent from noise to video, as pure functions (start with scheduler.py)."""
 
+from .clean_euler import CleanEulerConfig as CleanEulerConfig
+from .clean_euler import CleanEulerScheduler as CleanEulerScheduler
 from .cogvideox import CogVideoXSchedulerConfig as CogVideoXSchedulerConfig
 from .cogvideox_ddim import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
 from .cogvideox_dpm import CogVideoXDPMScheduler as CogVideoXDPMScheduler

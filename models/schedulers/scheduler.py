@@ -28,7 +28,7 @@ class Scheduler(abc.ABC):
     """One solver; subclasses are frozen dataclasses with the single field `config`.
 
     Attributes:
-      CLASS_NAME: diffusers' `_class_name`.
+      CLASS_NAME: diffusers' `_class_name`, where it has one.
       config_class: the dataclass of `config`, fields as in scheduler_config.json.
       draws_noise: whether `step` needs its argument `noise`.
     """

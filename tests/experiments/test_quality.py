@@ -100,7 +100,7 @@ def test_every_setting_and_clip_is_recorded_once_and_drawn(config, monkeypatch, 
     assert by_key["found-30"]["family"] == "found"
     assert (config.results / "pictures" / "quality.png").read_bytes()[:4] == b"\x89PNG"
 
-    monkeypatch.setattr(sweep, "generate", None)  # nothing is left to run
+    monkeypatch.setattr(sweep, "denoise", None)  # nothing is left to run
     quality.main(config)
     assert measurements(config) == rows
     assert "found" in capsys.readouterr().out
@@ -114,13 +114,13 @@ def test_what_is_missing_is_added(config, monkeypatch):
     assert len(first) == 2
     weights = {name: np.full(shape, 0.01, np.float32) for name, shape in lpips.shapes().items()}
     monkeypatch.setattr(lpips, "load", lambda checkpoint: weights)
-    starts, original = [], sweep.generate
+    starts, original = [], sweep.denoise
 
-    def generate(*args, **options):
+    def denoise(*args, **options):
         starts.append(options["start"])
         return original(*args, **options)
 
-    monkeypatch.setattr(sweep, "generate", generate)
+    monkeypatch.setattr(sweep, "denoise", denoise)
     quality.main(config)
     added = measurements(config)[2:]
     assert starts == [3]  # the dense clips were kept, and the warm-up is theirs

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from models.config import config_from_json
-from models.sampling import guide
+from models.pipelines.family import guide
 from models.wan import WanConfig, WanTransformer
 from tests import tolerances
 from tests.models import parity

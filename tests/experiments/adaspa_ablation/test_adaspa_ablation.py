@@ -14,11 +14,11 @@ from experiments.adaspa_ablation.recall import recall_rows, static_keep, windows
 from experiments.adaspa_ablation.stability import over_steps, stability_rows
 from experiments.adaspa_ablation.tiny import kept, scaled
 from experiments.adaspa_ablation.trace import TraceConfig, watched_run
-from experiments.demo.runner import SHIFT
 from experiments.layer_inputs import layer_inputs
 from experiments.record import read
+from experiments.tiny_runs import SHIFT
 from models.checkpoint import save_weights
-from models.sampling import sampling_times
+from models.pipelines import Tiny
 from models.tiny import TinyConfig, load_tiny
 from sparsevdit_jax import TokenOrder, VideoGrid
 from sparsevdit_jax.patterns import VerticalStripe
@@ -82,7 +82,7 @@ def test_the_watched_run_sees_what_the_layers_see(traced):
     assert config.search_steps == (0, 2)
     blocks = 4 * 8 * 8 // 16 + 1
     assert run["mass"].shape == (5, 1, 8, 2, blocks, blocks)
-    time = float(sampling_times(5, SHIFT)[2])
+    time = float(Tiny(model.config, SHIFT).set_timesteps(5).timesteps[2])
     layers = layer_inputs(model, run["x"][1], time, config.clip_digits)
     for layer, (q, k, _) in enumerate(layers):
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5

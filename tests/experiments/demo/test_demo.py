@@ -103,7 +103,7 @@ class StandIn:
 
     def __init__(self, config, model):
         self.config, self.model, self.grid = config, model, VideoGrid(4, 8, 8, text_len=2)
-        self.probe_step, self.kept, self.times, self.states = 0, [None], [1.0], {}
+        self.probe_step, self.probe_time, self.kept, self.states = 0, 1.0, [None], {}
         self.stopped = False
 
     def run(self, method, advance):

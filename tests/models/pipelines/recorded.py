@@ -61,15 +61,13 @@ class Run:
 
     def denoiser(self, **kwargs) -> Denoiser:
         """For its setting."""
-        config, shape = self.transformer.config, self.family.latent_shape(self.clip)
+        shape = self.family.latent_shape(self.clip)
         assert shape == self.arrays["noise"].shape
         return Denoiser(
             self.family,
             shape,
             num_steps=self.steps,
-            grid=self.family.grid(shape, self.text().prompt_embeds.shape[1]),
-            num_heads=config.num_heads,
-            head_dim=config.head_dim,
+            text_len=self.text().prompt_embeds.shape[1],
             **kwargs,
         )
 
@@ -166,7 +164,7 @@ def _latents(denoiser, run, conditions) -> list[np.ndarray]:
     denoiser.run(
         run.transformer,
         conditions,
-        denoiser.start(run.arrays["noise"], len(conditions.inputs["error"])),
+        denoiser.start(run.arrays["noise"], conditions),
         lambda phase, progress: latents.append(np.array(progress.x)),
     )
     return latents

@@ -63,7 +63,8 @@ def test_noise_is_drawn_with_the_denoiser_s_key(runs):
         family = copy.copy(run.family)
         family.predict = lambda model, x, *rest: (0.5 * x, ())
         denoiser = dataclasses.replace(run, family=family).denoiser(**kwargs)
-        return denoiser.run(None, run.conditions(), denoiser.start(noise, 2))
+        conditions = run.conditions()
+        return denoiser.run(None, conditions, denoiser.start(noise, conditions))
 
     want = latents(with_noise(run, np.stack(drawn)))
     n = len(run.arrays["x"]) * STEP

@@ -1,5 +1,6 @@
 """The denoising loop, on a Wan of one block."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -53,9 +54,7 @@ def denoiser(family, model, attention=None):
         family,
         family.latent_shape(CLIP),
         num_steps=STEPS,
-        grid=family.grid(family.latent_shape(CLIP), 5),
-        num_heads=2,
-        head_dim=16,
+        text_len=5,
         attention=attention,
     )
 
@@ -68,9 +67,12 @@ def test_a_run_is_the_scheduler_s_steps_along_guided_predictions(family, model, 
     run = denoiser(family, model)
     seen = []
     got = run.run(
-        model, conditions, run.start(noise(family), 2), lambda p, now: seen.append((p, now.step))
+        model,
+        conditions,
+        run.start(noise(family), conditions),
+        lambda p, now: seen.append((p, now.step)),
     )
-    assert seen == [(None, step) for step in range(1, STEPS + 1)]
+    assert seen == [(Phase.DENSE, step) for step in range(1, STEPS + 1)]
     x, tables = noise(family), family.set_timesteps(STEPS)
     state = family.scheduler.init(x)
     call = jax.jit(lambda m, **inputs: m(**inputs).sample)
@@ -92,7 +94,7 @@ def test_full_attention_as_a_pattern_is_dense(family, model, conditions):
         denoiser(family, model, a)
         for a in (None, SparseAttention.uniform(Dense(), 1, StepSchedule(STEPS, 1)))
     )
-    a, b = (d.run(model, conditions, d.start(noise(family), 2)) for d in (plain, pattern))
+    a, b = (d.run(model, conditions, d.start(noise(family), conditions)) for d in (plain, pattern))
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -104,7 +106,7 @@ def test_an_interrupted_run_with_state_ends_with_the_same_bits(family, model, co
     def keep(phase, now):
         kept[now.step] = phase, jax.tree.map(np.asarray, (now.x, now.solver, now.states))
 
-    whole = np.asarray(run.run(model, conditions, run.start(noise(family), 2), keep))
+    whole = np.asarray(run.run(model, conditions, run.start(noise(family), conditions), keep))
     assert [kept[i][0] for i in range(1, STEPS + 1)] == list(attention.schedule.phases())
     assert {phase for phase, _ in kept.values()} == {
         Phase.FIRST_SEARCH,
@@ -129,10 +131,43 @@ def test_memory_is_planned_without_weights_or_arrays(family, model, conditions):
         assert memory.arguments > weights
         assert memory.peak == memory.arguments + memory.temporaries + memory.results
         assert memory.temporaries > 0
-    assert np.isfinite(run.run(model, conditions, run.start(noise(family), 2))).all()
+    assert np.isfinite(run.run(model, conditions, run.start(noise(family), conditions))).all()
 
 
 def test_a_schedule_for_other_steps_is_refused(family, model):
     attention = SparseAttention.uniform(Dense(), 1, StepSchedule(STEPS + 1))
     with pytest.raises(ValueError, match="num_steps=4 but the attention's schedule is for 5"):
         denoiser(family, model, attention)
+
+
+def test_single_steps_are_the_run_and_take_any_phase(family, model, conditions):
+    attention = SparseAttention.uniform(AdaSpa(0.5, 8), 1, StepSchedule.adaspa(STEPS, (1, 3)))
+    run = denoiser(family, model, attention)
+    whole = run.run(model, conditions, run.start(noise(family), conditions))
+    now = run.start(noise(family), conditions)
+    for _ in range(2):
+        now = run.step(model, conditions, now)
+    copied = jax.tree.map(np.asarray, (now.x, now.solver, now.states))
+    searched = run.step(model, conditions, now, phase=Phase.SEARCH)  # the schedule has reuse here
+    now = Progress(2, *jax.tree.map(jnp.asarray, copied))
+    for _ in range(2):
+        now = run.step(model, conditions, now)
+    np.testing.assert_array_equal(now.x, whole)
+    assert (now.step, searched.step) == (4, 3)
+    before, after = (
+        jax.tree.leaves(states) for states in (copied[2], jax.tree.map(np.asarray, searched.states))
+    )
+    assert any((a != b).any() for a, b in zip(before, after, strict=True))
+
+
+def test_what_cannot_start_is_refused(family, model, conditions):
+    run = denoiser(family, model)
+    with pytest.raises(ValueError, match=r"UniPCMultistepScheduler looks back at earlier steps"):
+        run.start(noise(family), conditions, 1)
+    with pytest.raises(ValueError, match=r"step=5 must lie in 0\.\.4"):
+        run.start(noise(family), conditions, 5)
+    alone = dataclasses.replace(conditions, guidance=None)
+    with pytest.raises(ValueError, match=r"conditions of 2 rows: .* needs 1 rows"):
+        run.start(noise(family), alone)
+    with pytest.raises(ValueError, match=r"this run is of shape \(1, 16, 3, 4, 6\)"):
+        run.start(noise(family)[:, :, :1], conditions)

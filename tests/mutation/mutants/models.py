@@ -1,4 +1,4 @@
-"""Mistakes in what all models share: layers, weights, text, sampling."""
+"""Mistakes in what all models share: layers, weights, text, guidance."""
 
 from ..mutant import of
 
@@ -140,7 +140,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "models/sampling.py",
+        "models/pipelines/family.py",
         (
             "return unconditional + guidance * (conditional - unconditional)",
             "return conditional + guidance * (conditional - unconditional)",
