@@ -9,6 +9,9 @@ import numpy as np
 from models.flow_matching import add_noise, shift_time, velocity
 from models.schedulers.scheduler import Scheduler, check_sigmas, check_step, check_steps
 
+_MOST_STEPS = 1000
+"""Times are continuous here; the model embeds them in thousandths, as DDPM's."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CleanEulerConfig:
@@ -42,7 +45,7 @@ class CleanEulerScheduler(Scheduler):
 
     def set_timesteps(self, num_steps: int, sigmas=None, *, start: int = 0) -> CleanEulerTables:
         """See `Scheduler.set_timesteps`; `start` makes no difference, the solver looks back at nothing."""
-        num_steps, _ = check_steps(num_steps, start)
+        num_steps, _ = check_steps(num_steps, start, _MOST_STEPS)
         if sigmas is None:
             sigmas = np.linspace(1, 0, num_steps + 1)[:-1]
         sigmas = shift_time(check_sigmas(sigmas, num_steps), self.config.shift).astype(np.float32)

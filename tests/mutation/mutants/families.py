@@ -182,8 +182,8 @@ MUTANTS = [
     *of(
         "models/schedulers/scheduler.py",
         (
-            "(np.diff(sigmas) < 0).all()",
-            "(np.diff(sigmas) <= 0).all()",
+            "if not (sigmas[-1] > 0 and sigmas[0] <= 1 and (np.diff(sigmas) < 0).all()):",
+            "if not (sigmas[-1] > 0 and sigmas[0] <= 1 and (np.diff(sigmas) <= 0).all()):",
             "a noise level twice is taken",
         ),
     ),
@@ -231,8 +231,8 @@ MUTANTS = [
     *of(
         "models/pipelines/denoise.py",
         (
-            "progress = Progress(step + 1, x, solver, states)",
-            "progress = Progress(step, x, solver, states)",
+            "return Progress(step + 1, *now)",
+            "return Progress(step, *now)",
             "a resumed run repeats a step",
         ),
     ),
