@@ -220,7 +220,7 @@ def layer(session: Session) -> None:
         choose = jax.jit(adaspa.search)
         timers = {
             "STA layer": timer(jax.jit(sta), q, k, v),
-            "STA kernel": timer(jax.jit(kernel), *inside, mask),
+            "STA kernel": timer(jax.jit(functools.partial(kernel, mask=mask)), *inside),
             "STA reorder": _reorder(case, dtype),
             "AdaSpa layer, search": timer(step, q, k, v, state, search),
             "AdaSpa layer, reuse": timer(step, q, k, v, state, reuse),

@@ -80,11 +80,14 @@ def heuristics(head_dim: int, block_q: int, block_kv: int) -> Config:
             f"mosaic_gpu takes blocks of multiples of {device.ROWS} tokens, not {block_q} x {block_kv}"
         )
     wide = block_kv % 128 == 0
+    # At head dim 64 a step's exponentials take as long as its products for two consumers, so that two
+    # cannot hide all of one under the other. At 128 tiles of 128 keys would spill registers for three.
+    if block_q % 192 == 0 and (head_dim == 64 or block_q % 128):
+        tile_kv = 128 if wide and head_dim == 64 else 64
+        return Config(tile_kv, stages=384 // tile_kv * 64 // head_dim, consumers=3)
     if block_q % 128 == 0:
         tile_kv = 128 if wide else 64
         return Config(tile_kv, stages=256 // tile_kv * 128 // head_dim)
-    if block_q % 192 == 0:
-        return Config(64, stages=384 // head_dim, consumers=3)
     if head_dim == 64 and wide:
         return Config(128, stages=3, shared=False)
     return Config(64, stages=3 * 128 // head_dim, shared=False, own_out=head_dim == 64)

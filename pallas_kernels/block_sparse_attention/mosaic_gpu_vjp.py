@@ -247,7 +247,7 @@ def launch(
       stats: float32 [B, H, 2, Lq], lse in base 2 (+inf for a query without keys) and delta.
       lists: what each tile of rows reads of the columns.
       clamp: keep p at most 1, for keys that are padding.
-      without: name of a wait or arrival to leave out, to test that it is needed.
+      without: name of a wait, arrival or fence to leave out, to test that it is needed.
 
     Returns:
       The sums, in the shape and dtype of x: of ds u and, with two, of p w.
@@ -482,7 +482,7 @@ def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
 
     def slopes_now(p, dp, i):
         ds = slopes(p, dp, slot(i))
-        if not of_rows:
+        if not of_rows and problem.without != "statistics fence":
             # Statistics were read as memory is; the next copy into their place is not ordered after
             # such reads by an arrival alone. (wgmma reads tiles as copies write them.)
             plgpu.commit_smem()

@@ -1,4 +1,4 @@
-"""A backward pass with one wait or arrival left out; see `tests.mosaic.judge`."""
+"""A backward pass with one wait, arrival or fence left out; see `tests.mosaic.judge`."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,7 @@ CONFIGS = {
 }
 ENDS = ("own wait", "full wait", "free wait", "free arrive")
 MUTANTS = [(structure, without) for structure in CONFIGS for without in ENDS]
+MUTANTS.append(("own", "statistics fence"))
 
 
 def verdict(structure: str, without: str) -> str:

@@ -39,7 +39,8 @@ def test_lowers_for_cuda(head_dim, block_q, block_kv, dtype):
 @pytest.mark.parametrize(("head_dim", "block_q", "block_kv"), GEOMETRIES)
 def test_heuristics_fit_the_blocks_and_shared_memory(head_dim, block_q, block_kv):
     config = mosaic_gpu.configure(head_dim, block_q, block_kv)
-    assert config.tile_q == (128 if block_q % 128 == 0 else block_q)
+    thirds = block_q % 192 == 0 and (head_dim == 64 or block_q == 192)
+    assert config.tile_q == (192 if thirds else min(block_q, 128))
     assert config.smem_bytes(head_dim) <= _hopper.SMEM_BYTES
     # One more stage would not fit, or the rings are deep already.
     deeper = dataclasses.replace(config, stages=config.stages + 1)

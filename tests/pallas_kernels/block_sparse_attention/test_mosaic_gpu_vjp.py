@@ -111,7 +111,8 @@ def test_every_barrier_is_needed(half):
 
     Without an arrival the kernel hangs. Without most waits the interpreter stops at its own rule
     that every completion of a barrier be observed, which says nothing of races: so for "full" and
-    "free". Without the wait for a consumer's "own" rows there is a race.
+    "free". Without the wait for a consumer's "own" rows, or the fence after plain reads of statistics,
+    there is a race.
     """
     sound = [(structure, "nothing") for structure in mosaic_vjp_mutants.CONFIGS]
     mutants = [*sound, *mosaic_vjp_mutants.MUTANTS[half::2]]
