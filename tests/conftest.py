@@ -58,13 +58,14 @@ def _effort(request) -> Effort:
     """Most tests compile with few of XLA's optimisations: compiling is most of their time.
 
     Optimisations change the last bits only. Modules and tests with the mark `optimised` compile as users do, where
-    promised bits, numbers of other implementations, memory or communication are the subject. Those of sparsevdit_jax
-    compare many programs of one function bit for bit.
+    promised bits, numbers of other implementations, memory or communication are the subject. Tests with the mark
+    `bits`, and those of sparsevdit_jax, compare many programs of one function bit for bit.
     """
     if request.config.getoption("--optimised") or request.node.get_closest_marker("optimised"):
         return Effort.USERS
     parts = request.path.relative_to(_TESTS).parts
-    bits = parts[0] == "sparsevdit_jax" and "on_eight_devices" not in parts
+    quick = "on_eight_devices" in parts and parts[-1] in ("check_vae.py", "check_models.py")
+    bits = (parts[0] == "sparsevdit_jax" and not quick) or request.node.get_closest_marker("bits")
     return Effort.BITS if bits else Effort.LEAST
 
 

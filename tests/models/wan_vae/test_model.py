@@ -19,6 +19,7 @@ def latents(frames=3, size=(3, 4), batch=1):
     return wave((batch, 4, frames, *size), 1.3, 2.0)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("tile", [None, SMALL_TILE], ids=["whole", "tiles"])
 def test_chunks_are_the_video_bit_by_bit(tile):
     vae, z = numbered(TWO_LEVELS), latents(batch=2)

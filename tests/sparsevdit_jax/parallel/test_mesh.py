@@ -13,7 +13,6 @@ def test_without_a_mesh_nothing_changes():
     x = jnp.ones((2, 3, 4))
     assert current() is None
     assert parallel.spread_tokens(x) is x
-    assert parallel.per_head(x) is x
     assert parallel.head_spec(x.shape) == jax.P()
 
 
