@@ -24,20 +24,7 @@ class Known(NamedTuple):
     reason: str
 
 
-_WAITS = "ptxas waits for one product before it issues the next: speed, no value; block_mass is being rewritten"
-_SPILLS = "32 to 200 bytes around the loop over keys, none inside it; block_mass is being rewritten"
-KNOWN = (
-    Known(
-        r"block_mass, .* block_kv=(32|64|128|384) tile_kv=128 .* fold=[12] .*",
-        "waits for wgmma injected",
-        _WAITS,
-    ),
-    Known(r"block_mass, .* fold=3 .*, whole", "waits for wgmma injected", _WAITS),
-    Known(r"(S1|V1|V4), block_mass", "waits for wgmma injected", _WAITS),
-    Known(r"block_mass, .* tile_kv=128 .* fold=3 .*float16", "spills", _SPILLS),
-    Known(r"block_mass, D 128, .* tile_kv=128 .* fold=3 .*, whole", "spills", _SPILLS),
-    Known(r"(S1|S6), block_mass", "spills", _SPILLS),
-)
+KNOWN: tuple[Known, ...] = ()
 
 
 def unexpected(compiled: Iterable[Compiled], known: Iterable[Known] = KNOWN) -> list[str]:
