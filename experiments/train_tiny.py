@@ -45,9 +45,8 @@ from experiments.training import (
     train,
     training_mesh,
 )
-from models.checkpoint import count_parameters, save_weights
 from models.flow_matching import add_noise, shift_time, velocity
-from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
+from models.tiny import TinyConfig, TinyVideoDiT, load_tiny, save_tiny
 from sparsevdit_jax import Phase, SparseAttention, StepContext
 
 
@@ -254,7 +253,7 @@ def record_of(trainer: Trainer) -> dict:
         flags=trainer.flags(),
         steps=trainer.step,
         plan=dataclasses.asdict(PLANS[config.plan]),
-        parameters=count_parameters(trainer.averaged_model()),
+        parameters=trainer.averaged_model().num_parameters,
         loss=[[line["step"], round(line["loss"], 4)] for line in lines],
         environment=environment(),
         git_sha=git_state()[0],
@@ -276,12 +275,12 @@ def main(config: Config) -> None:
     )
     if hosts.is_first() and not weights.exists():
         model, record = trainer.averaged_model(), record_of(trainer)
-        save_weights(weights, model, config=dataclasses.asdict(model.config), dtype=jnp.bfloat16)
+        save_tiny(weights, model, dtype=jnp.bfloat16)
         weights.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
         if curve := whole_curve(record):
             draw_losses(curve, config.out / "loss.png")
         print(
-            f"{count_parameters(model):,} parameters, {weights.stat().st_size / 1e6:.1f} MB: {weights}"
+            f"{model.num_parameters:,} parameters, {weights.stat().st_size / 1e6:.1f} MB: {weights}"
         )
     hosts.barrier("the weights are written")
 

@@ -16,4 +16,5 @@ from .pretrained import save_vae as save_vae
 from .tiny import TinyConfig as TinyConfig
 from .tiny import TinyVideoDiT as TinyVideoDiT
 from .tiny import load_tiny as load_tiny
+from .tiny import save_tiny as save_tiny
 from .transformer import TransformerOutput as TransformerOutput

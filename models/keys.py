@@ -93,10 +93,21 @@ class Slot:
         return np.ascontiguousarray(array)
 
 
-def checkpoint_slots(module: nnx.Module, table: KeyTable) -> dict[str, Slot]:
-    """Every parameter of `module` by its name in a checkpoint."""
+def checkpoint_slots(module: nnx.Module, table: KeyTable | None) -> dict[str, Slot]:
+    """Every parameter of `module` by its name in a checkpoint.
+
+    Args:
+      table: where names differ in a torch checkpoint; None: a file with our own names and layouts, such as
+        "blocks.0.up.kernel" (the Tiny model's), but for the parts that the module's `FILE_NAMES` replaces.
+    """
     slots = {}
     for path, parameter in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        if table is None:
+            name = ".".join(map(str, path))
+            for ours, stored in getattr(module, "FILE_NAMES", {}).items():
+                name = name.replace(ours, stored)
+            slots[name] = Slot(parameter, is_kernel=False)
+            continue
         name = table.theirs(path)
         if name in slots:
             raise ValueError(f"two parameters are called {name} in the checkpoint; mend the table")
@@ -105,9 +116,9 @@ def checkpoint_slots(module: nnx.Module, table: KeyTable) -> dict[str, Slot]:
 
 
 def check_fit(
-    folder: Path, slots: Mapping[str, Slot], shapes: Mapping[str, tuple[int, ...]]
+    source: Path, slots: Mapping[str, Slot], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises ValueError, with all differences, unless a folder's tensors are those of a model's slots."""
+    """Raises ValueError, with all differences, unless the tensors of a folder or file fit a model's slots."""
     present = shapes.keys()
     problems = [f"missing: {name}" for name in sorted(slots.keys() - present)]
     problems += [f"unexpected: {name}" for name in sorted(present - slots.keys())]
@@ -122,6 +133,6 @@ def check_fit(
             kind = " (no name fits: this is the original authors' layout or another model; take diffusers')"
         more = f"; and {len(problems) - 200} more" if len(problems) > 200 else ""
         raise ValueError(
-            f"the weights in {folder} do not fit its config.json{kind}; take both from one checkpoint: "
+            f"the weights in {source} do not fit its configuration{kind}; take both from one checkpoint: "
             f"{'; '.join(problems[:200])}{more}"
         )

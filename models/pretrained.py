@@ -14,12 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import ml_dtypes  # noqa: F401 (numpy's bfloat16)
 import numpy as np
-
-from sparsevdit_jax.parallel import put
 
 from .abstract import planned, without_weights
 from .cogvideox import CogVideoXTransformer
@@ -30,7 +26,7 @@ from .hunyuan_video import HunyuanVideoTransformer
 from .hunyuan_video_vae import HunyuanVideoVAE
 from .keys import Slot, check_fit, checkpoint_slots
 from .t5 import T5Encoder
-from .tensors import TensorFiles, variants, write_shards
+from .tensors import Sharding, TensorFiles, fill, variants, write_shards
 from .wan import WanTransformer
 from .wan_vae import WanVAE
 
@@ -59,8 +55,6 @@ _PARTS = {
     "text_encoder": _Part(TEXT_ENCODERS, "model", False),  # as in transformers
 }
 MAX_SHARD_BYTES = 5 * 10**9  # diffusers' "5GB"
-
-Sharding = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None
 
 
 def load_transformer(
@@ -189,17 +183,7 @@ def read_config(folder: str | Path, part: str, registry: Mapping[str, Any]) -> t
 
 def _load(folder, part: str, dtype, sharding: Sharding, variant: str | None):
     model, slots, files = _open(folder, part, dtype, variant, without_weights)
-    for name, slot in slots.items():
-        array = slot.from_checkpoint(files.read(name))
-        if dtype is not None:
-            array = array.astype(slot.parameter.dtype)
-        where = sharding(name, array.shape) if callable(sharding) else sharding
-        if where is None or where.is_fully_addressable:
-            # may_alias=False: on a CPU the device's array must not lean on the file's.
-            array = jax.device_put(array, where, may_alias=False)
-        else:
-            array = put(array, where)
-        slot.parameter.set_value(array)
+    fill(slots, files, cast=dtype is not None, sharding=sharding)
     return model
 
 

@@ -46,7 +46,7 @@ def layer_attentions(
     if ctx is None:
         raise ValueError(
             "attention= needs ctx=, the step's StepContext; make one with "
-            f"StepContext({grid}, attention.schedule.phase(step), step=step)"
+            f"attention.context(step, {grid})"
         )
     if ctx.grid != grid:
         raise ValueError(

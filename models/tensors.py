@@ -1,4 +1,7 @@
-"""Tensors of a checkpoint folder in the layout of diffusers and transformers: read one at a time, written in shards."""
+"""Tensors of a checkpoint: one file, or a folder in the layout of diffusers and transformers with one or with shards.
+
+They are read one at a time.
+"""
 
 import dataclasses
 import fnmatch
@@ -9,15 +12,23 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+import jax
+import ml_dtypes  # noqa: F401 (numpy's bfloat16)
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from sparsevdit_jax.parallel import put
+
 from .files import check_content, contents, is_file, read_json
+from .keys import Slot
 
 SUFFIX = ".safetensors"
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float32"}
 """Safetensors' names of the dtypes that weights may have, and numpy's names of what they are read as."""
+
+Sharding = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None
+"""Where each weight goes; see `models.load_transformer`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +70,20 @@ class TensorFiles:
             listed = {single: []}
         else:
             raise FileNotFoundError(_absent(folder, stem, variant))
+        return cls._of(listed, index)
+
+    @classmethod
+    def of_file(cls, path: Path) -> "TensorFiles":
+        """The tensors of one file; raises as `open`."""
+        if not is_file(path):
+            raise FileNotFoundError(f"no weights at {path}; give the path of a {SUFFIX} file")
+        return cls._of({path: []})
+
+    @classmethod
+    def _of(cls, listed: Mapping[Path, list[str]], index: Path | None = None) -> "TensorFiles":
         files, shapes, dtypes = {}, {}, {}
         for path, names in listed.items():
-            header = _header(path)
+            header, _ = _header(path)
             if absent := [name for name in names if name not in header]:
                 raise ValueError(
                     f"{index} places {len(absent)} tensors in {path.name} that are not there, such as {absent[0]}; "
@@ -122,6 +144,48 @@ class TensorFiles:
         return max(totals, key=totals.__getitem__)
 
 
+def fill(
+    slots: Mapping[str, Slot], files: TensorFiles, *, cast: bool, sharding: Sharding = None
+) -> None:
+    """Reads a model's weights into their slots, which `check_fit` has compared with the files.
+
+    Args:
+      cast: to the dtypes that the model has; else each stays as it is stored.
+      sharding: see `models.load_transformer`.
+    """
+    for name, slot in slots.items():
+        array = slot.from_checkpoint(files.read(name))
+        if cast:
+            array = array.astype(slot.parameter.dtype)
+        where = sharding(name, array.shape) if callable(sharding) else sharding
+        if where is None or where.is_fully_addressable:
+            # may_alias=False: on a CPU the device's array must not lean on the file's.
+            array = jax.device_put(array, where, may_alias=False)
+        else:
+            array = put(array, where)
+        slot.parameter.set_value(array)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a file says beside its tensors; raises as `TensorFiles.of_file`."""
+    if not is_file(path):
+        raise FileNotFoundError(f"no weights at {path}; give the path of a {SUFFIX} file")
+    return _header(path)[1]
+
+
+def write_file(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes one file.
+
+    Raises:
+      FileExistsError: there is one; weights are never overwritten without a word.
+    """
+    if path.exists():
+        raise FileExistsError(
+            f"{path} exists and is not overwritten; remove it or choose another name"
+        )
+    save_file(dict(arrays), str(path), metadata=dict(metadata))
+
+
 def variants(folder: Path, stem: str) -> list[str]:
     """The variants of which there are files, such as ["fp16"]."""
     patterns = (
@@ -160,7 +224,7 @@ def write_shards(
     for i, names in enumerate(shards, start=1):
         number = f"-{i:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
         path = folder / f"{stem}{number}{SUFFIX}"
-        save_file({name: tensors[name]() for name in names}, str(path), metadata={"format": "pt"})
+        write_file(path, {name: tensors[name]() for name in names}, {"format": "pt"})
         weight_map |= dict.fromkeys(names, path.name)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
@@ -230,12 +294,14 @@ def _absent(folder: Path, stem: str, variant: str | None) -> str:
     )
 
 
-def _header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def _header(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
+    """Shape and dtype of each tensor, and the metadata."""
     check_content(path)
     try:
         with safe_open(str(path), framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
-            return {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
+            shapes = {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
+            return shapes, file.metadata() or {}
     except Exception as problem:  # safetensors has an exception of its own for every kind of damage
         raise ValueError(
             f"{path} is not a whole safetensors file ({problem}; it has {path.stat().st_size} bytes); download it again"

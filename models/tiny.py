@@ -9,6 +9,7 @@ relative positions, each token is told how far it is from the canvas' six border
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,11 +22,14 @@ from sparsevdit_jax import SparseAttention, StepContext, VideoGrid
 from sparsevdit_jax.parallel import join
 from sparsevdit_jax.parallel.mesh import current
 
-from . import checkpoint, layers
+from . import layers
+from .abstract import without_weights
 from .attention import Attention, LayerAttention
+from .keys import check_fit, checkpoint_slots
 from .patches import patchify, token_shape, unpatchify
 from .rope import as_arrays, rope_table
 from .stack import layer_attentions, loop_blocks, run_blocks
+from .tensors import TensorFiles, fill, read_metadata, write_file
 from .transformer import Transformer, TransformerOutput
 
 
@@ -135,7 +139,7 @@ class TinyVideoDiT(Transformer):
         ".attn.norm_q.scale": ".q_scale",
         ".attn.norm_k.scale": ".k_scale",
     }
-    """Parts of parameters' names that are others in files (`models.checkpoint`)."""
+    """Parts of parameters' names that are others in files (`keys.checkpoint_slots`)."""
 
     def __init__(self, config: TinyConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config
@@ -212,22 +216,55 @@ class TinyVideoDiT(Transformer):
         return TransformerOutput(sample, () if attention is None else new_states)
 
 
+def save_tiny(path: str | Path, model: TinyVideoDiT, *, dtype=None) -> None:
+    """Writes the weights, and the configuration in the file's metadata, as `load_tiny` reads them.
+
+    Args:
+      path: of a new .safetensors file.
+      model: that is saved.
+      dtype: of the file, such as bfloat16 for half its size; None: each weight's own.
+
+    Raises:
+      FileExistsError: `path` exists.
+    """
+    slots = checkpoint_slots(model, None)
+    arrays = {
+        name: np.asarray(slot.parameter[...].astype(dtype or slot.parameter.dtype))
+        for name, slot in slots.items()
+    }
+    config = json.dumps(dataclasses.asdict(model.config))
+    write_file(Path(path), arrays, {"config": config})
+
+
+def read_tiny_config(path: str | Path) -> TinyConfig:
+    """The configuration in a file of `save_tiny`; reads no weights. Raises as `load_tiny`."""
+    text = read_metadata(Path(path)).get("config")
+    if text is None:
+        raise ValueError(
+            f"{path} has no configuration in its metadata; give a file that models.tiny.save_tiny wrote"
+        )
+    stored = json.loads(text)
+    names = {field.name for field in dataclasses.fields(TinyConfig)}
+    if unknown := sorted(stored.keys() - names):
+        raise ValueError(f"{path} has the configuration of another model: it sets {unknown}")
+    return TinyConfig(**stored)
+
+
 def load_tiny(path: str | Path, *, dtype=jnp.float32) -> TinyVideoDiT:
-    """The model in a file of `models.checkpoint.save_weights`, such as the one that the demo uses.
+    """The model in a file of `save_tiny`, such as the one that the demo uses.
 
     Args:
       path: a .safetensors file with a `TinyConfig` in its metadata.
       dtype: of matmuls and attention.
 
     Raises:
-      FileNotFoundError, ValueError: no such file, or not a TinyVideoDiT's.
+      FileNotFoundError, ValueError: no such file, or not a TinyVideoDiT's; names and shapes that do not fit are all
+        listed.
     """
-    stored = checkpoint.read_config(path)
-    names = {field.name for field in dataclasses.fields(TinyConfig)}
-    if unknown := sorted(stored.keys() - names):
-        raise ValueError(f"{path} has the configuration of another model: it sets {unknown}")
-    sizes, dtype = TinyConfig(**stored), jnp.dtype(dtype)
     # Without values: drawing weights only to replace them takes seconds of compiling.
-    model = nnx.eval_shape(lambda: TinyVideoDiT(sizes, dtype=dtype, rngs=nnx.Rngs(0)))
-    checkpoint.load_weights(path, model)
+    model = without_weights(TinyVideoDiT, read_tiny_config(path), jnp.dtype(dtype))
+    slots, files = checkpoint_slots(model, None), TensorFiles.of_file(Path(path))
+    files.check_dtypes()
+    check_fit(Path(path), slots, files.shapes)
+    fill(slots, files, cast=True)
     return model

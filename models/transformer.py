@@ -38,6 +38,11 @@ class Transformer(nnx.Module):
         """Layers that take a pattern, in the order in which they run."""
         return self.config.num_layers
 
+    @property
+    def num_parameters(self) -> int:
+        """Scalars in all weights."""
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
+
     def grid(self, shape: tuple[int, ...], text_len: int | None = None) -> VideoGrid:
         """The token sequence that the layers' patterns see.
 

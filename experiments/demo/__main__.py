@@ -34,7 +34,6 @@ from experiments.layer_inputs import layer_inputs
 from experiments.loss_curve import whole_curve
 from experiments.progress import progress_bar
 from experiments.record import ROOT, Run, environment, git_state
-from models.checkpoint import count_parameters
 
 COMPILED = ROOT / "out" / "compiled"
 """Where compiled programs are kept for the next demo, unless JAX_COMPILATION_CACHE_DIR names another folder."""
@@ -82,7 +81,7 @@ def settings_of(runner: Runner, dtype: str) -> dict:
         layers=sizes.num_layers,
         heads=sizes.num_heads,
         head_dim=sizes.head_dim,
-        parameters=count_parameters(runner.model),
+        parameters=runner.model.num_parameters,
         dtype=dtype,
         rounds=ROUNDS,
     )

@@ -18,10 +18,9 @@ from experiments.demo.methods import (
 from experiments.demo.runner import Config, Runner, faster_dtype
 from experiments.layer_inputs import layer_inputs
 from experiments.moving_digits import MovingDigits
-from models.checkpoint import read_config
 from models.flow_matching import add_noise
 from models.patches import token_shape
-from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
+from models.tiny import TinyVideoDiT, load_tiny, read_tiny_config
 from sparsevdit_jax import VideoGrid
 
 NOISE = 0.6
@@ -77,11 +76,7 @@ def plan_of(config: Config) -> Plan:
     Raises:
       FileNotFoundError, ValueError: no such weights, or a canvas that does not fit them or a method that was asked for.
     """
-    stored = read_config(config.weights)
-    try:
-        sizes = TinyConfig(**stored)
-    except TypeError as problem:
-        raise ValueError(f"{config.weights} is not of a TinyVideoDiT ({problem})") from problem
+    sizes = read_tiny_config(config.weights)
     shape = token_shape(config.video, sizes.patch)
     grid = VideoGrid(*shape, text_len=sizes.condition_tokens)
     known = {m.key: m for m in published_methods(sizes.num_layers, config.steps)}

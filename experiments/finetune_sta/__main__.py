@@ -18,15 +18,13 @@ committed). Records and the pictures drawn from them go to experiments/results w
 `--out`. The answer: experiments/LOG.md.
 """
 
-import dataclasses
-
 import jax.numpy as jnp
 
 from experiments import command, hosts
 from experiments.finetune_sta.finetuner import Config, Finetuner
 from experiments.finetune_sta.measure import Measurements
 from experiments.training import train
-from models.checkpoint import save_weights
+from models.tiny import save_tiny
 
 
 def main(config: Config) -> None:
@@ -46,8 +44,7 @@ def main(config: Config) -> None:
     if measurements:
         student, weights = tuner.student(), config.out / "finetuned.safetensors"
         if not weights.exists():
-            sizes = dataclasses.asdict(student.config)
-            save_weights(weights, student, config=sizes, dtype=jnp.bfloat16)
+            save_tiny(weights, student, dtype=jnp.bfloat16)
         measurements.draw()
     hosts.barrier("the pictures are drawn")
 

@@ -1,6 +1,5 @@
 """Two real processes of two devices each, over loopback: killed in the middle, restarted, the same bits."""
 
-import dataclasses
 import json
 import os
 import socket
@@ -18,8 +17,7 @@ from experiments import hosts
 from experiments.generation.generation import Generation
 from experiments.generation.settings import Config
 from experiments.training import training_mesh
-from models.checkpoint import save_weights
-from models.tiny import TinyVideoDiT
+from models.tiny import TinyVideoDiT, save_tiny
 
 from .. import compiling
 from ..models.random_weights import random_model
@@ -51,7 +49,7 @@ def inputs(tmp_path_factory):
     lora = {k: rng.normal(size=shape).astype(np.float32) for k, shape in lora.items()}
     save_file(lora, folder / "lora.safetensors")
     teacher = folder / "teacher.safetensors"
-    save_weights(teacher, random_model(TinyVideoDiT, TINY), config=dataclasses.asdict(TINY))
+    save_tiny(teacher, random_model(TinyVideoDiT, TINY))
     files = {"model": model, "image": folder / "first.png"}
     return {
         "generate": {k: str(v) for k, v in files.items()}

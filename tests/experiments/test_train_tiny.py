@@ -11,8 +11,8 @@ from experiments import train_tiny
 from experiments.curriculum import PLANS, Plan, Stage
 from experiments.train_tiny import Config, Trainer, batch_at, main, record_of, velocity_loss
 from experiments.training import make_optimizer
-from models.checkpoint import load_weights, parameter_names, read_config
-from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
+from models.keys import checkpoint_slots
+from models.tiny import TinyConfig, load_tiny
 
 # The windows are those of the last stage's canvas, which is larger.
 pytestmark = pytest.mark.filterwarnings("ignore:SlidingTile window")
@@ -57,8 +57,7 @@ def test_a_resumed_run_has_the_same_bits(config):
 def test_the_command_writes_weights_that_load_curve_and_samples(config):
     main(config)
     path = config.out / "tiny_digits.safetensors"
-    model = TinyVideoDiT(TinyConfig(**read_config(path)), rngs=nnx.Rngs(1))
-    load_weights(path, model)
+    assert load_tiny(path).config == SMALL
     written = sorted(p.name for p in config.out.iterdir())
     assert written == ["checkpoints", "config.json", "samples_000003.png", "samples_000006.png",
                        "tiny_digits.json", "tiny_digits.safetensors"]  # fmt: skip
@@ -93,8 +92,9 @@ def test_a_second_run_starts_from_the_first_ones_weights(config):
     weights = config.out / "tiny_digits.safetensors"
     second = Trainer(dataclasses.replace(config, out=config.out.with_name("b"), init=weights))
     expected = load_tiny(weights)
-    for name, leaf in parameter_names(second.averaged_model()).items():
-        np.testing.assert_array_equal(leaf[...], parameter_names(expected)[name][...])
+    got, want = (checkpoint_slots(m, None) for m in (second.averaged_model(), expected))
+    for name, slot in got.items():
+        np.testing.assert_array_equal(slot.parameter[...], want[name].parameter[...])
     record = json.loads(weights.with_suffix(".json").read_text())
     assert record["steps"] == 6
     assert record["flags"]["plan"] == "quick"

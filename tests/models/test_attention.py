@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 from models.attention import Attention, JointAttention, LayerAttention
-from models.checkpoint import load_weights, parameter_names, save_weights
+from models.keys import KeyTable, check_fit, checkpoint_slots
 from models.layers import LayerNorm, RMSNorm
+from models.tensors import TensorFiles, fill, write_file
 from sparsevdit_jax import Phase, StepContext, VideoGrid
 from sparsevdit_jax.patterns import AdaSpa, Dense, SlidingTile
 from tests import tolerances
@@ -145,10 +146,16 @@ def test_combine_joins_the_side_branch_and_learns(x, tmp_path):
     want = plain + (gate * mean).reshape(x.shape) @ module.to_out.kernel[...]
     tolerances.assert_rounding_apart(run(module, x), want, 60, "both branches")
 
-    assert "combine.to_gate.kernel" in parameter_names(module)
-    save_weights(tmp_path / "gated.safetensors", module, config={})
+    names = KeyTable({"combine.to_gate": "to_gate_compress"})  # as VSA's checkpoints call it
+    slots, path = checkpoint_slots(module, names), tmp_path / "gated.safetensors"
+    assert "to_gate_compress.weight" in slots
+    write_file(
+        path, {n: s.to_checkpoint(np.asarray(s.parameter[...])) for n, s in slots.items()}, {}
+    )
     other = Attention(16, 2, combine=Gate(16, rngs=nnx.Rngs(2)), rngs=nnx.Rngs(3))
-    load_weights(tmp_path / "gated.safetensors", other)
+    slots, files = checkpoint_slots(other, names), TensorFiles.of_file(path)
+    check_fit(path, slots, files.shapes)
+    fill(slots, files, cast=True)
     np.testing.assert_array_equal(run(other, x), run(module, x))
 
 

@@ -1,4 +1,6 @@
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.checkpoint import save_weights
-from models.tiny import TinyConfig, TinyVideoDiT, border_features, load_tiny
+from models.keys import checkpoint_slots
+from models.tensors import write_file
+from models.tiny import TinyConfig, TinyVideoDiT, border_features, load_tiny, save_tiny
 from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid
 from sparsevdit_jax.patterns import (
     AdaSpa,
@@ -151,14 +154,48 @@ def test_bad_sizes_are_refused():
 
 def test_a_file_brings_back_the_model(inputs, tmp_path):
     model, path = make_model(), tmp_path / "tiny.safetensors"
-    save_weights(path, model, config=dataclasses.asdict(SMALL))
+    save_tiny(path, model)
     loaded = load_tiny(path)
     assert loaded.config == SMALL
     np.testing.assert_array_equal(loaded(*inputs).sample, model(*inputs).sample)
-    other = tmp_path / "other.safetensors"
-    save_weights(other, model, config={"dim": 32, "experts": 8})
+    with pytest.raises(FileExistsError, match="exists and is not overwritten"):
+        save_tiny(path, model)
+
+
+def test_the_committed_file_is_written_back_byte_for_byte(tmp_path):
+    path = Path(__file__).parents[2] / "experiments/checkpoints/tiny_digits.safetensors"
+    model = load_tiny(path, dtype=jnp.bfloat16)
+    assert {slot.parameter.dtype for slot in checkpoint_slots(model, None).values()} == {
+        np.dtype("float32")
+    }
+    assert model.num_parameters == 5_444_128
+    save_tiny(tmp_path / "again.safetensors", model, dtype=jnp.bfloat16)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_files_of_something_else_are_refused(tmp_path):
+    def written(name, arrays, **metadata):
+        path = tmp_path / f"{name}.safetensors"
+        write_file(path, arrays, metadata)
+        return path
+
+    ones = {"patch_in.kernel": np.ones((5, 32), np.float32)}
+    config = dataclasses.asdict(SMALL)
     with pytest.raises(ValueError, match=r"another model: it sets \['experts'\]"):
-        load_tiny(other)
+        load_tiny(written("other", ones, config=json.dumps({"dim": 32, "experts": 8})))
+    with pytest.raises(ValueError, match="has no configuration in its metadata; give a file"):
+        load_tiny(written("bare", ones))
+    with pytest.raises(FileNotFoundError, match="no weights at none"):
+        load_tiny("none")
+    path = written("few", {**ones, "extra": np.ones(2, np.float32)}, config=json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"few\.safetensors do not fit its configuration"
+    ) as caught:
+        load_tiny(path)
+    message = str(caught.value)
+    assert "missing: blocks.1.qkv.bias" in message
+    assert "unexpected: extra" in message
+    assert "patch_in.kernel: the file has (5, 32), the model needs (4, 32)" in message
 
 
 def test_a_schedule_belongs_to_attention():

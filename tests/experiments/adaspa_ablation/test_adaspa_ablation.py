@@ -1,7 +1,5 @@
 """The ablation from weights to pictures, on a tiny untrained model and a small canvas."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +15,8 @@ from experiments.adaspa_ablation.trace import TraceConfig, watched_run
 from experiments.layer_inputs import layer_inputs
 from experiments.record import read
 from experiments.tiny_runs import SHIFT
-from models.checkpoint import save_weights
 from models.pipelines import Tiny
-from models.tiny import TinyConfig, load_tiny
+from models.tiny import TinyConfig, load_tiny, save_tiny
 from sparsevdit_jax import TokenOrder, VideoGrid
 from sparsevdit_jax.patterns import VerticalStripe
 from tests.models.test_tiny import make_model
@@ -38,7 +35,7 @@ def _standard_promotion():
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    save_weights(path, make_model(SIZES), config=dataclasses.asdict(SIZES))
+    save_tiny(path, make_model(SIZES))
     return path
 
 

@@ -26,8 +26,7 @@ from experiments.demo.report import COLUMNS, cell, print_table
 from experiments.demo.runner import Config
 from experiments.readme_tables import demo_table
 from experiments.record import Run, read
-from models.checkpoint import save_weights
-from models.tiny import TinyConfig
+from models.tiny import TinyConfig, save_tiny
 from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.patterns import Dense, Diagonal, MultiDiagonal
 from sparsevdit_jax.schedule import exact_steps
@@ -50,7 +49,7 @@ def _standard_promotion():
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    save_weights(path, make_model(SIZES), config=dataclasses.asdict(SIZES))
+    save_tiny(path, make_model(SIZES))
     path.with_suffix(".json").write_text('{"steps": 7}')
     return path
 
@@ -129,8 +128,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(clips, "TOGETHER", 1)
     stubs = dict(
         Runner=StandIn,
-        load_model=lambda _: (SimpleNamespace(config=SIZES), "float32"),
-        count_parameters=lambda _: 1,
+        load_model=lambda _: (SimpleNamespace(config=SIZES, num_parameters=1), "float32"),
         layer_inputs=lambda *_: [()],
         head_masks=lambda *_, **__: [],
         quality=lambda *_: ({}, {}),
@@ -197,7 +195,7 @@ def test_flags_are_checked(config, change, message):
     ("change", "error", "message"),
     [
         (dict(weights=Path("none.safetensors")), FileNotFoundError, "no weights at none"),
-        (dict(weights=Path(__file__)), ValueError, "is not a safetensors file"),
+        (dict(weights=Path(__file__)), ValueError, "is not a whole safetensors file"),
         (dict(video=(8, 30, 32)), ValueError, "does not divide into patches"),
         (dict(only=("mixture",)), ValueError, "these patterns were made for"),
         (dict(only=("per-head",), video=(8, 16, 32)), ValueError, "height=16 is smaller than"),

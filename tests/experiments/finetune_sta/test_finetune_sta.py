@@ -10,8 +10,7 @@ from experiments.finetune_sta.__main__ import main
 from experiments.finetune_sta.finetuner import Config, Finetuner
 from experiments.record import read
 from experiments.train_tiny import draw_batch
-from models.checkpoint import save_weights
-from models.tiny import TinyConfig, TinyVideoDiT, load_tiny
+from models.tiny import TinyConfig, TinyVideoDiT, load_tiny, save_tiny
 from sparsevdit_jax.distill import LossWeights
 from tests.models.random_weights import random_model
 
@@ -28,7 +27,7 @@ def _standard_promotion():
 @pytest.fixture
 def config(tmp_path):
     weights = tmp_path / "teacher.safetensors"
-    save_weights(weights, random_model(TinyVideoDiT, SMALL), config=dataclasses.asdict(SMALL))
+    save_tiny(weights, random_model(TinyVideoDiT, SMALL))
     return Config(
         out=tmp_path / "run",
         weights=weights,
