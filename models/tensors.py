@@ -180,9 +180,7 @@ def write_file(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[s
       FileExistsError: there is one; weights are never overwritten without a word.
     """
     if path.exists():
-        raise FileExistsError(
-            f"{path} exists and is not overwritten; remove it or choose another name"
-        )
+        raise FileExistsError(f"{path} exists and is not overwritten; choose another name")
     save_file(dict(arrays), str(path), metadata=dict(metadata))
 
 

@@ -236,8 +236,8 @@ MUTANTS = [
     *of(
         "pallas_kernels/dense_attention/_full_mask.py",
         (
-            "lengths[:, None, None] - first.reshape(1, 1, -1), 0, BLOCK)",
-            "lengths[:, None, None] - first.reshape(1, 1, -1), 0, BLOCK - 1)",
+            "lengths[:, None, None] - first.reshape(1, 1, -1), 0, block)",
+            "lengths[:, None, None] - first.reshape(1, 1, -1), 0, block - 1)",
             "a full block is one token short",
         ),
     ),
@@ -252,14 +252,9 @@ MUTANTS = [
     *of(
         "pallas_kernels/block_mass/mosaic_gpu.py",
         (
-            "if extra_kv or kv_lengths is not None:",
+            "if lk % config.block_kv or kv_lengths is not None:",
             "if kv_lengths is not None:",
             "keys behind the end have mass",
-        ),
-        (
-            "upper = row < config.block_q",
-            "upper = row <= config.block_q",
-            "a row goes to the wrong half of a tile",
         ),
     ),
 ]
