@@ -21,7 +21,7 @@ FAMILIES = {
     "tiny": (
         TinyVideoDiT,
         TinyConfig(dim=32, num_layers=1, num_heads=2, condition_tokens=TEXT, patch=(1, 2, 2)),
-        {"x": f32(2, 4, 8, 12, 1), "t": f32(2), "label": f32(2, dtype="int32")},
+        {"hidden_states": f32(2, 4, 8, 12, 1), "timestep": f32(2), "label": f32(2, dtype="int32")},
     ),
     "wan": (
         WanTransformer,
