@@ -1,7 +1,4 @@
-"""Tensors of a checkpoint: one file, or a folder in the layout of diffusers and transformers with one or with shards.
-
-They are read one at a time.
-"""
+"""Tensors of a checkpoint, one file or a folder as diffusers and transformers lay it out, read one at a time."""
 
 import dataclasses
 import fnmatch
@@ -75,8 +72,6 @@ class TensorFiles:
     @classmethod
     def of_file(cls, path: Path) -> "TensorFiles":
         """The tensors of one file; raises as `open`."""
-        if not is_file(path):
-            raise FileNotFoundError(f"no weights at {path}; give the path of a {SUFFIX} file")
         return cls._of({path: []})
 
     @classmethod
@@ -158,27 +153,20 @@ def fill(
         if cast:
             array = array.astype(slot.parameter.dtype)
         where = sharding(name, array.shape) if callable(sharding) else sharding
-        if where is None or where.is_fully_addressable:
-            # may_alias=False: on a CPU the device's array must not lean on the file's.
-            array = jax.device_put(array, where, may_alias=False)
-        else:
+        if where is not None and not where.is_fully_addressable:
             array = put(array, where)
+        else:  # may_alias=False: on a CPU the device's array must not lean on the file's
+            array = jax.device_put(array, where, may_alias=False)
         slot.parameter.set_value(array)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """What a file says beside its tensors; raises as `TensorFiles.of_file`."""
-    if not is_file(path):
-        raise FileNotFoundError(f"no weights at {path}; give the path of a {SUFFIX} file")
     return _header(path)[1]
 
 
 def write_file(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes one file.
-
-    Raises:
-      FileExistsError: there is one; weights are never overwritten without a word.
-    """
+    """Writes one file; FileExistsError if there is one, so that no weights are lost without a word."""
     if path.exists():
         raise FileExistsError(f"{path} exists and is not overwritten; choose another name")
     save_file(dict(arrays), str(path), metadata=dict(metadata))
@@ -294,6 +282,8 @@ def _absent(folder: Path, stem: str, variant: str | None) -> str:
 
 def _header(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
     """Shape and dtype of each tensor, and the metadata."""
+    if not is_file(path):
+        raise FileNotFoundError(f"no weights at {path}; give the path of a {SUFFIX} file")
     check_content(path)
     try:
         with safe_open(str(path), framework="numpy") as file:
