@@ -19,14 +19,7 @@ _LINE = re.compile(
 _LABEL = re.compile(r"\.(L_x_\d+):")
 _TARGET = re.compile(r"`\(\.(L_x_\d+)\)")
 _ENDS = ("EXIT", "RET", "BPT")
-_UNKNOWN = (
-    "CALL",
-    "JMP",
-    "BRX",
-    "BSYNC",
-    "BREAK",
-    "WARPSYNC",
-)  # jumps of which nothing here knows the target
+_UNKNOWN = ("CALL", "JMP", "BSYNC", "BREAK", "WARPSYNC")  # nothing here knows where they lead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +94,23 @@ class Code:
     def successors(self) -> tuple[tuple[int, ...], ...]:
         """Indices of the instructions that may follow each one.
 
+        A jump through a table (BRX: which warp copies what) may lead behind every label that no other jump names: the
+        table is not printed. That is more than it does, so what holds for all of these ways holds for the kernel.
+
         Raises:
           ValueError: a jump whose target is not written in it.
         """
-        found = []
+        found, named = [], {t[1] for one in self.instructions if (t := _TARGET.search(f"{one}"))}
+        end = len(self.instructions)
+        others = {at for label, at in self.labels.items() if label not in named and at < end}
         for index, one in enumerate(self.instructions):
             if one.name in _UNKNOWN:
                 raise ValueError(f"{one} jumps somewhere that sass.py does not follow; teach it")
             after = (index + 1,) if index + 1 < len(self.instructions) else ()
             if one.name in _ENDS and not one.predicate:
                 after = ()
+            elif one.name == "BRX":
+                after = tuple(sorted(others))
             elif one.name == "BRA":
                 target = self.labels[_TARGET.search(one.operands[-1])[1]]  # pyrefly: ignore
                 always = not one.predicate and len(one.operands) == 1
@@ -191,6 +191,11 @@ class _Loops:
         number = {start: block for block, start in enumerate(self.starts)}
         self.blocks = [range(*pair) for pair in zip(self.starts, ends, strict=True)]
         self.after = [[number[t] for t in after[block[-1]]] for block in self.blocks]
+        for block, indices in enumerate(
+            self.blocks
+        ):  # a jump through a table deals out roles, and makes no loop
+            if code.instructions[indices[-1]].name == "BRX":
+                self.after[block] = []
         self.before: list[list[int]] = [[] for _ in self.blocks]
         for block, targets in enumerate(self.after):
             for target in targets:

@@ -53,6 +53,12 @@ def test_jumps_lead_where_they_say():
         )
     )
     assert code.successors == ((1,), (2, 4), (3, 0), (0,), (5,), ())
+    table = parse(
+        listing(
+            "BRX R4 -0x10", "L_x_0:", "BRA `(.L_x_1)", "L_x_1:", "NOP", "L_x_2:", "EXIT", "L_x_3:"
+        )
+    )
+    assert table.successors[0] == (1, 3)  # behind labels that no other jump names
     with pytest.raises(ValueError, match="teach"):
         print(parse(listing("CALL.REL.NOINC `(.L_x_0)", "L_x_0:")).successors)
 
