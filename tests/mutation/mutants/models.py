@@ -31,103 +31,12 @@ MUTANTS = [
         ),
     ),
     *of(
-        "models/attention.py",
-        (
-            "return self.heads(q, self.norm_q), self.heads(k, self.norm_k), self.heads(v)",
-            "return self.heads(q, self.norm_q), self.heads(k, self.norm_q), self.heads(v)",
-            "k goes through q's norm",
-        ),
-        (
-            "out = self.combine(out, attended.side, hidden)",
-            "out = self.combine(attended.side, out, hidden)",
-            "the branches change places",
-        ),
-    ),
-    *of(
         "models/rope.py",
         ("even * sin + odd * cos], -1)", "odd * cos - even * sin], -1)", "no rotation any more"),
         (
             "spatial = 2 * (head_dim // 6)",
             "spatial = 2 * (head_dim // 8)",
             "wrong share of channels",
-        ),
-    ),
-    *of(
-        "models/keys.py",
-        (
-            "return tensor.transpose(*range(2, tensor.ndim), 1, 0)",
-            "return tensor.transpose(*range(2, tensor.ndim), 0, 1)",
-            "kernels are not transposed",
-        ),
-        (
-            "key=lambda pair: -len(pair[0]),",
-            "key=lambda pair: len(pair[0]),",
-            "the shortest prefix wins",
-        ),
-    ),
-    *of(
-        "models/tensors.py",
-        (
-            "totals.get(kind, 0) + math.prod(self.shapes[name])",
-            "totals.get(kind, 0) + 1",
-            "the main dtype by number of tensors",
-        ),
-        (
-            "if shards[-1] and used + sizes[name] > max_shard_bytes:",
-            "if shards[-1] and used > max_shard_bytes:",
-            "shards above the limit",
-        ),
-    ),
-    *of(
-        "models/keys.py",
-        (
-            "return tensor.transpose(*range(2, tensor.ndim), 1, 0)",
-            "return tensor.transpose(*range(2, tensor.ndim), 0, 1)",
-            "kernels are not transposed",
-        ),
-        (
-            "key=lambda pair: -len(pair[0]),",
-            "key=lambda pair: len(pair[0]),",
-            "the shortest prefix wins",
-        ),
-    ),
-    *of(
-        "models/tensors.py",
-        (
-            "totals.get(kind, 0) + math.prod(self.shapes[name])",
-            "totals.get(kind, 0) + 1",
-            "the main dtype by number of tensors",
-        ),
-        (
-            "if shards[-1] and used + sizes[name] > max_shard_bytes:",
-            "if shards[-1] and used > max_shard_bytes:",
-            "shards above the limit",
-        ),
-    ),
-    *of(
-        "models/keys.py",
-        (
-            "return tensor.transpose(*range(2, tensor.ndim), 1, 0)",
-            "return tensor.transpose(*range(2, tensor.ndim), 0, 1)",
-            "kernels are not transposed",
-        ),
-        (
-            "key=lambda pair: -len(pair[0]),",
-            "key=lambda pair: len(pair[0]),",
-            "the shortest prefix wins",
-        ),
-    ),
-    *of(
-        "models/tensors.py",
-        (
-            "totals.get(kind, 0) + math.prod(self.shapes[name])",
-            "totals.get(kind, 0) + 1",
-            "the main dtype by number of tensors",
-        ),
-        (
-            "if shards[-1] and used + sizes[name] > max_shard_bytes:",
-            "if shards[-1] and used > max_shard_bytes:",
-            "shards above the limit",
         ),
     ),
     *of(
