@@ -22,7 +22,6 @@ from experiments.measure_costs import Dtype, chain_timer, chosen_state, inputs
 from experiments.record import Run
 from experiments.timing import Timing, race
 from sparsevdit_jax import AttentionPattern, KernelOptions, Phase, StepContext, attend
-from sparsevdit_jax.offline.costs import head_densities
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -34,6 +33,7 @@ from sparsevdit_jax.patterns import (
     Table,
     VerticalStripe,
 )
+from sparsevdit_jax.search.costs import head_densities
 
 BUDGET = {"float32": 1e-5, "bfloat16": 2e-2}
 """By how much two ways may differ: rounding, where they sum in another order."""

@@ -6,7 +6,7 @@
 Every pattern kind at several densities, and dense, in turns in one process: medians. Timed is what
 `attend` does in a REUSE step, from raster order to raster order: reordering, padding, the launch
 (no search: `schedule.attention_cost` counts that). Writes experiments/results/costs/<device>.json,
-a `sparsevdit_jax.offline.costs.CostTable` to which another shape or dtype is added, and a record for
+a `sparsevdit_jax.search.costs.CostTable` to which another shape or dtype is added, and a record for
 each row. Shapes that the table holds are not measured again, unless with --again.
 """
 
@@ -36,12 +36,6 @@ from sparsevdit_jax import (
     attend,
     codec,
 )
-from sparsevdit_jax.offline.costs import (
-    CostTable,
-    Measurement,
-    Timing,
-    head_densities,
-)
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -49,6 +43,12 @@ from sparsevdit_jax.patterns import (
     MultiDiagonal,
     SlidingTile,
     VerticalStripe,
+)
+from sparsevdit_jax.search.costs import (
+    CostTable,
+    Measurement,
+    Timing,
+    head_densities,
 )
 
 Dtype = Literal["bfloat16", "float32"]

@@ -72,7 +72,7 @@ def sparse_vdit_pattern(
     """Sparse-vDiT's three sparse modes, assigned to the heads in turn.
 
     The paper's table of modes was never published, nor were widths and densities. This stands in until a search
-    (`sparsevdit_jax.offline`, `experiments.search`) has found a table for the model at hand; `density` is
+    (`sparsevdit_jax.search`, `experiments.search`) has found a table for the model at hand; `density` is
     declared for every head. Stripes hold the first frame, which is more than that of a short clip: there they have
     no other stripe (`VerticalStripe.least_density`; in a clip of one frame they are full).
     """

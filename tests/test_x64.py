@@ -34,8 +34,6 @@ from sparsevdit_jax import (
     sparse_attention,
 )
 from sparsevdit_jax.distill import Prediction, distillation_loss
-from sparsevdit_jax.offline.probe import Probe
-from sparsevdit_jax.offline.rules import SparseVditRule
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -47,6 +45,8 @@ from sparsevdit_jax.patterns import (
     Table,
     VerticalStripe,
 )  # fmt: skip
+from sparsevdit_jax.search.probe import Probe
+from sparsevdit_jax.search.rules import SparseVditRule
 from tests import mosaic, triton_interpreter
 from tests.attending import attended, jitted
 from tests.models.transformers import FAMILIES, TEXT, abstract, f32

@@ -9,7 +9,7 @@ from flax import nnx
 
 from pallas_kernels import BlockMask
 from sparsevdit_jax import AttentionPattern, AttentionPlan, TokenOrder, TokenPermutation
-from sparsevdit_jax.search.select import top_blocks
+from sparsevdit_jax.selection import top_blocks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.paper_figures.figure import BY_HAND, Figure, number
 from sparsevdit_jax import StepSchedule
 from sparsevdit_jax.schedule import attention_cost, exact_steps
-from sparsevdit_jax.search.select import head_adaptive_density
+from sparsevdit_jax.selection import head_adaptive_density
 
 STEPS = 50
 

@@ -9,15 +9,15 @@ from experiments.search.measure import measure
 from experiments.search.report import compare, describe
 from experiments.search.task import Task
 from sparsevdit_jax import SparseAttention
-from sparsevdit_jax.offline.measurements import Measurements
-from sparsevdit_jax.offline.mixture import assign
-from sparsevdit_jax.offline.rules import (
+from sparsevdit_jax.search.measurements import Measurements
+from sparsevdit_jax.search.mixture import assign
+from sparsevdit_jax.search.rules import (
     SparseVditRule,
     calibrate_epsilon,
     least_error,
     shared_over_steps,
 )
-from sparsevdit_jax.offline.tables import choice_density, fixed_table, step_table
+from sparsevdit_jax.search.tables import choice_density, fixed_table, step_table
 
 
 @dataclasses.dataclass(frozen=True)

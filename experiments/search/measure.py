@@ -7,9 +7,9 @@ from experiments.progress import progress_bar
 from experiments.search.settings import Config
 from experiments.search.subjects import Subject
 from sparsevdit_jax import Phase, SparseAttention, StepSchedule, codec
-from sparsevdit_jax.offline.measurements import Measurements
-from sparsevdit_jax.offline.probe import Probe
-from sparsevdit_jax.offline.rules import SparseVditRule
+from sparsevdit_jax.search.measurements import Measurements
+from sparsevdit_jax.search.probe import Probe
+from sparsevdit_jax.search.rules import SparseVditRule
 
 _DECIDES = (
     "steps",

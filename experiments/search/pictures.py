@@ -8,8 +8,8 @@ import numpy as np
 from experiments.search.choose import Choice
 from experiments.search.report import agreeing
 from experiments.search.task import Task
-from sparsevdit_jax.offline.rules import agreement
 from sparsevdit_jax.pattern import AttentionPattern
+from sparsevdit_jax.search.rules import agreement
 
 _FULL = "full"
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from experiments.search.task import Task
-from sparsevdit_jax.offline.mixture import assign, uniform
-from sparsevdit_jax.offline.rules import agreement
-from sparsevdit_jax.offline.tables import choice_density
+from sparsevdit_jax.search.mixture import assign, uniform
+from sparsevdit_jax.search.rules import agreement
+from sparsevdit_jax.search.tables import choice_density
 
 FRONTIER = (0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7)
 """Budgets, in mean cost, at which a mixture is compared with single methods."""

@@ -8,8 +8,8 @@ from experiments.measure_costs import read_table
 from experiments.search.settings import Config
 from experiments.search.subjects import Subject
 from sparsevdit_jax import StepSchedule, metrics
-from sparsevdit_jax.offline.measurements import Measurements
 from sparsevdit_jax.patterns import Table
+from sparsevdit_jax.search.measurements import Measurements
 
 
 @dataclasses.dataclass(frozen=True)

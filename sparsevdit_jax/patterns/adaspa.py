@@ -10,12 +10,12 @@ import numpy as np
 from pallas_kernels import BlockMask
 from pallas_kernels._pytree import pytree
 from pallas_kernels._values import flag, share, whole
+from sparsevdit_jax import selection
 from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.masks.blocks import with_text
 from sparsevdit_jax.ops import attend_dense, attention_mass, with_lengths
 from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan
 from sparsevdit_jax.schedule import Phase
-from sparsevdit_jax.search import select
 from sparsevdit_jax.token_order import TokenOrder
 
 
@@ -51,7 +51,7 @@ class AdaSpa(AttentionPattern):
     and as columns. Use `StepSchedule.adaspa`.
 
     Differs from the paper where it is silent: heads trade blocks in pairs
-    (`search.select.head_levels`), counts are rounded half up, a block is text or video but never
+    (`selection.head_levels`), counts are rounded half up, a block is text or video but never
     both, and recall is kept mass / total mass.
 
     State for Wan 14B at 720p (40 heads, 75,600 tokens, 2 CFG rows, block 128, density 0.2): 24 MB
@@ -111,10 +111,10 @@ class AdaSpa(AttentionPattern):
         order = self.token_order(grid)
         video, text = order.num_video_blocks, order.num_text_blocks
         if self.text_in_budget:
-            count = select.block_budget(density, order.num_blocks, most=video, less=text)
+            count = selection.block_budget(density, order.num_blocks, most=video, less=text)
         else:
-            count = select.block_budget(density, video)
-        return select.head_adaptive_counts(count, video) if self.head_adaptive else (count,) * 3
+            count = selection.block_budget(density, video)
+        return selection.head_adaptive_counts(count, video) if self.head_adaptive else (count,) * 3
 
     def init(self, grid, *, batch, num_heads, head_dim):
         """State before any search: everything kept."""
@@ -178,7 +178,7 @@ class AdaSpa(AttentionPattern):
         video, text = order.num_video_blocks, order.num_text_blocks
         low, base, high = self.video_counts(ctx.grid, ctx.density)
         capacity = self.video_counts(ctx.grid, ctx.room)[2] + text
-        ranked = select.rank_with_text(mass, order, capacity)
+        ranked = selection.rank_with_text(mass, order, capacity)
         counts: Any = base
         if self.head_adaptive:
             most = base + text if isinstance(base, int) else capacity
@@ -187,6 +187,6 @@ class AdaSpa(AttentionPattern):
             kept = kept + mass[:, :, video:].sum((-1, -2))
             recall = kept / jnp.maximum(mass.sum((-1, -2)), np.finfo(np.float32).tiny)
             recall = ctx.all_heads(recall)  # heads of all devices trade with one another
-            levels = ctx.local_heads(select.head_levels(recall, self.recall_threshold))
+            levels = ctx.local_heads(selection.head_levels(recall, self.recall_threshold))
             counts = jnp.asarray([low, base, high], np.int32)[levels + 1]
-        return select.ranked_mask(ranked, counts, order)
+        return selection.ranked_mask(ranked, counts, order)

@@ -1,1 +1,1 @@
-"""Choosing blocks: scores, and selection from them."""
+"""Search before a run: measure what every candidate pattern does to every head, then choose."""

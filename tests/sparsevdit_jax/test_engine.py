@@ -20,8 +20,8 @@ from sparsevdit_jax import (
     sparse_attention,
 )
 from sparsevdit_jax.distill import layer_outputs, record
-from sparsevdit_jax.offline.probe import Probe
 from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, PerHead, Skip, Table
+from sparsevdit_jax.search.probe import Probe
 from tests.attending import attended, jitted
 from tests.conformance.pattern_suite import BATCH, HEADS, PatternSuite
 from tests.sparsevdit_jax import oracles

@@ -17,10 +17,10 @@ from experiments.search.settings import Config, candidates_of, default_windows, 
 from experiments.search.task import make_task
 from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid, codec, metrics
 from sparsevdit_jax.fastvideo import to_strategy
-from sparsevdit_jax.offline.costs import CostTable, Measurement, Timing
-from sparsevdit_jax.offline.measurements import Measurements
-from sparsevdit_jax.offline.tables import step_table
 from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, MultiDiagonal, Skip, SlidingTile
+from sparsevdit_jax.search.costs import CostTable, Measurement, Timing
+from sparsevdit_jax.search.measurements import Measurements
+from sparsevdit_jax.search.tables import step_table
 
 from .cases import SMALL, STA
 

@@ -143,7 +143,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "sparsevdit_jax/offline/costs.py",
+        "sparsevdit_jax/search/costs.py",
         (
             "float(max(c1 + (c1 - c0) / (d1 - d0) * (density - d1), c1))",
             "float(c1 + (c1 - c0) / (d1 - d0) * (density - d1))",
@@ -156,7 +156,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "sparsevdit_jax/offline/rules.py",
+        "sparsevdit_jax/search/rules.py",
         (
             "epsilon = least[order[count - 1]] if count",
             "epsilon = least[order[count - 2]] if count",
@@ -174,7 +174,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "sparsevdit_jax/offline/mixture.py",
+        "sparsevdit_jax/search/mixture.py",
         (
             "bound = priced.min(1).sum() - price * budget",
             "bound = priced.min(1).sum() + price * budget",
@@ -182,7 +182,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "sparsevdit_jax/offline/tables.py",
+        "sparsevdit_jax/search/tables.py",
         (
             "    choice[[phase is Phase.DENSE for phase in schedule.phases()]] = -1\n",
             "",
@@ -190,7 +190,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "sparsevdit_jax/offline/measurements.py",
+        "sparsevdit_jax/search/measurements.py",
         (
             "exact = {Phase.DENSE, Phase.FIRST_SEARCH} if online else {Phase.DENSE}",
             "exact = {Phase.DENSE, Phase.FIRST_SEARCH}",

@@ -169,7 +169,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "sparsevdit_jax/search/select.py",
+        "sparsevdit_jax/selection.py",
         (
             "dtype=np.int32), heads // 2)",
             "dtype=np.int32), heads)",

@@ -12,9 +12,9 @@ from experiments.kernel_resources.collectives import count
 from models.attention import Attention, LayerAttention
 from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid, attend, parallel
 from sparsevdit_jax.distill import layer_outputs, record
-from sparsevdit_jax.offline.probe import Probe
-from sparsevdit_jax.offline.rules import SparseVditRule
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, PerHead, Skip, SlidingTile
+from sparsevdit_jax.search.probe import Probe
+from sparsevdit_jax.search.rules import SparseVditRule
 from tests import tolerances
 from tests.toy_patterns import Gate, TopK, TwoOrders, WithMean
 

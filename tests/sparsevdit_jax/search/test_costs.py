@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import AttentionPattern, StepContext, StepSchedule, VideoGrid, metrics
-from sparsevdit_jax.offline import costs
-from sparsevdit_jax.offline.costs import Cost, CostTable, Measurement, Timing
 from sparsevdit_jax.patterns import (
     AdaSpa,
     Dense,
@@ -18,6 +16,8 @@ from sparsevdit_jax.patterns import (
     Table,
     VerticalStripe,
 )
+from sparsevdit_jax.search import costs
+from sparsevdit_jax.search.costs import Cost, CostTable, Measurement, Timing
 
 GRID = VideoGrid(4, 8, 8, text_len=8)
 SHAPE = dict(num_heads=4, head_dim=16, dtype="bfloat16", device="toy")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import StepSchedule
-from sparsevdit_jax.offline.measurements import Measurements
-from sparsevdit_jax.offline.probe import ProbeState
+from sparsevdit_jax.search.measurements import Measurements
+from sparsevdit_jax.search.probe import ProbeState
 
 
 def filled():

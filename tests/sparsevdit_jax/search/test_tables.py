@@ -6,13 +6,13 @@ import pytest
 
 from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid, metrics
 from sparsevdit_jax.fastvideo import to_strategy
-from sparsevdit_jax.offline.rules import least_error
-from sparsevdit_jax.offline.tables import (
+from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, MultiDiagonal, Skip, SlidingTile
+from sparsevdit_jax.search.rules import least_error
+from sparsevdit_jax.search.tables import (
     choice_density,
     fixed_table,
     step_table,
 )
-from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, MultiDiagonal, Skip, SlidingTile
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "sta_mask_search.npz"
 GRID = VideoGrid(4, 4, 4, text_len=5)

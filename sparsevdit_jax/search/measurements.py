@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsevdit_jax.offline.probe import ProbeState
 from sparsevdit_jax.schedule import Phase, StepSchedule
+from sparsevdit_jax.search.probe import ProbeState
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsevdit_jax.offline.mixture import assign, uniform
+from sparsevdit_jax.search.mixture import assign, uniform
 
 
 def brute_force(objective, weight, budget):

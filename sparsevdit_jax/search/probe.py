@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels._pytree import pytree
-from sparsevdit_jax.offline.rules import SparseVditRule
 from sparsevdit_jax.ops import attend_dense
 from sparsevdit_jax.parallel.ulysses import mean_over_rows
 from sparsevdit_jax.pattern import Attended, AttentionPattern
+from sparsevdit_jax.search.rules import SparseVditRule
 
 
 @pytree

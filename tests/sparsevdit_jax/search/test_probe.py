@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import Phase, StepContext, VideoGrid
-from sparsevdit_jax.offline.probe import Probe
-from sparsevdit_jax.offline.rules import SparseVditRule
 from sparsevdit_jax.ops import attend_dense
 from sparsevdit_jax.patterns import (
     AdaSpa,
@@ -16,6 +14,8 @@ from sparsevdit_jax.patterns import (
     Skip,
     SlidingTile,
 )
+from sparsevdit_jax.search.probe import Probe
+from sparsevdit_jax.search.rules import SparseVditRule
 from tests import tolerances
 from tests.attending import attended, jitted
 

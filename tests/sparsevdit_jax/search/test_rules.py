@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsevdit_jax.offline.rules import (
+from sparsevdit_jax.search.rules import (
     SparseVditRule,
     agreement,
     calibrate_epsilon,

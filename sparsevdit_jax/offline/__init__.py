@@ -1,1 +1,0 @@
-"""Offline search: measure what every candidate pattern does to every head, then choose."""
