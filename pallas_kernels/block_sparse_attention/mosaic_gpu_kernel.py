@@ -157,19 +157,11 @@ def kernel(problem: Problem, inputs: Inputs, out_ref, lse_ref, scratch: Scratch)
 
         @plgpu.warp_map
         def _(warp):
-            # A shared list has a warp for K alone, whose next tile is wanted before that of V.
-            together = (("k",), ("v",)) if config.shared else (("k", "v"),)
-            work = [
-                functools.partial(_copy_keys, walk, sync, scratch, stream, names)
-                for stream in range(config.streams)
-                for names in together
-            ]
-            work += [
-                functools.partial(_copy_q, walk, sync, scratch, stream)
-                for stream in range(config.streams)
-            ]
-            for i, copy in enumerate(work):
-                pl.when(warp == i)(copy)
+            for stream in range(config.streams):
+                copy_kv = functools.partial(_copy_kv, walk, sync, scratch, stream)
+                copy_q = functools.partial(_copy_q, walk, sync, scratch, stream)
+                pl.when(warp == stream)(copy_kv)
+                pl.when(warp == config.streams + stream)(copy_q)
 
 
 class _Sync:
@@ -223,8 +215,8 @@ def _copy_q(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
             sync.wait(scratch, "q_free", wg)
 
 
-def _copy_keys(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int, names: tuple[str, ...]):
-    """One warp: the listed tiles of K or V or both of every item of a stream, through rings."""
+def _copy_kv(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
+    """One warp: the listed tiles of K and V of every item of a stream, through a ring."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -240,7 +232,7 @@ def _copy_keys(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int, names: t
             part, offset = walk.keys(item, i)
             keys = pl.ds(part * walk.problem.part + offset, config.tile_kv)
             at, reused = slot(done), pl.when(done >= stages)
-            for name in names:
+            for name in ("k", "v"):
                 reused(functools.partial(sync.wait, scratch, f"{name}_free", at))
                 plgpu.copy_gmem_to_smem(
                     getattr(walk.inputs, name).at[item.batch, keys, item.head],
@@ -255,8 +247,8 @@ def _copy_keys(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int, names: t
 
     @pl.loop(lax.max(done - stages, 0), done)
     def _(i):
-        for name in names:
-            sync.wait(scratch, f"{name}_free", slot(i))
+        sync.wait(scratch, "k_free", slot(i))
+        sync.wait(scratch, "v_free", slot(i))
 
 
 def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
