@@ -123,6 +123,7 @@ def arrays(out) -> list[np.ndarray]:
         return [file[name] for name in file.files]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [

@@ -172,6 +172,7 @@ def test_a_process_that_fails_or_takes_too_long_is_an_error():
 
 
 @needs_kernels
+@pytest.mark.long
 def test_attention_on_several_gpus_compiles():
     module = "tests.experiments.kernel_resources.sharded"
     axes = {"cfg": 2, "seq": 4}

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).with_name("on_eight_devices")
 
 
+@pytest.mark.long
 def test_on_eight_devices(request):
     checks = sorted(FOLDER.glob("check_*.py"))
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
