@@ -6,7 +6,8 @@ import pytest
 
 from models.t5 import encode_cogvideox_prompts, encode_wan_prompts
 from models.text_embeddings import load_embeddings, save_embeddings
-from tests.models.t5.encoders import encoder, run
+from tests import tolerances
+from tests.models.t5.encoders import encoder, roundings, run
 
 PROMPTS = ["  Cat &amp; dog ", "a"]
 
@@ -49,7 +50,8 @@ def test_cogvideox_sees_padding_and_keeps_it():
     model = encoder("t5v11")
     got = encode_cogvideox_prompts(letters, model, PROMPTS, max_length=16)
     ids, mask = letters(PROMPTS, 16)
-    np.testing.assert_array_equal(got.prompt_embeds, run(model, jnp.asarray(ids)))
+    want, n = run(model, jnp.asarray(ids)), roundings("t5v11", 16)
+    tolerances.assert_rounding_apart(got.prompt_embeds, want, n, "two programs of one encoder")
     hidden = run(model, jnp.asarray(ids), jnp.asarray(mask))
     assert np.abs(np.asarray(got.prompt_embeds - hidden))[mask > 0].max() > 0.05
     assert np.abs(np.asarray(got.prompt_embeds)[mask == 0]).max() > 0.1
