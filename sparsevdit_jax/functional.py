@@ -53,14 +53,14 @@ def sparse_attention(
     kernel = KernelOptions(implementation, None if scale is None else float(scale))
     ctx = StepContext(grid, text_lengths=text_lengths, kernel=kernel)
     check_inputs(q, k, v, ctx)
-    out, lse = _attend(q, k, v, ctx, pattern=pattern)
+    out, lse = _attend(q, k, v, ctx, pattern=pattern, with_lse=return_lse)
     if return_lse and lse is None:
         raise ValueError(f"{pattern} is no softmax, so it has no lse; leave out return_lse")
     return (out, lse) if return_lse else out
 
 
-@functools.partial(jax.jit, static_argnames=("pattern",))
-def _attend(q, k, v, ctx, *, pattern):
+@functools.partial(jax.jit, static_argnames=("pattern", "with_lse"))
+def _attend(q, k, v, ctx, *, pattern, with_lse):
     batch, _, heads, head_dim = q.shape
     state = pattern.init(ctx.grid, batch=batch, num_heads=heads, head_dim=head_dim)
     if jax.tree.leaves(state) or pattern.searches or pattern.num_steps not in (None, 1):
@@ -69,4 +69,4 @@ def _attend(q, k, v, ctx, *, pattern):
             "attended = sparsevdit_jax.attend(pattern, q, k, v, state, ctx)"
         )
     attended = attend(pattern, q, k, v, state, ctx)
-    return attended.out, attended.lse
+    return attended.out, attended.lse if with_lse else None  # else nobody puts it in raster order
