@@ -126,7 +126,9 @@ def attention_map(q, k, ctx: StepContext, *, order: TokenOrder) -> jax.Array:
       ctx: the step's grid, text lengths and scale.
       order: block order, e.g. ``TokenOrder(grid, 64)`` or ``pattern.token_order(grid)``.
     """
-    mass = attend(_Mass(order), q, k, k, (), ctx).state
+    pattern = _Mass(order)
+    state = pattern.init(ctx.grid, batch=q.shape[0], num_heads=q.shape[2], head_dim=q.shape[3])
+    mass = attend(pattern, q, k, k, state, ctx).state
     return mass / jnp.maximum(mass.sum(-1, keepdims=True), np.finfo(np.float32).tiny)
 
 
@@ -139,7 +141,12 @@ class _Mass(AttentionPattern):
     in_ring = True
     sees_dense_steps = True
 
+    def init(self, grid, *, batch, num_heads, head_dim):
+        del grid, head_dim
+        return jnp.zeros((batch, num_heads, *(self.order.num_blocks,) * 2), np.float32)
+
     def compute(self, q, k, v, state, ctx):
+        del state
         out, lse = attend_dense(q, k, v, ctx)
         return Attended(out, lse, attention_mass(q, k, lse, self.order, ctx))
 

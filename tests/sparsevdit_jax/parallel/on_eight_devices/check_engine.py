@@ -10,7 +10,16 @@ from flax import nnx
 
 from experiments.kernel_resources.collectives import count
 from models.attention import Attention, LayerAttention
-from sparsevdit_jax import Phase, SparseAttention, StepContext, VideoGrid, attend, parallel
+from sparsevdit_jax import (
+    Phase,
+    SparseAttention,
+    StepContext,
+    TokenOrder,
+    VideoGrid,
+    attend,
+    metrics,
+    parallel,
+)
 from sparsevdit_jax.distill import layer_outputs, record
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, PerHead, Skip, SlidingTile
 from sparsevdit_jax.search.probe import Probe
@@ -105,6 +114,17 @@ def test_values_are_those_of_one_device(name):
         found, expected = (*found[:-1], state.choice), (*expected[:-1], wanted.choice)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("heads", "axes"), [(5, dict(cfg=2, seq=4)), (3, dict(seq=8))])
+def test_a_measured_map_is_that_of_one_device(heads, axes):
+    order, (q, k, _) = TokenOrder(GRID, 64), arrays(heads)
+    measure = jax.jit(metrics.attention_map, static_argnames="order")
+    expected = measure(q, k, StepContext(GRID), order=order)
+    with jax.set_mesh(parallel.make_mesh(**axes)):
+        found = measure(q, k, StepContext(GRID), order=order)
+    n = tolerances.attention_roundings(k) + GRID.num_tokens  # a ring merges parts of the lse
+    tolerances.assert_rounding_apart(found, expected, n, "map")
 
 
 def test_recorded_outputs_are_the_layer_s():
