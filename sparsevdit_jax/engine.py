@@ -124,22 +124,18 @@ def _exchange(parts, q, k, v, states, ctx, shards: Shards) -> Attended:
         )
         for (pattern, heads), state in zip(parts, states, strict=True)
     ]
-    # What is known while tracing stays known inside: a Table refuses a concrete step it lacks.
-    data, static = (ctx.text_lengths, ctx.step, ctx.density), [None, None, None]
-    for i, x in enumerate(data[1:], 1):
-        if not isinstance(x, jax.Array):
-            static[i], data = x, (*data[:i], None, *data[i + 1 :])
+    # Lengths are of rows, which devices share. A number that is known while tracing stays known inside: a Table
+    # refuses a concrete step that it lacks.
+    data: dict[str, Any] = {"text_lengths": ctx.text_lengths}
+    for name in ("step", "density"):
+        if isinstance(number := getattr(ctx, name), jax.Array):
+            data[name] = number
 
     def on_device(qkv, heads, states, data):
-        text_lengths, step, density = (
-            x if x is not None else y for x, y in zip(data, static, strict=True)
-        )
         begin, done = 0, []
         for (pattern, _), mine, place, state in zip(parts, heads, places, states, strict=True):
             end = begin + place.shape[0] // shards.tokens
-            here = dataclasses.replace(
-                ctx, text_lengths=text_lengths, step=step, density=density, heads=mine
-            )
+            here = dataclasses.replace(ctx, **data, heads=mine)
             done.append(pattern.compute(*(x[:, :, begin:end] for x in qkv), state, here))
             begin = end
         attended = _join(done)
