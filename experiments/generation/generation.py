@@ -62,6 +62,7 @@ class Generation:
             num_layers=self.transformer.num_attention_layers,
             num_heads=self.family.transformer.num_heads,
             num_steps=config.steps,
+            model=type(self.family).__name__.lower(),
             **config.dense_part,
         )
         self.attentions = {"dense": None} if config.compare else {}
