@@ -22,8 +22,8 @@ writes.
 from typing import Any
 
 from experiments import command
-from experiments.generation.flags import check_flags
-from experiments.generation.settings import Config
+from experiments.generation.flag_rules import check_flags
+from experiments.generation.generate_flags import Config
 
 
 def main(config: Config) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments import command
-from experiments.adaspa_ablation import pictures
+from experiments.adaspa_ablation import ablation_pictures
 from experiments.adaspa_ablation.quality import VARIANTS, QualityConfig, dense_run, measure
 from experiments.adaspa_ablation.recall import recall_rows
 from experiments.adaspa_ablation.stability import stability_rows
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
             run_traced(config, part)
     if config.wants("pictures"):
         folder = config.results / "pictures"
-        for path in pictures.draw_all(read(NAME, folder=config.results), folder):
+        for path in ablation_pictures.draw_all(read(NAME, folder=config.results), folder):
             print(path)
 
 

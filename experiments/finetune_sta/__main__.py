@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from experiments import command, hosts
 from experiments.finetune_sta.finetuner import Config, Finetuner
-from experiments.finetune_sta.measure import Measurements
+from experiments.finetune_sta.held_out import Measurements
 from experiments.training import train
 from models.tiny import save_tiny
 

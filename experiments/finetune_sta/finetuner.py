@@ -12,7 +12,7 @@ from flax import nnx
 
 from experiments import hosts
 from experiments.curriculum import SLOW, Stage
-from experiments.demo.runner import WEIGHTS
+from experiments.demo.clip_runner import WEIGHTS
 from experiments.record import ROOT
 from experiments.train_tiny import draw_batch
 from experiments.training import (

@@ -15,7 +15,7 @@ from experiments.kernel_resources import deviceless, facts, known_faults
 from experiments.record import Run
 
 PARTS = {
-    "shipped": "experiments.kernel_resources.cases:shipped",
+    "shipped": "experiments.kernel_resources.shipped_kernels:shipped",
     "problems": "experiments.kernel_resources.production:ours",
     "jax": "experiments.kernel_resources.production:of_jax",
 }

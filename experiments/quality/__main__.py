@@ -27,10 +27,10 @@ import jax
 import numpy as np
 
 from experiments import command, lpips
-from experiments.demo.runner import VIDEO, WEIGHTS, faster_dtype
+from experiments.demo.clip_runner import VIDEO, WEIGHTS, faster_dtype
 from experiments.progress import progress_bar
 from experiments.quality.picture import draw
-from experiments.quality.report import REFERENCE, print_duels, print_table
+from experiments.quality.printed_tables import REFERENCE, print_duels, print_table
 from experiments.quality.settings import Setting, check_distinct, from_file, published
 from experiments.quality.statistics import Point, points_of
 from experiments.quality.sweep import Clips, closeness, dense_run, run_setting

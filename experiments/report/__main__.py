@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments import command
 from experiments.paper_figures.rows import figures
 from experiments.record import ROOT
-from experiments.report.page import write_page
+from experiments.report.report_page import write_page
 from experiments.report.sections import SECTIONS
 
 

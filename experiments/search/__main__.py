@@ -9,9 +9,9 @@ import jax
 from experiments import command, search
 from experiments.new_file import check_new
 from experiments.record import RESULTS, Run, environment
-from experiments.search.choose import Choice, choose
-from experiments.search.pictures import draw_all
-from experiments.search.settings import Config, candidates_of, schedule_of, without_effect
+from experiments.search.choice import Choice, choose
+from experiments.search.choice_pictures import draw_all
+from experiments.search.search_flags import Config, candidates_of, schedule_of, without_effect
 from experiments.search.subjects import make_subject
 from experiments.search.task import Task, make_task
 from sparsevdit_jax import SparseAttention

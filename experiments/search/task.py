@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from experiments.measure_costs import read_table
-from experiments.search.settings import Config
+from experiments.search.search_flags import Config
 from experiments.search.subjects import Subject
 from sparsevdit_jax import StepSchedule, metrics
 from sparsevdit_jax.patterns import Table

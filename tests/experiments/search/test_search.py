@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.generation.choose import choose_attention
+from experiments.generation.choose_attention import choose_attention
 from experiments.search.__main__ import main, write_strategy
-from experiments.search.settings import Config, candidates_of, default_windows, schedule_of
+from experiments.search.search_flags import Config, candidates_of, default_windows, schedule_of
 from experiments.search.task import make_task
 from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid, codec, metrics
 from sparsevdit_jax.fastvideo import to_strategy

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.demo.methods import KEYS, SHOWN, Method, warm_up_steps
+from experiments.demo.compared_methods import KEYS, SHOWN, Method, warm_up_steps
 from experiments.tiny_runs import SHIFT
 from models.pipelines import Denoiser, Progress, Tiny
 from models.tiny import TinyVideoDiT

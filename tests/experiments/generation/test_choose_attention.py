@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.generation.choose import choose_attention
+from experiments.generation.choose_attention import choose_attention
 from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid
 from sparsevdit_jax.fastvideo import to_strategy
 from sparsevdit_jax.patterns import Dense, SlidingTile, Table

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from experiments.generation.flags import check_numbers
+from experiments.generation.flag_rules import check_numbers
 from experiments.prompts import check_text
 from sparsevdit_jax import StepSchedule, TokenOrder, VideoGrid, codec
 from sparsevdit_jax.fastvideo import tiles_of
