@@ -1,6 +1,6 @@
 """What do the Mosaic kernels take of a Hopper chip, and how busy can they keep its tensor cores?
 
-    python -m experiments.kernel_resources            # records, and writes the tables of pallas_kernels/README.md
+    python -m experiments.kernel_resources            # records, and writes the tables of pallas_kernels/HOPPER.md
     python -m experiments.kernel_resources --check    # exits with 1 where the newest records say otherwise
 
 Compiles every shipped configuration and the problems of `production` for an H200, on any machine, without one: about
@@ -64,7 +64,7 @@ def main(config: Config) -> None:
         for part, rows in made.items():
             for row in rows:
                 run.log(part=part, **row)
-        readme_tables.write(readme_tables.KERNELS_README)
+        readme_tables.write(readme_tables.HOPPER)
 
 
 if __name__ == "__main__":
