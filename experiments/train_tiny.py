@@ -8,7 +8,7 @@
     python -m experiments.train_tiny --plan slow --out out/slow --init out/motion/tiny_digits.safetensors \\
         --learning-rate 6e-4 --warmup 50 --ema 0.995
 
-First a curriculum of short clips on growing canvases, then single frames and clips of the demo's length
+First a curriculum of short clips on growing latent grids, then single frames and clips of the demo's length
 (4,096 video tokens) by turns, the long ones mostly through sliding tile attention, then clips of half and
 full length, at last of slower digits. About three and a half hours on one core with native bfloat16. The
 same command goes on where an interrupted run stopped, with the same bits. `--data` and `--seq` spread clips
@@ -115,7 +115,7 @@ def draw_batch(
 
     Args:
       rng: where all of it comes from.
-      stage: canvas, batch, speed and shift.
+      stage: latent grid, batch, speed and shift.
       model_config: patch, and the label that means no condition.
       drop_label: share of clips without condition.
       held_out: draw digits that training never sees.
@@ -228,7 +228,7 @@ class Trainer:
 
 
 def draw_samples(trainer: Trainer, path: Path) -> None:
-    """A sheet of samples, one column a digit, time downwards, on the present stage's canvas."""
+    """A sheet of samples, one column a digit, time downwards, on the present stage's latent grid."""
     from PIL import Image
 
     stage = trainer.config.stage_at(trainer.step - 1)

@@ -74,7 +74,7 @@ def plan_of(config: Config) -> Plan:
     """Reads the header of the weights and makes every method that needs no model.
 
     Raises:
-      FileNotFoundError, ValueError: no such weights, or a canvas that does not fit them or a method that was asked for.
+      FileNotFoundError, ValueError: no such weights, or a latent grid that does not fit them or a chosen method.
     """
     sizes = read_tiny_config(config.weights)
     shape = token_shape(config.video, sizes.patch)

@@ -51,7 +51,7 @@ class Config:
       dense_steps: first steps with full attention (T0); the paper's share by default.
       candidates: JSON file with a list of patterns as in attention.json; the method's own by default.
       windows: windows of STA in tiles, three numbers each.
-      tile: tokens of STA's tile; the paper's by default, smaller on small canvases.
+      tile: tokens of STA's tile; the paper's by default, smaller on small latent grids.
       block: tokens of the other patterns' blocks.
       costs: table of `experiments.measure_costs`, to take times for costs instead of densities.
       density: mean density over the sparse steps to reach. It calibrates epsilon, or is the mixture's budget.
@@ -195,7 +195,7 @@ def schedule_of(config: Config, num_steps: int) -> StepSchedule:
 
 
 def candidates_of(config: Config, grid: VideoGrid) -> tuple[AttentionPattern, ...]:
-    """What is searched over: the file's patterns, or the method's own for this canvas."""
+    """What is searched over: the file's patterns, or the method's own for this latent grid."""
     if config.candidates is not None:
         return _read_candidates(config.candidates)
     tile = config.tile or tuple(
@@ -229,7 +229,7 @@ def candidates_of(config: Config, grid: VideoGrid) -> tuple[AttentionPattern, ..
 
 
 def default_windows(tiles: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
-    """STA's five windows for any canvas of tiles: on (5, 6, 10) those that its authors searched over."""
+    """STA's five windows for any latent grid of tiles: on (5, 6, 10) those that its authors searched over."""
     t, h, w = tiles
 
     def odd(n: float) -> int:

@@ -75,7 +75,7 @@ class Task:
 
 
 def make_task(config: Config, subject: Subject, candidates: tuple, schedule: StepSchedule) -> Task:
-    """Costs and densities of the candidates on the subject's canvas.
+    """Costs and densities of the candidates on the subject's latent grid.
 
     Raises:
       ValueError: see `Task.check`; or a table of costs was given that has not measured every candidate here.

@@ -20,7 +20,7 @@ class Conditions:
       inputs: further keyword arguments of the transformer, [rows, ...].
       image: latents that are joined to the noisy ones along the channels (image to video), or None.
       guidance: float32 scalar, the scale of classifier-free guidance; None: no second row.
-      rotary: tables of the canvas, without a batch axis (CogVideoX), or None.
+      rotary: tables of the latent grid, without a batch axis (CogVideoX), or None.
     """
 
     inputs: dict[str, jax.Array]
