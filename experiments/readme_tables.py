@@ -372,4 +372,4 @@ def write(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

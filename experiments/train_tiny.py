@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -59,15 +59,32 @@ class Config:
       plan: "short", "long", "motion" and "slow" in turn made the committed checkpoint; "quick" takes a minute,
         to see that all works.
       init: weights to start from, of an earlier run.
-      learning_rate: peak, after `warmup` steps; a cosine takes it to 2 % at the end.
-      ema: decay of the averaged weights, which are the ones used.
+      learning_rate: peak of the learning rate, after the warm-up. A cosine takes it to 2 % at the end.
+      warmup: steps in which the learning rate grows from 0.
+      ema: decay of the averaged weights. Samples use these.
       drop_label: share of clips trained without condition, for classifier-free guidance.
+      seed: seed of the weights, the clips and the noise.
       save_every: steps between checkpoints and samples.
       dtype: of matmul operands; weights and sums are float32.
-      data: devices over which the clips of a batch are spread.
-      seq: devices over which the tokens of a clip are spread.
-      distributed: one process of several, on as many hosts; see `experiments.hosts`.
+      data: devices over which the clips of a batch are sharded.
+      seq: devices over which the tokens of a clip are sharded.
+      distributed: this is one of several processes, one on each host; see `experiments.hosts`.
     """
+
+    GROUPS: ClassVar = {
+        "training": (
+            "plan",
+            "init",
+            "learning_rate",
+            "warmup",
+            "ema",
+            "drop_label",
+            "seed",
+            "dtype",
+        ),
+        "output": ("out", "save_every"),
+        "device": ("data", "seq", "distributed"),
+    }
 
     out: Path = Path("out/train")
     plan: Literal["short", "long", "motion", "slow", "quick"] = "short"
@@ -286,4 +303,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

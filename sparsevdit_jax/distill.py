@@ -133,12 +133,12 @@ def _output(state):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """What each term of `distillation_loss` counts; the defaults are the paper's alpha, beta, gamma.
+    """Weights of the terms of `distillation_loss`. The defaults are the paper's alpha, beta and gamma.
 
     Attributes:
-      data: of the flow-matching loss of the student.
-      final: of the distance between the networks' outputs.
-      attention: of the distance between the layers' attention outputs.
+      data: weight of the flow-matching loss of the student.
+      final: weight of the distance between the networks' outputs.
+      attention: weight of the distance between the layers' attention outputs.
     """
 
     data: float = 1.0

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments import command
+from experiments import adaspa_ablation, command
 from experiments.adaspa_ablation import ablation_pictures
 from experiments.adaspa_ablation.quality import VARIANTS, QualityConfig, dense_run, measure
 from experiments.adaspa_ablation.recall import recall_rows
@@ -119,4 +119,4 @@ def recorded(run: Run, part: str) -> list[dict]:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=adaspa_ablation.__doc__)

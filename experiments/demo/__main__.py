@@ -156,4 +156,4 @@ def training_record(weights: Path) -> dict:
 if __name__ == "__main__":
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

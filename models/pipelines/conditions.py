@@ -1,4 +1,4 @@
-"""What a transformer is called with beside the latents, from a prompt's embeddings."""
+"""The inputs of a transformer beside the latents, made from a prompt's embeddings."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from pallas_kernels._pytree import pytree
 
 @pytree
 class Conditions:
-    """What stays the same over a run, for each row of the transformer's batch.
+    """The inputs that stay the same over a run, for each row of the transformer's batch.
 
     With classifier-free guidance each clip has two rows: first all clips with their prompts (or classes), then all
     with the negative prompt (or no class).
