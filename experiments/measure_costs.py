@@ -44,12 +44,7 @@ from sparsevdit_jax.patterns import (
     SlidingTile,
     VerticalStripe,
 )
-from sparsevdit_jax.search.costs import (
-    CostTable,
-    Measurement,
-    Timing,
-    head_densities,
-)
+from sparsevdit_jax.search.costs import CostTable, Measurement, Timing, head_densities
 
 Dtype = Literal["bfloat16", "float32"]
 

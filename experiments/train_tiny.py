@@ -55,9 +55,8 @@ class Config:
     """Flags of the training run.
 
     Attributes:
-      out: folder of everything written; an existing run in it is continued.
-      plan: "short", "long", "motion" and "slow" in turn made the committed checkpoint; "quick" takes a minute,
-        to see that all works.
+      out: folder of everything written. An interrupted run in it goes on.
+      plan: "short", "long", "motion" and "slow" in turn made the committed checkpoint; "quick" takes a minute.
       init: weights to start from, of an earlier run.
       learning_rate: peak of the learning rate, after the warm-up. A cosine takes it to 2 % at the end.
       warmup: steps in which the learning rate grows from 0.
@@ -72,16 +71,8 @@ class Config:
     """
 
     GROUPS: ClassVar = {
-        "training": (
-            "plan",
-            "init",
-            "learning_rate",
-            "warmup",
-            "ema",
-            "drop_label",
-            "seed",
-            "dtype",
-        ),
+        "training": ("plan", "init", "learning_rate", "warmup", "ema", "drop_label", "seed"),
+        "computing": ("dtype",),
         "output": ("out", "save_every"),
         "device": ("data", "seq", "distributed"),
     }
