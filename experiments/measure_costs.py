@@ -73,8 +73,7 @@ class Config:
 
     GROUPS: ClassVar = {
         "layer": ("grid", "text", "heads", "head_dim", "batch", "dtypes"),
-        "patterns": ("tile", "block", "densities"),
-        "measuring": ("implementation", "rounds"),
+        "candidates": ("tile", "block", "densities", "implementation", "rounds"),
         "output": ("out", "again", "record", "allow_dirty"),
     }
 
