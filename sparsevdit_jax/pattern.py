@@ -1,8 +1,8 @@
 """The interface of a pattern. Read this first.
 
-A pattern says how the heads of a layer attend. `engine.attend` calls it, and there is no other way
-in: the engine checks the arrays, brings whole sequences of a share of the heads to each device, and
-calls `AttentionPattern.compute` there. So a pattern never sees a device.
+A pattern says how the heads of a layer attend. Only `engine.attend` calls it. The engine checks the
+arrays, brings whole sequences of some heads to each device, and calls `AttentionPattern.compute`
+there. So a pattern never sees a device.
 
 Most patterns are a softmax over chosen blocks. They say *which* blocks (`plan`), and `compute` is
 written here, once. A `StaticPattern` chooses by position alone: it gives a token order and a keep
@@ -38,8 +38,8 @@ class AttentionPlan:
 
     Attributes:
       mask: the block pairs, in block order. Blocks of queries and of keys may differ in size and in
-        number. Without lengths in it, a mask takes those of its orders. A NumPy mask that is full, or
-        empty, costs what dense attention costs, or nothing.
+        number. A mask without lengths takes those of its orders. A full NumPy mask runs as dense
+        attention, and an empty one costs nothing.
       q_order: block order of the queries; TokenPermutation has one for each head or row. None: raster.
       kv_order: block order of the keys and values; None: `q_order`.
     """
@@ -72,12 +72,12 @@ class AttentionPlan:
 
 @pytree
 class Attended:
-    """What attention of one layer gave.
+    """The results of attention in one layer.
 
     Attributes:
       out: dtype of q, raster order; zero for text beyond its length.
-      lse: natural log-sum-exp of the scaled kept logits, -inf where nothing is kept; None from a
-        pattern that is no softmax.
+      lse: natural log-sum-exp of the scaled kept logits, -inf where nothing is kept; None if the
+        pattern is not a softmax.
       state: the pattern's new state.
       side: a second branch that the model combines with `out` by learned weights
         (VSA's coarse attention, SLA's linear attention); None from most patterns.
@@ -90,19 +90,19 @@ class Attended:
 
 
 class AttentionPattern:
-    """How one layer attends. Frozen and hashable; state is a value.
+    """How one layer attends. A pattern is frozen and hashable; its state is a value beside it.
 
-    A state is a tree of arrays [B, H, ...]; arrays with fewer than two axes are one for all heads and
-    rows. A pattern overrides `plan`, and where it is no softmax over blocks `compute`.
+    A state is a tree of arrays [B, H, ...]. All heads and rows share an array with fewer than two axes.
+    A pattern overrides `plan`. If it is not a softmax over blocks, it overrides `compute`.
     """
 
     takes_density: ClassVar[bool] = False
     """Whether its number of blocks follows `StepContext.density` (it then has a field `density`)."""
     in_ring: ClassVar[bool] = False
-    """Whether it also runs where heads are fewer than devices: it plans without looking at q or k,
-    or looks only through `ops`, on arrays whose tokens are sharded."""
+    """Whether it also runs with fewer heads than devices. Then tokens are sharded: it plans without
+    looking at q or k, or looks only through `ops`."""
     sees_dense_steps: ClassVar[bool] = False
-    """Whether it is called in Phase.DENSE too, where others would only be exact."""
+    """Whether it is called in Phase.DENSE too; the engine runs the others as dense attention."""
     is_dense: ClassVar[bool] = False
     """Whether it keeps every pair at every step."""
     num_steps: int | None = None
@@ -150,7 +150,7 @@ class AttentionPattern:
     def compute(self, q, k, v, state, ctx: StepContext) -> Attended:
         """Attention of the heads on this device; `engine.attend` calls it.
 
-        q, k, v are whole sequences [B, L, H, D] in raster order. In Phase.DENSE the result is exact.
+        q, k, v are whole sequences [B, L, H, D] in raster order. In Phase.DENSE attention is dense.
         Text beyond ``ctx.text_lengths`` changes nothing, and its rows are zero.
         """
         if ctx.phase is Phase.DENSE:
@@ -175,8 +175,8 @@ class AttentionPattern:
         return (self,) * num_heads
 
     def head_work(self, state, ctx: StepContext, num_heads: int) -> Any:
-        """Work of each head, [H], or of each step and head, [steps, H], concrete or traced: by it
-        heads are assigned to devices. None: equal.
+        """Work of each head, [H], or of each step and head, [steps, H], concrete or traced. The engine
+        assigns heads to devices by it. None: equal.
         """
         del state, ctx, num_heads
         return None
@@ -190,9 +190,9 @@ class AttentionPattern:
     ) -> np.ndarray:
         """Kept / all pairs of real tokens for each head, text included, batch mean: f32 [num_heads].
 
-        Without a state it is what the settings say. The default counts a plan. For an online pattern
-        that is the plan of random q and k: exact for a rule that keeps a number of blocks, an
-        example for one that keeps a share of the mass.
+        Without a state it is what the settings say. The default counts a plan. For an online pattern it
+        counts the plan of random q and k. That is right for a rule that keeps a number of blocks, and
+        only an example for a rule that keeps a share of the mass.
         """
         ctx = StepContext(grid, Phase.REUSE, step, text_lengths)
         plan = self.static_plan(grid, num_heads) if isinstance(self, StaticPattern) else None
@@ -208,12 +208,12 @@ class AttentionPattern:
         return np.broadcast_to(kept, num_heads).copy()
 
     def token_order(self, grid: VideoGrid) -> TokenOrder | None:
-        """Block order of its masks; None where there is not one for all heads and steps."""
+        """Block order of its masks; None unless all heads and steps share one."""
         del grid
         return None
 
     def block_on(self, grid: VideoGrid) -> int:
-        """Tokens in a block; 0 where there is no one number."""
+        """Tokens in a block; 0 if its blocks differ."""
         order = self.token_order(grid)
         return 0 if order is None else order.block
 

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.demo import masks
-from experiments.demo.masks import density, head_masks, head_quality
+from experiments.demo import masks_by_head
+from experiments.demo.masks_by_head import density, head_masks, head_quality
 from sparsevdit_jax import Phase, StepContext, VideoGrid, metrics
 from sparsevdit_jax.patterns import AdaSpa, Dense, MultiDiagonal, PerHead, Skip, SlidingTile
 from tests.attending import jitted
@@ -54,7 +54,7 @@ def test_a_skipped_head_keeps_nothing(found):
 
 
 def test_the_queries_looked_at_stand_in_every_row_and_column_of_the_demos_canvas():
-    tokens = np.arange(0, 16**3, masks.STRIDE)
+    tokens = np.arange(0, 16**3, masks_by_head.STRIDE)
     rows, columns = (tokens // 16) % 16, tokens % 16
     assert {(r % 4, c % 4) for r, c in zip(rows, columns, strict=True)} == {
         (r, c) for r in range(4) for c in range(4)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.generation.choose import choose_attention
+from experiments.generation.choose_attention import choose_attention
 from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid
 from sparsevdit_jax.fastvideo import to_strategy
 from sparsevdit_jax.patterns import Dense, SlidingTile, Table
@@ -159,9 +159,11 @@ def test_a_strategy_for_another_canvas_is_carried_over_and_said_in_one_line(tmp_
     assert SlidingTile((6, 8, 8), (3, 1, 1)) in attention.patterns[0].library
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2
-    assert "made for [2, 2, 2] tiles and this canvas has [3, 2, 2]" in said[0]
+    assert "made for [2, 2, 2] tiles and this latent grid has [3, 2, 2]" in said[0]
     path.write_text(json.dumps({key: [2, 1, 1] for key in windows}))
-    with pytest.raises(ValueError, match=r"a\.json: nothing tells what canvas this strategy was"):
+    with pytest.raises(
+        ValueError, match=r"a\.json: the latent grid that this strategy was made for is unknown"
+    ):
         choose_attention(str(path), VideoGrid(18, 16, 16), **SIZES)
 
 

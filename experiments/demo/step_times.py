@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from experiments.demo.methods import Method
+from experiments.demo.clip_runner import Runner
+from experiments.demo.compared_methods import Method
 from experiments.demo.rounds import ROUNDS, Spread, in_rounds
-from experiments.demo.runner import Runner
 from sparsevdit_jax import Phase, SparseAttention, StepContext
 from sparsevdit_jax.ops import attend_dense
 from sparsevdit_jax.schedule import exact_steps

@@ -6,16 +6,16 @@ import time
 
 import pytest
 
-from experiments.gpu_check import runner
-from experiments.gpu_check.runner import Job, carry_out
+from experiments.gpu_check import limited_jobs
+from experiments.gpu_check.limited_jobs import Job, carry_out
 from experiments.gpu_check.steps import NEVER_RETURNS
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """As on a GPU machine, in seconds instead of minutes."""
-    monkeypatch.setattr(runner, "LEAST_S", 0.5)
-    monkeypatch.setattr(runner, "MARGIN_S", 0.5)
+    monkeypatch.setattr(limited_jobs, "LEAST_S", 0.5)
+    monkeypatch.setattr(limited_jobs, "MARGIN_S", 0.5)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_an_interrupted_run_leaves_nothing_behind(paths):
         return [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
     made, jobs = [], [Job(name="a", limit_s=30, command=command)]
-    real = runner.subprocess.Popen
+    real = limited_jobs.subprocess.Popen
 
     class Interrupted(real):
         def wait(self, timeout=None):
@@ -134,7 +134,7 @@ def test_an_interrupted_run_leaves_nothing_behind(paths):
             return super().wait(timeout)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.subprocess, "Popen", Interrupted)
+        patch.setattr(limited_jobs.subprocess, "Popen", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             list(carry_out(jobs, until=time.monotonic() + 60, **paths))
     assert made[0].returncode == -9

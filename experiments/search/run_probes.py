@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from experiments.progress import progress_bar
-from experiments.search.settings import Config
+from experiments.search.search_flags import Config
 from experiments.search.subjects import Subject
 from sparsevdit_jax import Phase, SparseAttention, StepSchedule, codec
 from sparsevdit_jax.search.measurements import Measurements

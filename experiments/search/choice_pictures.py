@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.search.choose import Choice
-from experiments.search.report import agreeing
+from experiments.search.choice import Choice
+from experiments.search.choice_report import agreeing
 from experiments.search.task import Task
 from sparsevdit_jax.pattern import AttentionPattern
 from sparsevdit_jax.search.rules import agreement

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.demo.methods import KEYS, SHOWN, Method, warm_up_steps
+from experiments.demo.compared_methods import KEYS, SHOWN, Method, warm_up_steps
 from experiments.tiny_runs import SHIFT
 from models.pipelines import Denoiser, Progress, Tiny
 from models.tiny import TinyVideoDiT
@@ -34,17 +34,17 @@ class Config:
     """Flags of the demo.
 
     Attributes:
-      digit: 0 to 9, what to draw.
-      seed: of the noise.
+      digit: the digit to draw, 0 to 9.
+      seed: seed of the noise.
       steps: denoising steps; 8 by default, 30 with --all.
       guidance: scale of classifier-free guidance.
-      out: folder to write; must not exist yet, be empty, or be an earlier demo's, which is replaced at the end.
+      out: folder to write. It must be new or empty, or an earlier demo's, which is replaced at the end.
       weights: checkpoint of a TinyVideoDiT.
-      dtype: of matmuls; "auto" takes bfloat16 where the processor multiplies it faster.
-      all: run every method and setting, not only those that say most.
+      dtype: dtype of matmuls; "auto" takes bfloat16 where the processor multiplies it faster.
+      all: run every method and setting, not only the usual ones.
       only: keys of the methods to run beside dense, in place of the usual ones.
       video: frames, rows and columns in pixels; the checkpoint was trained for the default.
-      record: also append the rows to experiments/results/demo.jsonl, from which the README's table is made.
+      record: also append the rows to experiments/results/demo.jsonl, from which the table of the demo's page is made.
     """
 
     digit: int = 3

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from experiments.generation.settings import Config
+from experiments.generation.generate_flags import Config
 from experiments.prompts import check_text
 
 if TYPE_CHECKING:  # a wrong flag is told before jax is imported

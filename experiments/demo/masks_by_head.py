@@ -18,7 +18,7 @@ from sparsevdit_jax.metrics import output_error
 from sparsevdit_jax.token_order import slot_positions
 
 STRIDE = 5
-"""One query in so many is looked at: a fifth of the work. No side of the canvas divides by it, so that every row and
+"""One query in so many is measured: a fifth of the work. It divides no side of the latent grid, so that every row and
 column of the video, and every place in a tile, is among them."""
 
 HeadMask = tuple[np.ndarray, TokenOrder | None]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.generation.report import balance, compare, timing, write_report
+from experiments.generation.run_report import balance, compare, timing, write_report
 from sparsevdit_jax import SparseAttention, VideoGrid
 from sparsevdit_jax.patterns import AdaSpa, SlidingTile
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.search.measure import measure
-from experiments.search.report import compare, describe
+from experiments.search.choice_report import compare, describe
+from experiments.search.run_probes import measure
 from experiments.search.task import Task
 from sparsevdit_jax import SparseAttention
 from sparsevdit_jax.search.measurements import Measurements

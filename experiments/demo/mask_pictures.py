@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.demo.masks import HeadMask
-from experiments.demo.methods import Method
+from experiments.demo.compared_methods import Method
+from experiments.demo.masks_by_head import HeadMask
 from sparsevdit_jax import Phase, StepContext, TokenOrder, VideoGrid, metrics
 from sparsevdit_jax.masks import draw
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from experiments.generation.flags import check_numbers
+from experiments.generation.flag_rules import check_numbers
 from experiments.prompts import check_text
 from sparsevdit_jax import StepSchedule, TokenOrder, VideoGrid, codec
 from sparsevdit_jax.fastvideo import tiles_of
@@ -36,34 +36,34 @@ class Config:
         (one candidate of any kind for each head in all steps, least error at `density`).
       model: checkpoint folder in the layout of diffusers; the tiny model by default.
       variant: read the files of this variant, such as fp16.
-      prompts: what to calibrate on; for the tiny model digits.
-      negative_prompt: what guidance leads away from.
+      prompts: prompts to calibrate on; digits for the tiny model.
+      negative_prompt: text that guidance leads away from.
       embeddings: files of `experiments.make_text_embeddings` instead of prompts. Each of their rows is a prompt.
-      held_out: so many prompts, the last ones, only judge the choice.
-      frames: the model's usual number by default.
-      height: in pixels; the model's usual by default.
-      width: in pixels; the model's usual by default.
-      seed: of the noise of the first prompt; prompt i has seed + i.
+      held_out: number of last prompts that only judge the choice.
+      frames: number of frames; the model's usual one by default.
+      height: rows of pixels; the model's usual number by default.
+      width: columns of pixels; the model's usual number by default.
+      seed: seed of the first prompt's noise; prompt i has seed + i.
       steps: denoising steps; the model's usual number by default.
       guidance: scale of classifier-free guidance; the model's usual by default.
       shift: flow shift; the scheduler's own by default.
-      dtype: of weights and compute.
-      dense_steps: first steps with full attention (T0); the paper's share by default.
+      dtype: dtype of weights and compute.
+      dense_steps: number of dense steps at the start (T0); the paper's share by default.
       candidates: JSON file with a list of patterns as in attention.json; the method's own by default.
-      windows: windows of STA in tiles, three numbers each.
-      tile: tokens of STA's tile; the paper's by default, smaller on small canvases.
-      block: tokens of the other patterns' blocks.
-      costs: table of `experiments.measure_costs`, to take times for costs instead of densities.
-      density: mean density over the sparse steps to reach. It calibrates epsilon, or is the mixture's budget.
-      lam: Sparse-vDiT's weight of cost.
+      windows: windows of STA: frames, rows and columns, in tiles.
+      tile: frames, rows and columns of STA's tile, in tokens; the paper's by default, smaller on small latent grids.
+      block: tokens in a block of the other patterns.
+      costs: table of `experiments.measure_costs`; then costs are times and not densities.
+      density: mean density to reach over the sparse steps. It calibrates epsilon, or is the mixture's budget.
+      lam: Sparse-vDiT's weight of the cost.
       epsilon: Sparse-vDiT's threshold.
-      rounds: sequential searches that calibrate epsilon.
-      relative: take errors relative to the head's output.
-      shared: one choice for all steps.
+      rounds: number of searches that calibrate epsilon.
+      relative: divide errors by the size of the head's output.
+      shared: make one choice for all steps.
       out: folder of everything written. An interrupted search in it goes on.
       save_every: steps between saves of a checkpoint's run.
       record: also append the result to experiments/results/search.jsonl, with pictures and the attention beside it.
-      name: of the record and its files; the method by default.
+      name: name of the record and its files; the method by default.
     """
 
     GROUPS: ClassVar = {
@@ -195,7 +195,7 @@ def schedule_of(config: Config, num_steps: int) -> StepSchedule:
 
 
 def candidates_of(config: Config, grid: VideoGrid) -> tuple[AttentionPattern, ...]:
-    """What is searched over: the file's patterns, or the method's own for this canvas."""
+    """What is searched over: the file's patterns, or the method's own for this latent grid."""
     if config.candidates is not None:
         return _read_candidates(config.candidates)
     tile = config.tile or tuple(
@@ -229,7 +229,7 @@ def candidates_of(config: Config, grid: VideoGrid) -> tuple[AttentionPattern, ..
 
 
 def default_windows(tiles: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
-    """STA's five windows for any canvas of tiles: on (5, 6, 10) those that its authors searched over."""
+    """STA's five windows for any latent grid of tiles: on (5, 6, 10) those that its authors searched over."""
     t, h, w = tiles
 
     def odd(n: float) -> int:

@@ -1,4 +1,4 @@
-"""What `--attention` means for a model and a canvas."""
+"""From the flag `--attention` to the attention of a model on a latent grid."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,9 +26,9 @@ def choose_attention(
 
     Args:
       choice: "dense", a method's name, or the path of a JSON file: one of `SparseAttention.to_json`, or a strategy
-        of FastVideo. A method takes the published setting for this model, canvas and number of steps where there is
-        one, and its rule for any canvas otherwise.
-      grid: the canvas.
+        of FastVideo. A method takes the published setting for this model, latent grid and number of steps if there
+        is one, and otherwise its rule for any latent grid.
+      grid: the latent grid.
       num_layers: layers of the model that take a pattern.
       num_heads: heads of each.
       num_steps: denoising steps of the run.

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.demo.masks import HeadMask, head_quality
-from experiments.demo.methods import Method
+from experiments.demo.compared_methods import Method
+from experiments.demo.masks_by_head import HeadMask, head_quality
 from experiments.demo.rounds import READING, Spread, spread_of, word_for
 from sparsevdit_jax import AttentionPattern
 from sparsevdit_jax.metrics import psnr, ssim

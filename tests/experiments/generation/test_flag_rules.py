@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.generation.flags import check_flags
-from experiments.generation.settings import Config
+from experiments.generation.flag_rules import check_flags
+from experiments.generation.generate_flags import Config
 
 HERE = Path(__file__)
 PROMPT = dict(model=HERE.parent, prompt=("a cat",))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.demo import page, panels
+from experiments.demo import demo_page, panels
 from experiments.demo.rounds import READING
 from tests.experiments.documents import Document
 
@@ -95,7 +95,7 @@ def results(tmp_path):
 
 
 def written(folder, results):
-    path = page.write_page(folder, results)
+    path = demo_page.write_page(folder, results)
     assert path == folder / "index.html"
     return Document(path.read_text(encoding="utf-8"))
 
@@ -221,7 +221,7 @@ def test_files_that_are_not_there_are_left_out(tmp_path, results):
 def test_file_names_outside_the_folder_are_refused(tmp_path, results, name):
     results["methods"][1]["video"] = name
     with pytest.raises(ValueError, match="must be relative and inside"):
-        page.write_page(tmp_path, results)
+        demo_page.write_page(tmp_path, results)
 
 
 @pytest.mark.parametrize(
@@ -235,13 +235,13 @@ def test_file_names_outside_the_folder_are_refused(tmp_path, results, name):
 )
 def test_bad_methods_are_refused(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
-        page.write_page(tmp_path, {"methods": rows})
+        demo_page.write_page(tmp_path, {"methods": rows})
 
 
 def test_the_finding_is_computed_and_honest(results):
     rows = results["methods"]
-    assert page.closest(rows)["key"] == "sta"
-    header = Document(page.headline("t", rows, {"digit": 3}))
+    assert demo_page.closest(rows)["key"] == "sta"
+    header = Document(demo_page.headline("t", rows, {"digit": 3}))
     text = "".join(header.text).replace("\u202f", " ")
     assert "Sta computes 34 % of the block pairs and keeps 74 % of the attention mass" in text
     assert (
@@ -250,7 +250,7 @@ def test_the_finding_is_computed_and_honest(results):
     assert "Adaspa is farthest (25.8 dB)" in text
     assert "as fast as a dense step (1.70× to 2.08×); 1.76× for the whole run" in text
     rows[1]["speedup_run"] = spread(0.5)
-    text = "".join(Document(page.headline("t", rows, {})).text)
+    text = "".join(Document(demo_page.headline("t", rows, {})).text)
     assert "the whole run is 0.50× as fast as dense, so here it gains no time." in text
 
 
@@ -291,7 +291,7 @@ def test_the_bars_hold_steady_times_only(results):
 
 def test_a_variant_is_never_the_headline_and_never_bold(tmp_path, results):
     results["methods"][3]["psnr_db"] = 99.0
-    assert page.closest(results["methods"])["key"] == "sta"
+    assert demo_page.closest(results["methods"])["key"] == "sta"
     written(tmp_path, results)
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert '<td class="first best">27.4</td>' in text

@@ -1,4 +1,4 @@
-"""The flags of `experiments.generate`; `flags.py` has what they rule out."""
+"""The flags of `experiments.generate`; `flag_rules.py` has what they rule out."""
 
 import dataclasses
 from pathlib import Path
@@ -19,42 +19,42 @@ class Config:
     Attributes:
       model: checkpoint folder in the layout of diffusers.
       variant: read the files of this variant, such as fp16.
-      prompt: what to show. Several make a video each, and "" is one too.
-      negative_prompt: what guidance leads away from, in all videos.
+      prompt: the text to show. Each of several makes a video. "" is a prompt, too.
+      negative_prompt: text that guidance leads away from, in all videos.
       image: first frame, for image-to-video models.
-      image_fit: crop what stands over, stretch as diffusers does, or pad with black bars.
+      image_fit: crop what does not fit, stretch as diffusers does, or pad with black bars.
       embeddings: file of `experiments.make_text_embeddings` instead of prompts. Each of its rows makes a video.
       latents: .safetensors, .npz or .npy of the noise to start from, instead of the seed's.
       lora: LoRAs to merge, each FILE or FILE:SCALE, as in style.safetensors:0.8 fast.safetensors.
-      lora_scale: scale of those that name none.
-      frames: the model's usual number by default.
-      height: in pixels; the model's usual by default.
-      width: in pixels; the model's usual by default.
+      lora_scale: scale of the LoRAs that name none.
+      frames: number of frames; the model's usual one by default.
+      height: rows of pixels; the model's usual number by default.
+      width: columns of pixels; the model's usual number by default.
       fps: frames per second, such as 16, 23.976 or 24000/1001; the model's usual by default.
-      seed: of the noise, 0 by default. Several make a video each.
+      seed: seed of the noise; 0 by default. Each of several makes a video.
       out: NAME.mp4, or NAME.npz or a folder NAME for frames without loss. Several videos are NAME-0001-seed7.mp4 and
-        so on. Reports and interrupted runs lie beside them.
+        so on. Reports and interrupted runs are beside them.
       save_latents: keep the denoised latents, as NAME.latents.safetensors.
       steps: denoising steps; the model's usual number by default.
       guidance: scale of classifier-free guidance, which 1 or less turns off. HunyuanVideo's is distilled and always on.
       scheduler: euler or unipc (Wan, HunyuanVideo), ddim or dpm (CogVideoX); the model's own by default.
       shift: flow shift; the scheduler's own by default. Wan takes 3 for 480p and 5 for 720p.
-      dtype: of weights and compute. auto is bfloat16 on a GPU and float32 on a CPU.
-      vae_dtype: of the VAE; `dtype` by default.
-      text_dtype: of the text encoder; `dtype` by default.
-      tile: decode in tiles. auto does where the whole would not fit, and always for HunyuanVideo.
-      save_every: steps between saves of the run. 0 saves its end alone.
+      dtype: dtype of weights and compute. auto is bfloat16 on a GPU and float32 on a CPU.
+      vae_dtype: dtype of the VAE; --dtype by default.
+      text_dtype: dtype of the text encoder; --dtype by default.
+      tile: decode in tiles. auto does so if the whole clip would not fit, and always for HunyuanVideo.
+      save_every: steps between saves of the run. 0 saves only its end.
       attention: dense, sta, adaspa, sparse-vdit, or a JSON file.
-      dense_steps: first steps with dense attention; the attention's own number by default.
-      dense_last_steps: last steps with dense attention; the attention's own number by default.
-      dense_layers: layers with dense attention in every step.
+      dense_steps: number of dense steps at the start; the attention's own by default.
+      dense_last_steps: number of dense steps at the end; the attention's own by default.
+      dense_layers: layers that are dense in every step, counted from 0.
       compare: make the dense video too, as NAME-dense.mp4, and compare.
-      implementation: xla, mosaic_gpu, triton, cudnn (dense alone) or reference; the best here by default.
-      memory_gib: plan with this much memory; the device's by default.
-      cfg: 2 denoises guidance's two rows on devices of their own.
-      seq: devices that share the tokens of a row.
-      shard_weights: spread every weight over those devices, for a model too large for each.
-      distributed: one process of several, on as many hosts. See `experiments.hosts`.
+      implementation: xla, mosaic_gpu, triton, cudnn (dense only) or reference; the best on this machine by default.
+      memory_gib: memory to plan with; the device's by default.
+      cfg: 2 gives each of guidance's two batch rows devices of its own.
+      seq: devices over which the tokens of a batch row are sharded.
+      shard_weights: shard every weight over all devices, for a model too large for one.
+      distributed: this is one of several processes, one on each host. See `experiments.hosts`.
     """
 
     model: Path
