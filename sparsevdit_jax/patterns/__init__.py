@@ -7,5 +7,6 @@ from .diagonal import MultiDiagonal as MultiDiagonal
 from .per_head import PerHead as PerHead
 from .skip import Skip as Skip
 from .sliding_tile import SlidingTile as SlidingTile
+from .sub_block import SubBlock as SubBlock
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
