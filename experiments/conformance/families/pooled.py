@@ -10,9 +10,10 @@ from experiments.conformance.check import close, same, softmax_roundings
 from sparsevdit_jax import StepContext, TokenOrder, VideoGrid, sparse_attention
 from sparsevdit_jax.block_rules import keep_top
 from sparsevdit_jax.curves import PATHS
-from sparsevdit_jax.patterns import SubBlock
+from sparsevdit_jax.patterns import LongCatBsa, Nabla, SubBlock
 from sparsevdit_jax.pooled import pooled_scores
 from sparsevdit_jax.selection import round_up, row_budget
+from sparsevdit_jax.token_order import gather_indices
 
 
 def shape_of(array):
@@ -33,16 +34,16 @@ def mask_of(pattern, q, k, grid):
     return np.asarray(plan.mask.to_dense())
 
 
-def attention(vectors, pattern, grid, order=None, suffix=""):
+def attention(vectors, pattern, grid, order=None, prefix=""):
     """Checks of out, and of lse where the file has it."""
     q, k, v = sequence(vectors, order)
     out, lse = sparse_attention(q, k, v, grid=grid, pattern=pattern, return_lse=True)
     order = np.arange(q.shape[1]) if order is None else order
     roundings = softmax_roundings(vectors["q"], vectors["k"])
-    want = np.moveaxis(vectors[f"{suffix}out"], 1, 2)[:, order]
-    yield close(f"{suffix}out", out, want, roundings)
-    if f"{suffix}lse" in vectors:
-        yield close(f"{suffix}lse", lse, vectors[f"{suffix}lse"][..., order], roundings)
+    want = np.moveaxis(vectors[f"{prefix}out"], 1, 2)[:, order]
+    yield close(f"{prefix}out", out, want, roundings)
+    if f"{prefix}lse" in vectors:
+        yield close(f"{prefix}lse", lse, vectors[f"{prefix}lse"][..., order], roundings)
 
 
 def score_roundings(q, block):
@@ -82,6 +83,33 @@ def subblock(vectors):
             yield same(f"mask of the pattern{suffix}", keep, vectors[f"block_mask{suffix}"])
 
 
+def longcat_bsa(vectors):
+    """By number, by share (which leaves rows empty) and by both."""
+    grid, tile = VideoGrid(*shape_of(vectors["canvas"])), shape_of(vectors["chunk"])
+    q, k, _ = sequence(vectors)
+    for rule in ("topk", "cdf", "both"):
+        sparsity, mass = (None if np.isnan(x) else float(x) for x in vectors[f"{rule}_params"])
+        pattern = LongCatBsa(None if sparsity is None else 1 - sparsity, mass, tile)
+        yield same(f"{rule} mask", mask_of(pattern, q, k, grid), vectors[f"{rule}_mask"])
+        yield from attention(vectors, pattern, grid, prefix=f"{rule}_")
+
+
+def nabla(vectors):
+    """The share of the mass, the window, both, and attention. The file holds raster tokens."""
+    grid = VideoGrid(*shape_of(vectors["canvas"]))
+    pattern = Nabla(float(vectors["P"]), shape_of(vectors["window"]))
+    order = pattern.token_order(grid)
+    yield same("order", gather_indices(order), vectors["perm"])
+    yield same("window", pattern.window_blocks(order), vectors["sta_mask"])
+    q, k, _ = sequence(vectors)
+    without = dataclasses.replace(pattern, window=None)
+    yield same("share of the mass", mask_of(without, q, k, grid), vectors["topcdf_mask"])
+    keep = mask_of(pattern, q, k, grid)
+    yield same("mask", keep, vectors["block_mask"])
+    yield close("density", keep.mean((-1, -2)), vectors["density"], 1)
+    yield from attention(vectors, pattern, grid)
+
+
 def morton(vectors):
     """Tokens along the curve, with the frame (Sana) or the column (LightX2V) in the lowest bit."""
     paths = {"sana": "morton-frame", "lightx2v": "morton"}
@@ -94,5 +122,7 @@ def morton(vectors):
 
 FAMILIES = {
     "subblock_": subblock,
+    "longcat_bsa": longcat_bsa,
+    "nabla_": nabla,
     "morton3d": morton,
 }
