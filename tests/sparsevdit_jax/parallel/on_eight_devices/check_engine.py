@@ -118,6 +118,12 @@ def test_values_are_those_of_one_device(name):
             )
         found, expected = (*found[:-1], state.choice), (*expected[:-1], wanted.choice)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        if name == "compensated":  # means and what merges them are XLA's to fuse as it likes
+            np.testing.assert_array_equal(np.isneginf(a), np.isneginf(b))
+            a, b = (np.where(np.isneginf(x), 0, x) for x in (a, b))
+            roundings = tolerances.attention_roundings(arrays(heads, grid)[1])
+            tolerances.assert_rounding_apart(a, b, roundings, "compensated")
+            continue
         np.testing.assert_array_equal(a, b)
 
 
