@@ -4,7 +4,9 @@ from .adaspa import AdaSpa as AdaSpa
 from .dense import Dense as Dense
 from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal
+from .global_frames import GlobalFrames as GlobalFrames
 from .per_head import PerHead as PerHead
+from .radial import Radial as Radial
 from .skip import Skip as Skip
 from .sliding_tile import SlidingTile as SlidingTile
 from .table import Table as Table
