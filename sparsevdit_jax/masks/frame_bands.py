@@ -6,7 +6,38 @@ all token pairs is made.
 
 import dataclasses
 
+import jax
 import numpy as np
+
+from sparsevdit_jax.grid import VideoGrid
+
+
+def fitted_block(grid: VideoGrid) -> int:
+    """Tokens in a block of patterns made of frames: 128, or on a small canvas the largest power of two
+    that a frame holds twice, but 16 at least.
+    """
+    half = max(16, grid.height * grid.width // 2)
+    return min(128, 1 << (half.bit_length() - 1))
+
+
+def frame_blocks(keep, grid: VideoGrid, block: int):
+    """Block pairs in raster order that hold a token pair of kept frames, bool [N, N] over video blocks.
+
+    A block on a border of frames keeps what any of its frames keeps.
+
+    Args:
+      keep: bool [F, F], of query and key frames; where it is traced, so is the result.
+      grid: the video.
+      block: tokens in a block; the last may be ragged.
+    """
+    size, length = grid.height * grid.width, grid.num_video_tokens
+    starts = np.arange(0, length, block)
+    ends = np.minimum(starts + block, length) - 1
+    frame = np.arange(grid.frames)
+    touched = (starts[:, None] // size <= frame) & (frame <= ends[:, None] // size)
+    touched = touched.astype(np.float32)
+    with jax.default_matmul_precision("highest"):
+        return touched @ keep.astype(np.float32) @ touched.T > 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,11 +53,6 @@ class FrameBands:
 
     size: int
     widths: np.ndarray
-
-    @classmethod
-    def whole(cls, size: int, keep: np.ndarray) -> "FrameBands":
-        """Frame pairs that are kept whole or not at all: `keep` is bool [F, F]."""
-        return cls(size, np.where(keep, size - 1, -1))
 
     def pairs(self) -> int:
         """Token pairs that are kept."""

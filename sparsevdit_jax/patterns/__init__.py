@@ -5,6 +5,7 @@ from .dense import Dense as Dense
 from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal
 from .global_frames import GlobalFrames as GlobalFrames
+from .lvsa import LVSA as LVSA
 from .per_head import PerHead as PerHead
 from .radial import Radial as Radial
 from .skip import Skip as Skip

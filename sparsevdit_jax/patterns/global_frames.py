@@ -6,7 +6,7 @@ import numpy as np
 
 from pallas_kernels._values import whole
 from sparsevdit_jax.masks.blocks import with_text
-from sparsevdit_jax.masks.frame_bands import FrameBands
+from sparsevdit_jax.masks.frame_bands import fitted_block, frame_blocks
 from sparsevdit_jax.method import Method
 from sparsevdit_jax.pattern import StaticPattern
 from sparsevdit_jax.token_order import TokenOrder
@@ -52,8 +52,8 @@ class GlobalFrames(StaticPattern):
     def keep_blocks(self, grid, num_heads):
         """Bool [1, N, N]."""
         del num_heads
-        bands = FrameBands.whole(grid.height * grid.width, self.keep_frames(grid.frames))
-        return with_text(bands.touched(self.block), self.token_order(grid))[None]
+        keep = frame_blocks(self.keep_frames(grid.frames), grid, self.block)
+        return with_text(keep, self.token_order(grid))[None]
 
 
 METHODS = (
@@ -62,6 +62,8 @@ METHODS = (
         title="Efficient-vDiT",
         source="arXiv 2502.06155. Its search of k for each layer and its distillation are left out: a quarter of "
         "the frames is global in every layer",
-        pattern=lambda grid, num_heads, layer: GlobalFrames(max(1, round(grid.frames / 4))),
+        pattern=lambda grid, num_heads, layer: GlobalFrames(
+            max(1, round(grid.frames / 4)), fitted_block(grid)
+        ),
     ),
 )

@@ -6,7 +6,7 @@ import numpy as np
 
 from pallas_kernels._values import flag, share, whole
 from sparsevdit_jax.masks.blocks import with_text
-from sparsevdit_jax.masks.frame_bands import FrameBands
+from sparsevdit_jax.masks.frame_bands import FrameBands, fitted_block
 from sparsevdit_jax.method import Method, warm_up
 from sparsevdit_jax.pattern import StaticPattern
 from sparsevdit_jax.token_order import TokenOrder
@@ -108,9 +108,7 @@ class Radial(StaticPattern):
 
 
 def _fitted(grid, **fields):
-    """The authors' block of 128 tokens, or on a smaller canvas one that a frame holds twice."""
-    half = max(16, grid.height * grid.width // 2)
-    block = min(128, 1 << (half.bit_length() - 1))
+    block = fitted_block(grid)
     return Radial(block=block, split=block, **fields)
 
 

@@ -1,4 +1,4 @@
-"""Patterns made of frames: Radial (mit-han-lab, LightX2V)."""
+"""Patterns made of frames: Radial (mit-han-lab, LightX2V), LVSA (JiusiServe)."""
 
 import itertools
 import re
@@ -9,8 +9,8 @@ import numpy as np
 from experiments.conformance.check import close, same, softmax_roundings
 from experiments.conformance.families.tiles import gradients
 from pallas_kernels import BlockMask, block_sparse_attention
-from sparsevdit_jax import VideoGrid
-from sparsevdit_jax.patterns import Radial
+from sparsevdit_jax import StepContext, VideoGrid, attend
+from sparsevdit_jax.patterns import LVSA, Radial
 
 
 def _unpacked(array, columns):
@@ -102,11 +102,11 @@ def radial_attention(vectors):
         yield from _same_radial("mask", grid, pattern, want)
     mask = BlockMask.from_dense(want, block_q=block, block_kv=block)
 
-    def attend(q, k, v):
+    def masked(q, k, v):
         return block_sparse_attention(q, k, v, mask)
 
     arrays = {x: np.moveaxis(vectors[x], 1, 2) for x in ("q", "k", "v", "do")}
-    out, lse, grads = gradients(attend, arrays)
+    out, lse, grads = gradients(masked, arrays)
     roundings = softmax_roundings(vectors["q"], vectors["k"])
     yield close("out", jnp.moveaxis(out, 1, 2), vectors["out"], roundings)
     if "lse" in vectors:
@@ -118,4 +118,47 @@ def radial_attention(vectors):
             yield close(name, got, vectors[name], roundings)
 
 
-FAMILIES = {"radial_masks": radial_masks, "radial_attn": radial_attention}
+def lvsa_frames(vectors):
+    """Interval and frame mask of every clip, setting and step of a sweep, whose columns the file names."""
+    columns, start = str(vectors["columns"]).split(","), 0
+    found, offsets, wrong = [], [], 0
+    for values, count in zip(vectors["rows"], vectors["mask_bytes"], strict=True):
+        row = dict(zip(columns, values, strict=True))
+        frames, step = int(row["T"]), int(row["step"])
+        window, first, reference = (int(row[x]) for x in ("window", "n_first", "reference"))
+        expand = bool(row["expand"])
+        pattern = LVSA(window, first, reference, float(row["sparsity_scale"]), None, expand)
+        interval = pattern.interval_on(frames)
+        found.append(interval == row["auto_kfi"])
+        offsets.append(step % interval == row["offset=step%kfi"])
+        keep = pattern.keep_frames(frames, step)
+        packed = vectors["masks_packed"][start : start + count]
+        start += count
+        wrong += (np.unpackbits(packed, count=frames**2) != keep.reshape(-1)).sum()
+        wrong += keep.sum() != row["attended pairs"]
+    yield same("interval", found, np.ones(len(found), bool))
+    yield same("offset", offsets, np.ones(len(offsets), bool))
+    yield same("frames", wrong, 0)
+
+
+def lvsa_attention(vectors):
+    """Attention on the tokens of the frames, in blocks of one frame."""
+    frames, size, window, first, reference = (
+        int(vectors[x]) for x in ("T", "tokens_per_frame", "window", "n_first", "reference")
+    )
+    pattern = LVSA(window, first, reference, block=size)
+    grid, step = VideoGrid(frames, 1, size), int(vectors["step"])
+    yield same("interval", pattern.interval_on(frames), vectors["auto_kfi"])
+    yield same("frames", pattern.keep_frames(frames, step), vectors["frame_mask"])
+    qkv = (jnp.asarray(np.moveaxis(vectors[x], 1, 2), np.float32) for x in "qkv")
+    out = attend(pattern, *qkv, (), StepContext(grid, step=step)).out
+    roundings = softmax_roundings(vectors["q"], vectors["k"])
+    yield close("out", jnp.moveaxis(out, 1, 2), vectors["out"], roundings)
+
+
+FAMILIES = {
+    "radial_masks": radial_masks,
+    "radial_attn": radial_attention,
+    "lvsa_frames": lvsa_frames,
+    "lvsa_attn": lvsa_attention,
+}

@@ -1,9 +1,11 @@
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from sparsevdit_jax.masks.frame_bands import FrameBands
+from sparsevdit_jax import VideoGrid
+from sparsevdit_jax.masks.frame_bands import FrameBands, fitted_block, frame_blocks
 
 
 def tokens(size, widths):
@@ -49,11 +51,19 @@ def test_crowded_blocks_are_judged_in_each_frame_pair_alone(size, block):
     np.testing.assert_array_equal(bands.crowded(block, rows, (3, 5)), expected)
 
 
-def test_whole_frames():
-    keep = np.random.default_rng(0).random((6, 6)) < 0.5
-    bands = FrameBands.whole(4, keep)
-    assert bands.pairs() == keep.sum() * 16
-    np.testing.assert_array_equal(bands.touched(4), keep)
+@pytest.mark.parametrize(("size", "block"), [(4, 4), (6, 4), (3, 8), (5, 1)])
+def test_whole_frames(size, block):
+    keep = np.random.default_rng(0).random((6, 6)) < 0.3
+    grid = VideoGrid(6, 1, size)
+    expected = FrameBands(size, np.where(keep, size - 1, -1)).touched(block)
+    np.testing.assert_array_equal(frame_blocks(keep, grid, block), expected)
+    found = jax.jit(lambda keep: frame_blocks(keep, grid, block))(keep)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_blocks_fit_small_canvases():
+    found = [fitted_block(VideoGrid(9, *s)) for s in ((45, 80), (8, 8), (9, 13), (1, 1))]
+    assert found == [128, 32, 32, 16]
 
 
 def test_a_long_clip_takes_less_than_a_second():
