@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from experiments.paper_figures.figure import BY_HAND, Figure, number
 from experiments.paper_figures.sta import HUNYUAN
 from sparsevdit_jax import TokenOrder, VideoGrid, metrics
+from sparsevdit_jax.masks.blocks import band_width
 from sparsevdit_jax.patterns import GlobalFrames, Radial, SlidingTile
 
 SWIN = {  # window in tokens -> sparsity in %
@@ -107,13 +108,6 @@ def swin_sparsity(window: tuple[int, int, int]) -> float:
     return 100 * (1 - (plain + shifted) / 2)
 
 
-def svg_width(grid: VideoGrid, density: float) -> float:
-    """Half width, in frames, of the band that with all text columns has `density`: N (1 - sqrt(1 - s)) / P."""
-    tokens = grid.num_tokens
-    rest = density - 2 * grid.text_len / tokens
-    return tokens * (1 - math.sqrt(1 - rest)) / (grid.height * grid.width)
-
-
 def frames_sparsity(frames: int, global_frames: int) -> float:
     """Sparsity in % of Efficient-vDiT's tile in blocks of 128 tokens.
 
@@ -136,7 +130,9 @@ def rows() -> Iterator[Figure]:
         )  # fmt: skip
     for (model, grid, density), (printed, where) in SVG.items():
         name = f"{model}, density {density}"
-        yield _figure("SVG: half width in frames", name, svg_width(grid, density), printed, where)
+        yield _figure(
+            "SVG: half width in frames", name, float(band_width(grid, density)), printed, where
+        )
     yield from _vsa()
     for frames, (full, *cases) in EFFICIENT.items():
         for count, sparsity, ms, speedup in cases:

@@ -10,5 +10,6 @@ from .per_head import PerHead as PerHead
 from .radial import Radial as Radial
 from .skip import Skip as Skip
 from .sliding_tile import SlidingTile as SlidingTile
+from .svg import SVG as SVG
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe

@@ -10,6 +10,7 @@ import numpy as np
 
 from pallas_kernels import BlockMask
 from pallas_kernels._values import flag, whole
+from sparsevdit_jax.masks.blocks import with_text
 from sparsevdit_jax.masks.frame_bands import fitted_block, frame_blocks
 from sparsevdit_jax.method import Method
 from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan
@@ -119,8 +120,7 @@ class LVSA(AttentionPattern):
         traced = isinstance(ctx.step, jax.Array)
         table = jnp.asarray(frames) if traced else frames
         keep = frame_blocks(table[ctx.step % len(frames)], grid, self.block)
-        text = order.num_text_blocks
-        keep = (jnp if traced else np).pad(keep, (0, text), constant_values=True)
+        keep = with_text(keep, order)
         mask = BlockMask.from_dense(
             keep, block_q=self.block, block_kv=self.block, capacity=capacity
         )

@@ -9,10 +9,11 @@ import pytest
 from experiments.command import run
 from experiments.paper_figures import __main__ as command
 from experiments.paper_figures.figure import Figure, Number, number
-from experiments.paper_figures.others import axis_share, frames_sparsity, svg_width
+from experiments.paper_figures.others import axis_share, frames_sparsity
 from experiments.paper_figures.rows import SYSTEMS, figures
 from experiments.paper_figures.sparse_vdit import choose_mode, mode_losses
 from sparsevdit_jax import VideoGrid
+from sparsevdit_jax.masks.blocks import band_width
 
 SLIPS = {
     ("sta", "sparsity of NATTEN's windows, %", "(30, 41, 41)", "58.33"),
@@ -196,7 +197,7 @@ def test_masks_of_other_systems():
     for half in (0.5, 1.0):  # a band of that half width and the text have the density asked for
         grid = VideoGrid(4, 10, 10)
         share = 1 - (1 - half / grid.frames) ** 2
-        assert svg_width(grid, share) == pytest.approx(half)
+        assert band_width(grid, share) == pytest.approx(half)
 
 
 def verdict(computed, printed):
