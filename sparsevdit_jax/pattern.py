@@ -20,10 +20,12 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from pallas_kernels import BlockMask
-from pallas_kernels._pytree import pytree
+from pallas_kernels._pytree import pytree, static
 from sparsevdit_jax import ops
+from sparsevdit_jax.centroids import attend_left_out
 from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.grid import VideoGrid
+from sparsevdit_jax.merge import merge_by_lse
 from sparsevdit_jax.schedule import Phase
 from sparsevdit_jax.token_order import TokenOrder
 from sparsevdit_jax.token_permutation import TokenPermutation
@@ -42,11 +44,14 @@ class AttentionPlan:
         empty, costs what dense attention costs, or nothing.
       q_order: block order of the queries; TokenPermutation has one for each head or row. None: raster.
       kv_order: block order of the keys and values; None: `q_order`.
+      compensated: blocks that are not kept enter the softmax all the same, each as one key: its
+        mean (`centroids`). Otherwise they are dropped.
     """
 
     mask: BlockMask
     q_order: TokenOrder | TokenPermutation | None = None
     kv_order: TokenOrder | TokenPermutation | None = None
+    compensated: bool = static(default=False)
 
     @classmethod
     def everything(cls, grid: VideoGrid) -> "AttentionPlan":
@@ -64,10 +69,16 @@ class AttentionPlan:
         """(out [B, L, H, D], lse f32 [B, H, L]) of raster-order q, k, v, in raster order."""
         if self.mask.is_full:
             return ops.attend_dense(q, k, v, ctx)
+        blocks = q, k, v, self.mask, self.q_order, self.kv_order, ctx
         if self.mask.is_empty:
             batch, length, heads, _ = q.shape
-            return jnp.zeros_like(q), jnp.full((batch, heads, length), -jnp.inf, np.float32)
-        return ops.attend_blocks(q, k, v, self.mask, self.q_order, self.kv_order, ctx)
+            kept = jnp.zeros_like(q), jnp.full((batch, heads, length), -jnp.inf, np.float32)
+        else:
+            kept = ops.attend_blocks(*blocks)
+        if not self.compensated:
+            return kept
+        out, lse = merge_by_lse([kept, attend_left_out(*blocks)])
+        return out.astype(q.dtype), lse
 
 
 @pytree

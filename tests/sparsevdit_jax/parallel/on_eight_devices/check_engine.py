@@ -21,7 +21,7 @@ from sparsevdit_jax import (
     parallel,
 )
 from sparsevdit_jax.distill import layer_outputs, record
-from sparsevdit_jax.patterns import AdaSpa, Diagonal, PerHead, Skip, SlidingTile
+from sparsevdit_jax.patterns import AdaSpa, Compensated, Diagonal, PerHead, Skip, SlidingTile
 from sparsevdit_jax.search.probe import Probe
 from sparsevdit_jax.search.rules import SparseVditRule
 from tests import tolerances
@@ -79,6 +79,11 @@ VALUES = {
     "a side branch": (WithMean(0.25, 16), 5, dict(seq=4)),
     "mixed": (
         PerHead(((TopK(0.25, 16), (0, 4)), (Diagonal(0.3, 16), (1, 2, 3)))),
+        5,
+        dict(cfg=2, seq=2),
+    ),
+    "compensated": (
+        Compensated(PerHead(((TopK(0.25, 16), (0, 4)), (Diagonal(0.3, 16), (1, 2, 3))))),
         5,
         dict(cfg=2, seq=2),
     ),
