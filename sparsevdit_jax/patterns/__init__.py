@@ -8,7 +8,7 @@ from .diagonal import MultiDiagonal as MultiDiagonal
 from .per_head import PerHead as PerHead
 from .skip import Skip as Skip
 from .sliding_tile import SlidingTile as SlidingTile
-from .svg2 import SVG2 as SVG2
 from .sol_attn import SolAttn as SolAttn
+from .svg2 import SVG2 as SVG2
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
