@@ -5,6 +5,7 @@ from .compensated import Compensated as Compensated
 from .dense import Dense as Dense
 from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal
+from .fastvideo_bsa import FastVideoBSA as FastVideoBSA
 from .per_head import PerHead as PerHead
 from .skip import Skip as Skip
 from .sliding_tile import SlidingTile as SlidingTile
@@ -12,3 +13,4 @@ from .sol_attn import SolAttn as SolAttn
 from .svg2 import SVG2 as SVG2
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
+from .vorta import Coreset as Coreset

@@ -8,7 +8,6 @@ import numpy as np
 
 from pallas_kernels._pytree import pytree
 from pallas_kernels._values import flag, share, whole
-from sparsevdit_jax import ops
 from sparsevdit_jax.clusters import (
     Clusters,
     cluster_mask,
@@ -19,7 +18,7 @@ from sparsevdit_jax.clusters import (
 )
 from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.method import Method, warm_up
-from sparsevdit_jax.pattern import Attended, AttentionPattern, AttentionPlan
+from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan
 from sparsevdit_jax.schedule import Phase
 
 
@@ -115,12 +114,10 @@ class SVG2(AttentionPattern):
         q_clusters, k_clusters, state = self.cluster(q, k, state, ctx)
         return self.choose(q_clusters, k_clusters, ctx), state
 
-    def compute(self, q, k, v, state, ctx):
-        """As for any pattern; a dense step moves the centroids where `zero_step_init` asks for it."""
-        if ctx.phase is Phase.DENSE and self.zero_step_init:
-            state = self.cluster(q, k, state, ctx)[-1]
-            return Attended(*ops.attend_dense(q, k, v, ctx), state)
-        return super().compute(q, k, v, state, ctx)
+    def update(self, q, k, lse, state, ctx):
+        """After a dense step, which calls this only with `zero_step_init`: its centroids."""
+        del lse
+        return self.cluster(q, k, state, ctx)[-1] if ctx.phase is Phase.DENSE else state
 
     def cluster(self, q, k, state, ctx: StepContext) -> tuple[Clusters, Clusters, SVG2State]:
         """(clusters of the queries, of the keys, state): a step of k-means on q, k [B, L, H, D]."""

@@ -50,19 +50,8 @@ class TestSVG2(PatternSuite):
         rows = np.arange(batch)[:, None]  # every row has its own video part
         return joined[rows, rows * heads + np.arange(heads)]
 
-    def test_counted_density_is_that_of_the_truth(self):
-        """Of these q and k: the suite's counts those of others, which this pattern depends on."""
-        case = make_case("text_last")
-        q, k, _ = case.qkv
-        plan, _ = jax.jit(self.pattern.plan)(q, k, self._fresh(case), case.ctx(Phase.REUSE))
-        mask = dataclasses.replace(
-            plan.mask, q_lengths=plan.q_order.lengths, kv_lengths=plan.kv_order.lengths
-        )
-        keep = self.keep_tokens(case)
-        real = oracles.real_tokens(case.grid, case.text_lengths, len(q)).sum(1).astype(float)
-        expected = keep.sum((0, 2, 3)) / np.square(real).sum()
-        np.testing.assert_allclose(mask.density(per_head=True), expected, rtol=1e-5)
-        assert (expected < 0.95).all()
+    def counted_density(self, case, state):
+        return self.planned_density(case, state)
 
 
 @pytest.fixture(scope="module")
