@@ -34,6 +34,21 @@ def with_lengths(mask: BlockMask, q_order: Order, kv_order: Order, ctx: StepCont
     return dataclasses.replace(mask, q_lengths=q_lengths, kv_lengths=kv_lengths)
 
 
+def density(mask: BlockMask, q_order: Order, kv_order: Order, ctx: StepContext) -> np.ndarray:
+    """Kept / all pairs of real tokens of each head, batch mean: f32 [H|1]. Tokens that the orders leave
+    out keep nothing.
+    """
+    mask = with_lengths(mask, q_order, kv_order, ctx)
+    kept = np.asarray(mask.density(per_head=True), np.float32)
+    text = ctx.grid.text_len if ctx.text_lengths is None else np.asarray(ctx.text_lengths)
+    real = np.atleast_1d(ctx.grid.num_video_tokens + text).astype(np.float64)
+    pairs = np.ones(1)
+    for lengths in (mask.q_lengths, mask.kv_lengths):
+        pairs = pairs * (real if lengths is None else np.asarray(lengths).sum(-1).mean(1))
+    pairs, real = np.broadcast_arrays(pairs, real)
+    return kept * np.float32(pairs.sum() / np.square(real).sum())
+
+
 def attend_blocks(
     q: Float[Array, "B L H D"],
     k: Float[Array, "B L H D"],
