@@ -143,7 +143,9 @@ class AttentionPattern:
         return state
 
     def side(self, q, k, v, plan: AttentionPlan, ctx: StepContext) -> jax.Array | None:
-        """The side branch [B, L, H, D] of a step that is not dense; None: there is none."""
+        """The side branch [B, L, H, D]; None: there is none. A dense step, whose plan keeps everything,
+        has it only where the pattern `sees_dense_steps`.
+        """
         del q, k, v, plan, ctx
         return None
 
@@ -154,7 +156,8 @@ class AttentionPattern:
         Text beyond ``ctx.text_lengths`` changes nothing, and its rows are zero.
         """
         if ctx.phase is Phase.DENSE:
-            return Attended(*ops.attend_dense(q, k, v, ctx), state)
+            side = self.side(q, k, v, AttentionPlan.everything(ctx.grid), ctx)
+            return Attended(*ops.attend_dense(q, k, v, ctx), state, side)
         plan, state = self.plan(q, k, state, ctx)
         out, lse = plan.attend(q, k, v, ctx)
         side = self.side(q, k, v, plan, ctx)

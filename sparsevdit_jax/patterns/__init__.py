@@ -9,3 +9,4 @@ from .skip import Skip as Skip
 from .sliding_tile import SlidingTile as SlidingTile
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
+from .vsa import VSA as VSA

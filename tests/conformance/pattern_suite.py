@@ -50,6 +50,8 @@ class PatternSuite:
     pattern = None
     searches = False
     """Whether a FIRST_SEARCH step must run before REUSE is sparse."""
+    online = False
+    """Whether q and k decide at every step: then its density is counted on random ones."""
     num_steps = 50
     """Steps of a schedule that fits the pattern."""
 
@@ -124,6 +126,9 @@ class PatternSuite:
             state=reuse[0],
             text_lengths=case.text_lengths,
         )
+        if self.online:  # those of AttentionPattern.density_on
+            q, k = jax.random.normal(jax.random.key(0), case.qkv[:2].shape)
+            case = dataclasses.replace(case, qkv=jnp.stack([q, k, k]))
         keep = self.keep_tokens(case)
         real = oracles.real_tokens(case.grid, case.text_lengths, BATCH).sum(1).astype(float)
         keep = np.broadcast_to(keep, (BATCH, HEADS, *keep.shape[2:]))
