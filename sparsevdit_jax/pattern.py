@@ -118,6 +118,12 @@ class AttentionPattern:
         """Whether it chooses blocks from q and k in the searching phases."""
         return any(p.searches for p in self.members)
 
+    @property
+    def has_side(self) -> bool:
+        """Whether it gives a side branch, which a model must combine with `out`."""
+        own = type(self).side is not AttentionPattern.side
+        return own or any(p.has_side for p in self.members)
+
     def init(self, grid: VideoGrid, *, batch: int, num_heads: int, head_dim: int) -> Any:
         """State before the first step. Its tree structure, shapes and dtypes never change.
 

@@ -44,7 +44,8 @@ class Config:
       text_dtype: of the text encoder; `dtype` by default.
       tile: decode in tiles. auto does where the whole would not fit, and always for HunyuanVideo.
       save_every: steps between saves of the run. 0 saves its end alone.
-      attention: dense, sta, adaspa, sparse-vdit, or a JSON file.
+      attention: dense, a method of `sparsevdit_jax.presets.METHODS`, such as sta, or a JSON file. By default the method
+        with which the model was trained, if it was trained sparse, and else dense.
       dense_steps: first steps with dense attention; the attention's own number by default.
       dense_last_steps: last steps with dense attention; the attention's own number by default.
       dense_layers: layers with dense attention in every step.
@@ -65,7 +66,7 @@ class Config:
     image_fit: Literal["crop", "stretch", "pad"] = "crop"
     embeddings: Path | None = None
     latents: Path | None = None
-    attention: str = "dense"
+    attention: str | None = None
     dense_steps: int | None = None
     dense_last_steps: int | None = None
     dense_layers: tuple[int, ...] = ()
@@ -117,6 +118,7 @@ class Config:
             "steps": default.steps,
             "guidance": default.guidance,
             "fps": default.fps,
+            "attention": getattr(family.transformer, "combine", None) or "dense",
         }
         values = {k: v if getattr(self, k) is None else getattr(self, k) for k, v in values.items()}
         dtype = self.dtype
