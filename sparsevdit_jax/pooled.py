@@ -78,18 +78,20 @@ def pooled_scores(
     order: TokenOrder,
     ctx: StepContext,
     *,
+    kv_order: TokenOrder | None = None,
     parts: tuple[int, int] = (1, 1),
     rounded: bool = False,
 ) -> jax.Array:
-    """Scaled logits of pooled queries and keys: f32 [B, H, N, N] in the order of `order`.
+    """Scaled logits of pooled queries and keys: f32 [B, H, Nq, Nk] in their orders.
 
     Means are of real tokens; a block without any has the score 0, or -inf where it has parts.
 
     Args:
       q: [B, L, H, D], raster order.
       k: as q.
-      order: block order.
+      order: block order of the queries.
       ctx: the step's text lengths and scale.
+      kv_order: block order of the keys; None: `order`.
       parts: equal parts of a query block and of a key block. The score is the log-sum-exp over all
         pairs of parts that hold real tokens.
       rounded: means are rounded to bfloat16, those of queries after the scale and log2(e).
@@ -97,9 +99,10 @@ def pooled_scores(
     scale = q.shape[-1] ** -0.5 if ctx.kernel.scale is None else ctx.kernel.scale
     unit = np.log2(np.e) if rounded else 1.0
     factors = (np.float32(scale * unit), np.float32(1))
+    orders = (order, kv_order or order)
     cells = [
-        order.pool(x, ctx.text_lengths, n) * factor
-        for x, n, factor in zip((q, k), parts, factors, strict=True)
+        o.pool(x, ctx.text_lengths, n) * factor
+        for o, x, n, factor in zip(orders, (q, k), parts, factors, strict=True)
     ]
     if rounded:
         cells = [x.astype(jnp.bfloat16).astype(np.float32) for x in cells]
@@ -107,8 +110,8 @@ def pooled_scores(
         return _logits(*(x.swapaxes(1, 2) for x in cells)) / np.float32(unit)
     text = ctx.text_lengths if ctx.grid.text_len else None
     split = [
-        (_by_part(x.swapaxes(1, 2), 2, n), _by_part(jnp.asarray(order.lengths(text, n)) > 0, 2, n))
-        for x, n in zip(cells, parts, strict=True)
+        (_by_part(x.swapaxes(1, 2), 2, n), _by_part(jnp.asarray(o.lengths(text, n)) > 0, 2, n))
+        for o, x, n in zip(orders, cells, parts, strict=True)
     ]
 
     def over_queries(total, query):
@@ -119,7 +122,7 @@ def pooled_scores(
 
         return jax.lax.scan(over_keys, total, split[1])[0], None
 
-    shape = (q.shape[0], q.shape[2], order.num_blocks, order.num_blocks)
+    shape = (q.shape[0], q.shape[2], *(o.num_blocks for o in orders))
     return jax.lax.scan(over_queries, jnp.full(shape, -jnp.inf, np.float32), split[0])[0]
 
 

@@ -22,6 +22,7 @@ def linear_attention(
     block_q: int,
     block_kv: int,
     pairs: Bool[ArrayLike, "#B #H Nq Nk"] | None = None,
+    q_lengths: Int32[ArrayLike, "#B #H Nq"] | None = None,
     kv_lengths: Int32[ArrayLike, "#B #H Nk"] | None = None,
     feature_map: str = "softmax",
     eps: float = 1e-5,
@@ -40,8 +41,9 @@ def linear_attention(
       block_q: tokens in a query block.
       block_kv: tokens in a key block.
       pairs: bool [B|1, H|1, Nq, Nk], block pairs that count; None: all.
-      kv_lengths: int32 [B|1, H|1, Nk], real tokens at the start of each key block; None: all. What
-        stands beyond is never read.
+      q_lengths: int32 [B|1, H|1, Nq], real tokens at the start of each query block; None: all. The
+        output of what stands beyond is 0.
+      kv_lengths: int32 [B|1, H|1, Nk], the same of each key block. What stands beyond is never read.
       feature_map: phi, in float32: "softmax" over the channels, "elu" (elu(x) + 1) or "relu".
       eps: added to the denominator.
       implementation: "reference" (Lq x Lk memory), "xla", or None for the best one here.
@@ -64,9 +66,13 @@ def linear_attention(
                 f"{shape[1]}], one entry for each pair of blocks"
             )
         _checks.check_leading_axes("pairs", pairs.shape[:2], q)
-    _checks.check_lengths("kv_lengths", kv_lengths, (0, 0, shape[1]), block_kv)
-    if kv_lengths is not None:
-        _checks.check_leading_axes("kv_lengths", kv_lengths.shape[:2], q)
+    for name, lengths, count, block in (
+        ("q_lengths", q_lengths, shape[0], block_q),
+        ("kv_lengths", kv_lengths, shape[1], block_kv),
+    ):
+        _checks.check_lengths(name, lengths, (0, 0, count), block)
+        if lengths is not None:
+            _checks.check_leading_axes(name, lengths.shape[:2], q)
     if feature_map not in FEATURES:
         raise ValueError(f"{feature_map=} must be one of {', '.join(FEATURES)}")
     if isinstance(eps, jax.core.Tracer) or not 0 <= eps < np.inf:
@@ -81,6 +87,7 @@ def linear_attention(
         block_q=block_q,
         block_kv=block_kv,
         pairs=pairs,
+        q_lengths=q_lengths,
         kv_lengths=kv_lengths,
         feature_map=feature_map,
         eps=float(eps),

@@ -20,28 +20,44 @@ def linear_attention(
     block_q: int,
     block_kv: int,
     pairs,
+    q_lengths,
     kv_lengths,
     feature_map: str,
     eps: float,
 ) -> jax.Array:
     """See `api.linear_attention`."""
     (batch, lq, heads, dim), lk = q.shape, k.shape[1]
-    per_head = functools.partial(
-        _one_head, block_q=block_q, feature_map=feature_map, eps=eps, dtype=q.dtype
-    )
+    per_head = functools.partial(_one_head, feature_map=feature_map, eps=eps, dtype=q.dtype)
     q, k, v = (_blocks(x, block) for x, block in ((q, block_q), (k, block_kv), (v, block_kv)))
+    real_q = None if q_lengths is None else _real(q_lengths, lq, block_q, (batch, heads))
     real = _real(kv_lengths, lk, block_kv, (batch, heads))
     if pairs is not None:
         pairs = jnp.broadcast_to(pairs, (batch, heads, *pairs.shape[2:]))
         pairs = pairs.reshape(batch * heads, *pairs.shape[2:])
     # Checkpointed: the backward makes a head's sums again instead of keeping those of all heads.
-    out = lax.map(jax.checkpoint(lambda head: per_head(*head)), (q, k, v, real, pairs))
+    out = lax.map(jax.checkpoint(lambda head: per_head(*head)), (q, k, v, real_q, real, pairs))
     out = out.reshape(batch, heads, -1, dim).swapaxes(1, 2)
     return out[:, :lq]
 
 
-def _one_head(q, k, v, real, pairs, *, block_q, feature_map, eps, dtype):
-    """[Nq, block_q, D] of one head; `real` bool [Nk, block_kv] or None, `pairs` [Nq, Nk] or None."""
+def _one_head(q, k, v, real_q, real, pairs, *, feature_map, eps, dtype):
+    """[Nq, block_q, D] of one head.
+
+    Args:
+      q: [Nq, block_q, D].
+      k: [Nk, block_kv, D].
+      v: as k.
+      real_q: bool [Nq, block_q], or None where all are real.
+      real: bool [Nk, block_kv], or None.
+      pairs: bool [Nq, Nk], or None for all.
+      feature_map: phi.
+      eps: added to the denominator.
+      dtype: of the result.
+    """
+    if real_q is not None:
+        q = jnp.where(real_q[..., None], q, jnp.zeros((), q.dtype))
+        out = _one_head(q, k, v, None, real, pairs, feature_map=feature_map, eps=eps, dtype=dtype)
+        return jnp.where(real_q[..., None], out, jnp.zeros((), dtype))
     if real is None:
         keys, values = features(k, feature_map), v.astype(jnp.float32)
     else:  # padding may hold anything, and phi(0) is not 0

@@ -6,6 +6,7 @@ from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal
 from .per_head import PerHead as PerHead
 from .skip import Skip as Skip
+from .sla import SLA as SLA
 from .sliding_tile import SlidingTile as SlidingTile
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe

@@ -19,7 +19,11 @@ def exact(q, k, v, keep, phi, eps):
     """The definition in float64, over the token pairs of `keep` [B, H, Lq, Lk]."""
     q, k, v = (np.asarray(x, np.float64).swapaxes(1, 2) for x in (q, k, v))
     real = keep.any(2)[..., None]
-    weights = np.where(keep, phi(q) @ phi(np.where(real, k, 0)).swapaxes(-1, -2), 0)
+    weights = np.where(
+        keep,
+        phi(np.where(keep.any(3)[..., None], q, 0)) @ phi(np.where(real, k, 0)).swapaxes(-1, -2),
+        0,
+    )
     total = weights.sum(-1, keepdims=True) + eps
     return (weights @ np.where(real, v, 0) / np.where(total == 0, 1, total)).swapaxes(1, 2)
 
@@ -47,6 +51,10 @@ def make(lq=48, lk=40, pairs=False, lengths=False):
         real = (np.arange(8) < kwargs["kv_lengths"][..., None]).reshape(-1)[:lk]
         keep &= real
         k[:, ~real] = v[:, ~real] = np.nan
+        kwargs["q_lengths"] = np.array([16, 7, 9], np.int32)[None, None]
+        real = (np.arange(16) < kwargs["q_lengths"][..., None]).reshape(-1)[:lq]
+        keep &= real[:, None]
+        q[:, ~real] = np.nan
     return q, k, v, kwargs, keep
 
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from experiments.conformance.check import close, same, softmax_roundings
 from sparsevdit_jax import StepContext, TokenOrder, VideoGrid, attend
-from sparsevdit_jax.patterns import VSA
+from sparsevdit_jax.patterns import SLA, VSA
+from sparsevdit_jax.pooled import pooled_scores
 from sparsevdit_jax.token_order import gather_indices
 
 
@@ -37,7 +38,7 @@ def vsa(vectors):
 
     out, vjp, attended = jax.vjp(run, q, k, v, has_aux=True)
     small = q.shape[-1] / 2 + 2 * order.block / 3  # a product of two means
-    yield close("scores", pattern.scores(q, k, ctx), vectors["block_scores"], small)
+    yield close("scores", pooled_scores(q, k, order, ctx), vectors["block_scores"], small)
     mask = pattern.plan(q, k, (), ctx)[0].mask.to_dense()
     yield same("chosen cubes", mask, vectors["block_mask"])
     roundings = softmax_roundings(vectors["q"], vectors["k"])
@@ -69,4 +70,104 @@ def vsa_metadata(vectors):
             yield same(f"{name} real slots", real, vectors[f"{name}__non_pad_index"])
 
 
-FAMILIES = {"vsa_": vsa, "vsa_metadata": vsa_metadata}
+def _grid(vectors, name="q", axis=2):
+    """Tokens in a row: what knows no video."""
+    return VideoGrid(1, 1, vectors[name].shape[axis])
+
+
+def _linear_roundings(vectors):
+    """Features, a product over channels, and two sums over keys."""
+    return 12 + vectors["q"].shape[-1] + 2 * vectors["q"].shape[2] / 3
+
+
+def sla(vectors):
+    """Chosen blocks, both branches, their sum behind the projection, and gradients."""
+    kept, blocks = int(vectors["topk_blocks"]), vectors["block_map"].shape[-1]
+    pattern = SLA(
+        kept / blocks,
+        int(vectors["BLKQ"]),
+        int(vectors["BLKK"]),
+        feature_map=str(vectors["feature_map"]),
+    )
+    ctx = StepContext(_grid(vectors))
+    q, k, v, do = (tokens_first(vectors[name]) for name in ("q", "k", "v", "do"))
+    weight, bias = (jnp.asarray(vectors[f"proj_{x}"]) for x in ("weight", "bias"))
+
+    def run(q, k, v):
+        attended = attend(pattern, q, k, v, (), ctx)
+        return attended.out + attended.side @ weight.T + bias, attended
+
+    out, vjp, attended = jax.vjp(run, q, k, v, has_aux=True)
+    mask = pattern.plan(q, k, (), ctx)[0].mask.to_dense()
+    yield same("chosen blocks", mask, vectors["block_map"])
+    roundings = softmax_roundings(vectors["q"], vectors["k"])
+    yield close("sparse branch", heads_first(attended.out), vectors["out_sparse"], roundings)
+    linear = _linear_roundings(vectors)
+    yield close("linear branch", heads_first(attended.side), vectors["out_linear"], linear)
+    roundings += linear + q.shape[-1] / 2
+    yield close("out", heads_first(out), vectors["out"], roundings)
+    for name, got in zip(("dq", "dk", "dv"), vjp(do), strict=True):
+        yield close(name, heads_first(got), vectors[name], 3 * roundings)
+
+
+def sla1(vectors):
+    """The authors' branch SLA-1: linear attention over the blocks that are not chosen."""
+    kept, blocks = int(vectors["topk"]), vectors["block_map"].shape[-1]
+    pattern = SLA(kept / blocks, int(vectors["BLKQ"]), int(vectors["BLKK"]), over="rest")
+    ctx = StepContext(_grid(vectors))
+    q, k, v = (tokens_first(vectors[name]) for name in ("q", "k", "v"))
+
+    def run(q, k, v):
+        attended = attend(pattern, q, k, v, (), ctx)
+        return attended.out, attended.side
+
+    (out, side), vjp = jax.vjp(run, q, k, v)
+    mask = pattern.plan(q, k, (), ctx)[0].mask.to_dense()
+    yield same("chosen blocks", mask, vectors["block_map"].astype(bool))
+    roundings, linear = softmax_roundings(vectors["q"], vectors["k"]), _linear_roundings(vectors)
+    yield close("sparse branch", heads_first(out), vectors["out_sparse"], roundings)
+    yield close("linear branch", heads_first(side), vectors["out_linear"], linear)
+    grads = vjp(tuple(tokens_first(vectors[f"do_{x}"]) for x in ("sparse", "linear")))
+    for name, got in zip(("dq", "dk", "dv"), grads, strict=True):
+        yield close(name, heads_first(got), vectors[name], 3 * (roundings + linear))
+
+
+def sparse_formulas(vectors):
+    """VSA and SLA as released checkpoints compute them: tokens first, evaluated in float64."""
+    grid = VideoGrid(*(int(n) for n in vectors["vsa/grid"]))
+    pattern, ctx = VSA(1 - float(vectors["vsa/sparsity"])), StepContext(grid)
+    q, k, v, gate = (jnp.asarray(vectors[f"vsa/{x}"]) for x in ("q", "k", "v", "gate"))
+    mask = pattern.plan(q, k, (), ctx)[0].mask.to_dense()
+    yield same("VSA's cubes", mask, vectors["vsa/block_mask"])
+    attended = attend(pattern, q, k, v, (), ctx)
+    roundings = softmax_roundings(*(np.moveaxis(vectors[f"vsa/{x}"], 1, 2) for x in "qk"))
+    yield close("VSA's sparse branch", attended.out, vectors["vsa/out_sparse"], roundings)
+    yield close("VSA's coarse branch", attended.side, vectors["vsa/out_compress"], roundings)
+    out = attended.out + gate * attended.side
+    yield close("VSA", out, vectors["vsa/out"], roundings)
+
+    q, k, v = (tokens_first(vectors[f"sla/{x}"]) for x in "qkv")
+    pattern, ctx = SLA(float(vectors["sla/topk_ratio"])), StepContext(_grid(vectors, "sla/q"))
+    mask = pattern.plan(q, k, (), ctx)[0].mask.to_dense()
+    yield same("SLA's blocks", mask, vectors["sla/block_mask"])
+    attended = attend(pattern, q, k, v, (), ctx)
+    roundings = softmax_roundings(vectors["sla/q"], vectors["sla/k"])
+    linear = 12 + q.shape[-1] + 2 * q.shape[1] / 3
+    yield close(
+        "SLA's sparse branch", heads_first(attended.out), vectors["sla/out_sparse"], roundings
+    )
+    yield close(
+        "SLA's linear branch", heads_first(attended.side), vectors["sla/out_linear"], linear
+    )
+    weight, bias = (jnp.asarray(vectors[f"sla/proj_l_{x}"]) for x in ("weight", "bias"))
+    out = attended.out + attended.side @ weight.T + bias
+    yield close("SLA", heads_first(out), vectors["sla/out"], roundings + linear + 8)
+
+
+FAMILIES = {
+    "vsa_": vsa,
+    "vsa_metadata": vsa_metadata,
+    "sla_": sla,
+    "sla1_": sla1,
+    "sparse_formulas": sparse_formulas,
+}
