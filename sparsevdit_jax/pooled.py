@@ -21,8 +21,8 @@ class PooledPattern(AttentionPattern):
 
     takes_density = True
 
-    def token_order(self, grid) -> TokenOrder:
-        """Block order of queries and keys."""
+    def token_order(self, grid) -> Any:
+        """Block order of queries and keys, a TokenOrder."""
         raise NotImplementedError
 
     def choose(self, q, k, order: TokenOrder, ctx: StepContext) -> BlockMask:

@@ -33,6 +33,16 @@ def round_down(x):
     return jnp.floor(x).astype(np.int32) if isinstance(x, jax.Array) else math.floor(x)
 
 
+def ceil_count(x):
+    """`round_up`, where a product that is whole but for rounding counts as whole: 0.2 of 35 is 7."""
+    return round_up(x * (1 - 1e-6))
+
+
+def floor_count(x):
+    """`round_down`, likewise: 0.7 of 10 is 7."""
+    return round_down(x * (1 + 1e-6))
+
+
 def densities(value: Any) -> float | tuple[float, ...]:
     """A density in (0, 1], or a tuple of one for each head; ValueError for anything else."""
     remedy = "kept blocks / all blocks of a row, or a tuple with one for each head"

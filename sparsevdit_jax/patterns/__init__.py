@@ -11,3 +11,4 @@ from .sliding_tile import SlidingTile as SlidingTile
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
 from .vsa import VSA as VSA
+from .vsa_h3 import VSAH3 as VSAH3

@@ -69,7 +69,7 @@ class SLA(PooledPattern):
         order, kv_order = self.token_order(ctx.grid), TokenOrder(ctx.grid, self.block_kv)
         scores = pooled_scores(q, k, order, ctx, kv_order=kv_order)
         mask = selection.top_blocks(
-            scores, self.density, order, ctx, kv_order=kv_order, rounding=_blocks
+            scores, self.density, order, ctx, kv_order=kv_order, rounding=selection.floor_count
         )
         return AttentionPlan(mask, order, kv_order), state
 
@@ -94,11 +94,6 @@ class SLA(PooledPattern):
             feature_map=self.feature_map,
         )
         return order.undo(out)
-
-
-def _blocks(exact):
-    """The last integer, where a product that is whole but for rounding counts as whole."""
-    return selection.round_down(exact * (1 + 1e-6))
 
 
 METHODS = (

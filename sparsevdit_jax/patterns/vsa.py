@@ -53,7 +53,7 @@ class VSA(PooledPattern):
     def choose(self, q, k, order, ctx):
         """The best cubes of each row, and all text."""
         scores = pooled_scores(q, k, order, ctx)
-        return selection.top_blocks(scores, self.density, order, ctx, rounding=cubes)
+        return selection.top_blocks(scores, self.density, order, ctx, rounding=selection.ceil_count)
 
     def side(self, q, k, v, plan, ctx):
         """Attention between cubes: softmax(scores) times mean values; 0 for text."""
@@ -65,13 +65,6 @@ class VSA(PooledPattern):
         coarse = jnp.einsum("bhij,bjhd->bihd", weights, v, precision=jax.lax.Precision.HIGHEST)
         coarse = jnp.pad(coarse, ((0, 0), (0, order.num_text_blocks), (0, 0), (0, 0)))
         return order.undo(jnp.repeat(coarse, order.block, 1)[:, : order.num_slots]).astype(q.dtype)
-
-
-def cubes(exact):
-    """The next integer, where a product that is whole but for rounding counts as whole: 0.2 of 35
-    is 7.
-    """
-    return selection.round_up(exact * (1 - 1e-6))
 
 
 METHODS = (

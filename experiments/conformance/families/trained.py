@@ -1,12 +1,14 @@
 """VSA (FastVideo) and SLA (thu-ml), with the branches that their trained weights combine."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.conformance.check import close, same, softmax_roundings
 from sparsevdit_jax import StepContext, TokenOrder, VideoGrid, attend
-from sparsevdit_jax.patterns import SLA, VSA
+from sparsevdit_jax.patterns import SLA, VSA, VSAH3
 from sparsevdit_jax.pooled import pooled_scores
 from sparsevdit_jax.token_order import gather_indices
 
@@ -68,6 +70,33 @@ def vsa_metadata(vectors):
             full = np.arange(len(sizes))[:, None] * order.block + np.arange(order.block)
             real = full[np.arange(order.block) < order.video_lengths[:, None]]
             yield same(f"{name} real slots", real, vectors[f"{name}__non_pad_index"])
+
+
+def vsa_h3(vectors):
+    """Segments of a prefix in tiles of their own, exempt from the budget or competing for it."""
+    segments = tuple(int(n) for n in vectors["prefix_segments"])
+    shape = (int(n) for n in vectors["video_grid"])
+    grid = VideoGrid(*shape, text_len=sum(segments), text_first=True)
+    tile = tuple(int(n) for n in vectors["tile"])
+    cubes = int(vectors["num_video_tiles"])
+    # The authors' count, in their arithmetic.
+    count = max(1, min(math.ceil((1 - float(vectors["sparsity"])) * cubes), cubes))
+    pattern = VSAH3(count / cubes, tile, segments, not bool(vectors["exempt"]))
+    ctx = StepContext(grid)
+    tiles = pattern.tiles(ctx)
+    yield same("slots", tiles.positions[0, 0], vectors["slot_of_token"])
+    yield same("tokens of each tile", tiles.lengths[0, 0], vectors["variable_block_sizes"])
+    q, k, v, gate = (tokens_first(vectors[name]) for name in ("q", "k", "v", "gate"))
+    small = q.shape[-1] / 2 + 2 * math.prod(tile) / 3
+    yield close("scores", pattern.scores(q, k, ctx), vectors["block_scores"], small)
+    mask = pattern.plan(q, k, (), ctx)[0].mask.to_dense()
+    yield same("chosen tiles", mask, vectors["block_mask"])
+    attended = attend(pattern, q, k, v, (), ctx)
+    roundings = softmax_roundings(vectors["q"], vectors["k"])
+    yield close("sparse branch", heads_first(attended.out), vectors["out_sparse"], roundings)
+    yield close("lse", attended.lse, vectors["lse"], roundings)
+    out = attended.out + gate * attended.side
+    yield close("out", heads_first(out), vectors["out"], roundings)
 
 
 def _grid(vectors, name="q", axis=2):
@@ -167,6 +196,7 @@ def sparse_formulas(vectors):
 FAMILIES = {
     "vsa_": vsa,
     "vsa_metadata": vsa_metadata,
+    "vsa_h3": vsa_h3,
     "sla_": sla,
     "sla1_": sla1,
     "sparse_formulas": sparse_formulas,

@@ -5,7 +5,7 @@ import pytest
 
 from sparsevdit_jax import Phase, StepContext, VideoGrid, attend
 from sparsevdit_jax.patterns import VSA
-from sparsevdit_jax.patterns.vsa import cubes
+from sparsevdit_jax.selection import ceil_count, row_budget
 from tests.conformance.pattern_suite import HEADS, PatternSuite, make_case
 from tests.sparsevdit_jax import oracles
 
@@ -97,8 +97,10 @@ def test_the_density_of_a_step_is_data():
     [(0.125, 256, 32), (0.2, 35, 7), (0.2, 36, 8), (0.001, 9, 1), (1.0, 9, 9), (0.1, 30, 3)],
 )
 def test_cubes_are_counted_up(density, count, kept):
-    assert cubes(density, count) == kept
-    assert int(cubes(jnp.float32(density), count)) == kept
+    for given in (None, jnp.float32(density)):
+        ctx = StepContext(VideoGrid(1, 1, 1), density=given, room=None if given is None else 1.0)
+        found, _ = row_budget(density, count, ctx, rounding=ceil_count)
+        assert int(found) == kept
 
 
 def test_bad_fields():
