@@ -124,7 +124,7 @@ def sla(vectors):
 
     def run(q, k, v):
         attended = attend(pattern, q, k, v, (), ctx)
-        return attended.out + attended.side @ weight.T + bias, attended
+        return attended.out + attended.side @ weight.T + bias[None, None, None], attended
 
     out, vjp, attended = jax.vjp(run, q, k, v, has_aux=True)
     mask = pattern.plan(q, k, (), ctx)[0].mask.to_dense()
@@ -189,7 +189,7 @@ def sparse_formulas(vectors):
         "SLA's linear branch", heads_first(attended.side), vectors["sla/out_linear"], linear
     )
     weight, bias = (jnp.asarray(vectors[f"sla/proj_l_{x}"]) for x in ("weight", "bias"))
-    out = attended.out + attended.side @ weight.T + bias
+    out = attended.out + attended.side @ weight.T + bias[None, None, None]
     yield close("SLA", heads_first(out), vectors["sla/out"], roundings + linear + 8)
 
 
