@@ -21,8 +21,8 @@ class PooledPattern(AttentionPattern):
 
     takes_density = True
 
-    def token_order(self, grid) -> TokenOrder:
-        """Block order of queries and keys."""
+    def token_order(self, grid) -> Any:
+        """Block order of queries and keys, a TokenOrder."""
         raise NotImplementedError
 
     def choose(self, q, k, order: TokenOrder, ctx: StepContext) -> BlockMask:
@@ -82,14 +82,14 @@ def pooled_scores(
     rounded: bool = False,
     kv_order: TokenOrder | None = None,
 ) -> jax.Array:
-    """Scaled logits of pooled queries and keys: f32 [B, H, Nq, Nk] in the order of `order`.
+    """Scaled logits of pooled queries and keys: f32 [B, H, Nq, Nk] in their orders.
 
     Means are of real tokens; a block without any has the score 0, or -inf where it has parts.
 
     Args:
       q: [B, L, H, D], raster order.
       k: as q.
-      order: block order.
+      order: block order of the queries.
       ctx: the step's text lengths and scale.
       parts: equal parts of a query block and of a key block. The score is the log-sum-exp over all
         pairs of parts that hold real tokens.

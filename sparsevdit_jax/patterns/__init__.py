@@ -13,6 +13,7 @@ from .nabla import Nabla as Nabla
 from .per_head import PerHead as PerHead
 from .radial import Radial as Radial
 from .skip import Skip as Skip
+from .sla import SLA as SLA
 from .sliding_tile import SlidingTile as SlidingTile
 from .sol_attn import SolAttn as SolAttn
 from .sub_block import SubBlock as SubBlock
@@ -21,3 +22,5 @@ from .svg2 import SVG2 as SVG2
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
 from .vorta import Coreset as Coreset
+from .vsa import VSA as VSA
+from .vsa_h3 import VSAH3 as VSAH3
