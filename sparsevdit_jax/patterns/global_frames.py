@@ -22,8 +22,9 @@ class GlobalFrames(StaticPattern):
     the paper prints come out (`experiments.paper_figures`).
 
     Differs from the paper, whose code was not to be had: which frames are global is read from those
-    figures. The paper chooses k for each layer by a search for the sparsest tile whose loss stays below a bound, and then
-    distils the model; `sparsevdit_jax.search` chooses among such patterns for each head.
+    figures. The paper chooses k for each layer by a search for the sparsest tile whose loss stays below
+    a bound, and then distils the model; `sparsevdit_jax.search` chooses among such patterns for each
+    head.
 
     Attributes:
       count: global frames, k. With as many as there are frames, or more, attention is full. Where k does
