@@ -103,7 +103,7 @@ class Watch(AttentionPattern):
         return Watched(lse, mass, lse.copy(), mass.copy())
 
     def compute(self, q, k, v, state, ctx):
-        """Exact attention; see `Watched`."""
+        """Dense attention; see `Watched`."""
         order = TokenOrder(ctx.grid, self.block)
         out, lse = attend_dense(q, k, v, ctx)
         mass = attention_mass(q, k, lse, order, ctx)

@@ -65,7 +65,7 @@ WORDS = (
     ),
     (
         "Whole run",
-        "All steps together: exact ones, sparse ones, and what the searches add.",
+        "All steps together: dense ones, sparse ones, and what the searches add.",
     ),
     (
         "Warm-up, search, reuse",

@@ -86,7 +86,7 @@ def head_quality(masks: list[HeadMask], qkv, *, stride: int = STRIDE) -> dict[st
 
 @functools.partial(jax.jit, static_argnames="stride")
 def _under_masks(q, k, v, keep, blocks, *, stride):
-    """Recall and output error, f32 [1, H], of exact softmax attention with the pairs in `keep` alone.
+    """Recall and output error, f32 [1, H], of softmax attention over the pairs in `keep` alone.
 
     Args:
       q, k, v: [1, L, H, D].
