@@ -127,7 +127,7 @@ def _check_pairs(config: Config) -> None:
             )
     if config.shard_weights and config.cfg * config.seq == 1:
         raise ValueError(
-            "shard_weights=True lays weights over several devices; give --cfg or --seq, or leave it out"
+            "shard_weights=True shards weights over several devices; give --cfg or --seq, or leave it out"
         )
     inputs = [config.image, config.embeddings, config.latents]
     if any(path is not None and path.resolve() == config.out.resolve() for path in inputs):
