@@ -1,4 +1,4 @@
-"""How every command with flags starts, and how it ends where flags, files or the machine do not do."""
+"""Starts every command that has flags, and ends it with one line where flags, files or the machine are wrong."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""One dense run, watched: LSE and block masses of every layer and head at every step."""
+"""Records one dense run: LSE and block masses of every layer and head at every step."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the demo compares: each published method with the settings that fit the demo's latent grid."""
+"""The methods that the demo compares: each published one with settings that fit the demo's latent grid."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What each head of a method reads in one step of a run: its mask, and what that mask keeps of real attention."""
+"""The mask of each head in one step of a run, and the share of the real attention that it keeps."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What a method's step costs beside a dense one, and its attention's part of that."""
+"""Times a step of each method beside a dense one, and the part that attention takes of it."""
 
 import statistics
 import time

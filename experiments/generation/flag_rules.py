@@ -1,4 +1,4 @@
-"""What the flags of `experiments.generate` rule out: by themselves, and beside a model's configurations."""
+"""Checks the flags of `experiments.generate`, by themselves and against a model's configurations."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Settings: what the sweep runs, the ones that say most first, and found patterns from files."""
+"""The settings that the sweep runs, most important first, and found patterns from files."""
 
 import dataclasses
 import hashlib
