@@ -12,7 +12,7 @@ A mean's interval is Student's t at 95 % over clips; two settings are compared b
 Interrupt it when you like: what is recorded is not run again, and clips or settings can be added later. Dense
 clips are kept in out/quality. 19 settings of 4 clips take about 20 minutes on two CPU cores.
 
-Density counts what attention computes in the steps that are not exact; `run_density` counts the exact ones too.
+Density counts what attention computes in the sparse steps; `run_density` counts the dense steps too.
 AdaSpa's is the mean over the clips of a batch and guidance's two rows.
 """
 

@@ -1,4 +1,4 @@
-"""Settings: what the sweep runs, the ones that say most first, and found patterns from files."""
+"""The settings that the sweep runs, most important first, and found patterns from files."""
 
 import dataclasses
 import hashlib
@@ -44,13 +44,13 @@ class Setting:
 
 
 def published(num_layers: int, num_steps: int, *, block: int = 64) -> tuple[Setting, ...]:
-    """The papers' methods at several densities; every one has the same exact steps at the start.
+    """The papers' methods at several densities; all have the same dense steps at the start.
 
     No search by output error is among them: those come as files (`from_file`).
     """
     warm_up = warm_up_steps(num_steps)
     plain = StepSchedule(num_steps, warm_up)
-    # AdaSpa's first search is itself exact, so it is the last of the warm-up steps.
+    # AdaSpa's first search is itself dense, so it is the last of the warm-up steps.
     second = max(warm_up + 1, round(SECOND_SEARCH * num_steps))
     searching = StepSchedule.adaspa(num_steps, (warm_up, second), first_step=1)
 
