@@ -31,8 +31,9 @@ def keep_share(weights: jax.Array, share: float, *, crossing: bool, least: Any =
       weights: f32 [..., N], not negative.
       share: of the sum of a row, where rows sum to 1.
       crossing: also keep the entry whose weight takes the sum past `share`.
-      least: entries that are kept in any case, int32 that broadcasts to ``weights.shape[:-1]``.
+      least: entries that are kept in any case, int32: one number, or [B|1, H|1] of 4-D weights.
     """
+    least = least[..., None] if np.ndim(least) else least
     ranked = _descending(weights)
     counts = (jnp.cumsum(ranked, axis=-1) <= share).sum(-1, dtype=np.int32) + int(crossing)
     counts = jnp.clip(jnp.maximum(counts, least), 0, weights.shape[-1])
@@ -47,6 +48,19 @@ def keep_from(scores: jax.Array, counts: Any) -> jax.Array:
       counts: int32, broadcasts to ``scores.shape[:-1]``; from 1 on.
     """
     return scores >= _at(_descending(scores), counts)
+
+
+def keep_over_head(scores: jax.Array, dropped: Any) -> jax.Array:
+    """Entries not below the `dropped`-th lowest of their head's whole map: bool [B, H, N, N].
+
+    That one is kept too, so that n entries leave n - dropped + 1, and rows may be empty.
+
+    Args:
+      scores: f32 [B, H, N, N].
+      dropped: int32, broadcasts to [B, H]; 0 keeps all.
+    """
+    ranked = jnp.sort(scores.reshape(*scores.shape[:2], -1), axis=-1)
+    return scores >= _at(ranked, dropped)[..., None]
 
 
 def video_mask(keep: jax.Array, order: TokenOrder, capacity: int | None = None) -> BlockMask:

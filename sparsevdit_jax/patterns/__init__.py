@@ -4,6 +4,8 @@ from .adaspa import AdaSpa as AdaSpa
 from .dense import Dense as Dense
 from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal
+from .draft import Draft as Draft
+from .jenga import Jenga as Jenga
 from .longcat_bsa import LongCatBsa as LongCatBsa
 from .nabla import Nabla as Nabla
 from .per_head import PerHead as PerHead

@@ -10,10 +10,11 @@ from experiments.conformance.check import close, same, softmax_roundings
 from sparsevdit_jax import StepContext, TokenOrder, VideoGrid, sparse_attention
 from sparsevdit_jax.block_rules import keep_top
 from sparsevdit_jax.curves import PATHS
-from sparsevdit_jax.patterns import LongCatBsa, Nabla, SubBlock
-from sparsevdit_jax.pooled import pooled_scores
+from sparsevdit_jax.masks.blocks import touching
+from sparsevdit_jax.patterns import Draft, Jenga, LongCatBsa, Nabla, SubBlock
+from sparsevdit_jax.pooled import pooled_scores, video_weights
 from sparsevdit_jax.selection import round_up, row_budget
-from sparsevdit_jax.token_order import gather_indices
+from sparsevdit_jax.token_order import gather_indices, slot_positions
 
 
 def shape_of(array):
@@ -110,6 +111,50 @@ def nabla(vectors):
     yield from attention(vectors, pattern, grid)
 
 
+def draft(vectors):
+    """The draft map of cells, its threshold, and attention; text stands last."""
+    grid = VideoGrid(*shape_of(vectors["grid"]), int(vectors["text"]))
+    pattern = Draft(1 - float(vectors["sparsity"]))
+    order, count = pattern.token_order(grid), vectors["draft_map"].shape[-1]
+    yield same(
+        "order",
+        gather_indices(order)[: grid.num_video_tokens],
+        vectors["perm"][: grid.num_video_tokens],
+    )
+    q, k, _ = sequence(vectors)
+    scores = jax.jit(lambda q, k: pooled_scores(q, k, order, StepContext(grid)))(q, k)
+    weights = video_weights(scores, order)[0]
+    yield close(
+        "draft map", weights, vectors["draft_map"], score_roundings(q, order.block) + count / 3
+    )
+    keep = mask_of(pattern, q, k, grid)[0]
+    blocks = vectors["block_mask"].shape[-1]
+    yield same("mask", keep[:, :blocks, :blocks], vectors["block_mask"])
+    yield from attention(vectors, pattern, grid)
+
+
+def jenga(vectors):
+    """The curve, its inverse and which blocks touch; mask and attention where the file has them, whose
+    tokens are in curve order.
+    """
+    shape, block = shape_of(vectors["grid"]), int(vectors["block"])
+    order = TokenOrder(VideoGrid(*shape), block, path="gilbert")
+    walk = PATHS["gilbert"](shape)
+    yield same("curve", walk, vectors["hilbert_order"])
+    yield same("inverse", slot_positions(order), vectors["linear_to_hilbert"])
+    yield same("neighbours", touching(order), vectors["neighbours"])
+    if "block_mask" not in vectors:
+        return
+    grid = VideoGrid(*shape, int(vectors["text"]))
+    # Half a block more than the file's number, so that rounding down gives it.
+    least = (int(vectors["top_k"]) + 0.5) / order.num_video_blocks
+    pattern = Jenga(min(least, 1.0), float(vectors["p"]), block)
+    places = slot_positions(pattern.token_order(grid))
+    q, k, _ = sequence(vectors, places)
+    yield same("mask", mask_of(pattern, q, k, grid), vectors["block_mask"])
+    yield from attention(vectors, pattern, grid, places)
+
+
 def morton(vectors):
     """Tokens along the curve, with the frame (Sana) or the column (LightX2V) in the lowest bit."""
     paths = {"sana": "morton-frame", "lightx2v": "morton"}
@@ -124,5 +169,7 @@ FAMILIES = {
     "subblock_": subblock,
     "longcat_bsa": longcat_bsa,
     "nabla_": nabla,
+    "jenga_": jenga,
+    "draft_": draft,
     "morton3d": morton,
 }
