@@ -1,6 +1,7 @@
 """One published pattern, one file. Composites (`PerHead`, `Table`) take pattern objects."""
 
 from .adaspa import AdaSpa as AdaSpa
+from .cube_sparse import CubeSparse as CubeSparse
 from .dense import Dense as Dense
 from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal

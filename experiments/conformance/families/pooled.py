@@ -11,9 +11,9 @@ from sparsevdit_jax import StepContext, TokenOrder, VideoGrid, sparse_attention
 from sparsevdit_jax.block_rules import keep_top
 from sparsevdit_jax.curves import PATHS
 from sparsevdit_jax.masks.blocks import touching
-from sparsevdit_jax.patterns import Draft, Jenga, LongCatBsa, Nabla, SubBlock
+from sparsevdit_jax.patterns import CubeSparse, Draft, Jenga, LongCatBsa, Nabla, SubBlock
 from sparsevdit_jax.pooled import pooled_scores, video_weights
-from sparsevdit_jax.selection import round_up, row_budget
+from sparsevdit_jax.selection import round_down, round_up, row_budget
 from sparsevdit_jax.token_order import gather_indices, slot_positions
 
 
@@ -155,6 +155,39 @@ def jenga(vectors):
     yield from attention(vectors, pattern, grid, places)
 
 
+def cube_sparse(vectors):
+    """Labels, scores, counts, the mask of tokens and attention.
+
+    A file's sequence is text, keyframe, video, audio. Here audio is the end of the text, as both are
+    dense, and a keyframe is the grid's first frame.
+    """
+    frames, rows, columns = shape_of(vectors["video_shape"])
+    text, audio, keyframe = (int(vectors[name]) for name in ("text", "audio", "keyframe"))
+    key = None if keyframe < 0 else keyframe
+    grid = VideoGrid(frames + (key is not None), rows, columns, text + audio, text_first=True)
+    length = len(vectors["label_of_token"])
+    dense = np.r_[:text, length - audio : length]
+    order = np.concatenate([dense, np.arange(text, length - audio)])
+    pattern = CubeSparse(float(vectors["topk_ratio"]), shape_of(vectors["cube"]), key)
+    q, k, _ = sequence(vectors, order)
+    ctx, sparse = StepContext(grid), vectors["sparse_label"]
+    scores = jax.jit(lambda q, k: pattern.scores(q, k, ctx))(q, k)[0]
+    roundings = score_roundings(q, int(vectors["label_counts"].max()))
+    yield close("scores", scores, vectors["label_scores"][:, sparse][..., sparse], roundings)
+    count, _ = row_budget(pattern.density, sparse.sum(), ctx, rounding=round_down, single=True)
+    yield same("cubes of a row", count, vectors["selected_counts"].max())
+    # Blocks are numbered otherwise and text is cut otherwise, so masks of tokens are compared.
+    plan, _ = pattern.plan(q, k, (), ctx)
+    places = slot_positions(plan.q_order) if key is None else plan.q_order.positions[0, 0]
+    block_of = np.asarray(places) // plan.mask.block_q
+    slots, theirs = vectors["slot_token"], np.empty(length, int)
+    theirs[slots[slots >= 0]] = np.flatnonzero(slots >= 0) // plan.mask.block_q
+    keep, theirs = np.asarray(plan.mask.to_dense()), theirs[order]
+    want = vectors["block_mask"][..., theirs, :][..., theirs]
+    yield same("mask of tokens", keep[..., block_of, :][..., block_of], want)
+    yield from attention(vectors, pattern, grid, order)
+
+
 def morton(vectors):
     """Tokens along the curve, with the frame (Sana) or the column (LightX2V) in the lowest bit."""
     paths = {"sana": "morton-frame", "lightx2v": "morton"}
@@ -169,6 +202,7 @@ FAMILIES = {
     "subblock_": subblock,
     "longcat_bsa": longcat_bsa,
     "nabla_": nabla,
+    "cube_sparse": cube_sparse,
     "jenga_": jenga,
     "draft_": draft,
     "morton3d": morton,
