@@ -10,6 +10,7 @@ from .jenga import Jenga as Jenga
 from .longcat_bsa import LongCatBsa as LongCatBsa
 from .nabla import Nabla as Nabla
 from .per_head import PerHead as PerHead
+from .rain_fusion import RainFusion as RainFusion
 from .skip import Skip as Skip
 from .sliding_tile import SlidingTile as SlidingTile
 from .sub_block import SubBlock as SubBlock

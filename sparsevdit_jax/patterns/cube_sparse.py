@@ -98,7 +98,7 @@ class CubeSparse(PooledPattern):
         """(bool [B, H, n, n], the most that a row keeps) of scores among n cubes."""
         count = scores.shape[-1]
         counts, room = row_budget(self.density, count, ctx, rounding=round_down, single=True)
-        keep = keep_top(scores, counts[..., None] if np.ndim(counts) else counts)
+        keep = keep_top(scores, counts)
         return keep | np.eye(count, dtype=bool)[None, None], min(room + 1, count)
 
 

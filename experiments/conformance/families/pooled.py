@@ -11,7 +11,15 @@ from sparsevdit_jax import StepContext, TokenOrder, VideoGrid, sparse_attention
 from sparsevdit_jax.block_rules import keep_top
 from sparsevdit_jax.curves import PATHS
 from sparsevdit_jax.masks.blocks import touching
-from sparsevdit_jax.patterns import CubeSparse, Draft, Jenga, LongCatBsa, Nabla, SubBlock
+from sparsevdit_jax.patterns import (
+    CubeSparse,
+    Draft,
+    Jenga,
+    LongCatBsa,
+    Nabla,
+    RainFusion,
+    SubBlock,
+)
 from sparsevdit_jax.pooled import pooled_scores, video_weights
 from sparsevdit_jax.selection import round_down, round_up, row_budget
 from sparsevdit_jax.token_order import gather_indices, slot_positions
@@ -188,6 +196,34 @@ def cube_sparse(vectors):
     yield from attention(vectors, pattern, grid, order)
 
 
+def rainfusion(vectors, dialect, text=0, text_first=False):
+    """Order, scores, mask and attention of one dialect."""
+    grid = VideoGrid(*shape_of(vectors["grid"]), text, text_first)
+    density = 1 - float(vectors["sparsity"])
+    pattern = RainFusion(density, int(vectors["pool_size"]), dialect)
+    order = pattern.token_order(grid)
+    yield same("order", gather_indices(order), vectors["order"])
+    q, k, _ = sequence(vectors)
+    scores = jax.jit(lambda q, k: pooled_scores(q, k, order, StepContext(grid)))(q, k)
+    roundings = score_roundings(q, order.block)
+    if dialect == "lightx2v":
+        scores, roundings = jax.nn.softmax(scores, -1), roundings + order.num_blocks / 3
+    yield close("scores", scores, vectors["block_scores"], roundings)
+    yield same("mask", mask_of(pattern, q, k, grid), vectors["block_mask"])
+    yield from attention(vectors, pattern, grid)
+
+
+def rainfusion_lightx2v(vectors):
+    """Text joins the blocks of the first frame."""
+    text = int(vectors["text_len"])
+    return rainfusion(vectors, "lightx2v", text, bool(vectors["text_first"]))
+
+
+def rainfusion_sglang(vectors):
+    """There is no text."""
+    return rainfusion(vectors, "sglang")
+
+
 def morton(vectors):
     """Tokens along the curve, with the frame (Sana) or the column (LightX2V) in the lowest bit."""
     paths = {"sana": "morton-frame", "lightx2v": "morton"}
@@ -202,6 +238,8 @@ FAMILIES = {
     "subblock_": subblock,
     "longcat_bsa": longcat_bsa,
     "nabla_": nabla,
+    "rainfusion_lightx2v": rainfusion_lightx2v,
+    "rainfusion_sglang": rainfusion_sglang,
     "cube_sparse": cube_sparse,
     "jenga_": jenga,
     "draft_": draft,
