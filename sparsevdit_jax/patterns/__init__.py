@@ -2,16 +2,20 @@
 
 from .adaspa import AdaSpa as AdaSpa
 from .compensated import Compensated as Compensated
+from .cube_sparse import CubeSparse as CubeSparse
 from .dense import Dense as Dense
 from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal
+from .draft import Draft as Draft
 from .fastvideo_bsa import FastVideoBSA as FastVideoBSA
 from .global_frames import GlobalFrames as GlobalFrames
+from .jenga import Jenga as Jenga
 from .longcat_bsa import LongCatBsa as LongCatBsa
 from .lvsa import LVSA as LVSA
 from .nabla import Nabla as Nabla
 from .per_head import PerHead as PerHead
 from .radial import Radial as Radial
+from .rain_fusion import RainFusion as RainFusion
 from .skip import Skip as Skip
 from .sla import SLA as SLA
 from .sliding_tile import SlidingTile as SlidingTile
