@@ -44,14 +44,15 @@ class AttentionPlan:
         empty, costs what dense attention costs, or nothing.
       q_order: block order of the queries; TokenPermutation has one for each head or row. None: raster.
       kv_order: block order of the keys and values; None: `q_order`.
-      compensated: blocks that are not kept enter the softmax all the same, each as one key: its
-        mean (`centroids`). Otherwise they are dropped.
+      compensated: a block that is not kept enters the softmax as one key, its mean (`centroids`).
+      skip_below: as in `pallas_kernels.block_sparse_attention`; None: no kept block is skipped.
     """
 
     mask: BlockMask
     q_order: TokenOrder | TokenPermutation | None = None
     kv_order: TokenOrder | TokenPermutation | None = None
     compensated: bool = static(default=False)
+    skip_below: float | None = static(default=None)
 
     @classmethod
     def everything(cls, grid: VideoGrid) -> "AttentionPlan":
@@ -67,18 +68,17 @@ class AttentionPlan:
 
     def attend(self, q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
         """(out [B, L, H, D], lse f32 [B, H, L]) of raster-order q, k, v, in raster order."""
-        if self.mask.is_full:
+        if self.mask.is_full and self.skip_below is None:
             return ops.attend_dense(q, k, v, ctx)
         blocks = q, k, v, self.mask, self.q_order, self.kv_order, ctx
         if self.mask.is_empty:
-            batch, length, heads, _ = q.shape
-            kept = jnp.zeros_like(q), jnp.full((batch, heads, length), -jnp.inf, np.float32)
+            kept = jnp.zeros_like(q), jnp.full(q.shape[:3], -jnp.inf, np.float32).swapaxes(1, 2)
         else:
-            kept = ops.attend_blocks(*blocks)
-        if not self.compensated:
-            return kept
-        out, lse = merge_by_lse([kept, attend_left_out(*blocks)])
-        return out.astype(q.dtype), lse
+            kept = ops.attend_blocks(*blocks, skip_below=self.skip_below)
+        if self.compensated:
+            out, lse = merge_by_lse([kept, attend_left_out(*blocks)])
+            kept = out.astype(q.dtype), lse
+        return kept
 
 
 @pytree
