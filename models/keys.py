@@ -1,7 +1,7 @@
 """Names and layouts: from a module's parameters to the tensors of a torch checkpoint, and back.
 
-A module tree is named after the original's, so most names carry over as they are; a `KeyTable` lists where
-they do not. Layouts follow from what a parameter is: a `kernel` of a Linear [in, out] or of a convolution
+A module tree has the names of the original's, so most names are the same. A `KeyTable` lists the others.
+Layouts follow from what a parameter is: a `kernel` of a Linear [in, out] or of a convolution
 [axes..., in, out] is torch's `weight` [out, in, axes...]; a `scale` or an `embedding` is its `weight`;
 everything else is stored as it is.
 """

@@ -67,9 +67,9 @@ def load_transformer(
       dtype: of weights and compute: bfloat16, float16 or float32. What the original keeps in float32 stays so.
         None: each tensor as it is stored, compute in the dtype that most of them have.
       sharding: where each weight goes: one `Sharding` for all, or a function of (name in the checkpoint, shape
-        in our layout) that gives it. None: the default device. Of several hosts each reads the files.
-      variant: such as "fp16": the files with that word in their names. A part of a pipeline that has none of it takes
-        its plain files, if another part has, as in diffusers.
+        in our layout) that gives it. None: the default device. Each of several hosts reads the files.
+      variant: such as "fp16": the files with that word in their names. As in diffusers, a part of a pipeline without
+        such files takes its plain files, if another part has such files.
 
     Returns:
       The model, such as a `models.wan.WanTransformer`.

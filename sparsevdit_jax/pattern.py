@@ -1,8 +1,8 @@
 """The interface of a pattern. Read this first.
 
-A pattern says how the heads of a layer attend. `engine.attend` calls it, and there is no other way
-in: the engine checks the arrays, brings whole sequences of a share of the heads to each device, and
-calls `AttentionPattern.compute` there. So a pattern never sees a device.
+A pattern says how the heads of a layer attend. Only `engine.attend` calls it. The engine checks the
+arrays, brings whole sequences of some heads to each device, and calls `AttentionPattern.compute`
+there. So a pattern never sees a device.
 
 Most patterns are a softmax over chosen blocks. They say *which* blocks (`plan`), and `compute` is
 written here, once. A `StaticPattern` chooses by position alone: it gives a token order and a keep
@@ -15,80 +15,30 @@ import functools
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from pallas_kernels import BlockMask
-from pallas_kernels._pytree import pytree, static
+from pallas_kernels._pytree import pytree
 from sparsevdit_jax import ops
-from sparsevdit_jax.centroids import attend_left_out
 from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.grid import VideoGrid
-from sparsevdit_jax.merge import merge_by_lse
+from sparsevdit_jax.plan import AttentionPlan
 from sparsevdit_jax.schedule import Phase
 from sparsevdit_jax.token_order import TokenOrder
-from sparsevdit_jax.token_permutation import TokenPermutation
 
 Heads = tuple[int, ...]
 _DRAWN = 8  # head_dim of random q and k, of which an online pattern's density is counted
 
 
 @pytree
-class AttentionPlan:
-    """Which block pairs one launch computes.
-
-    Attributes:
-      mask: the block pairs, in block order. Blocks of queries and of keys may differ in size and in
-        number. Without lengths in it, a mask takes those of its orders. A NumPy mask that is full, or
-        empty, costs what dense attention costs, or nothing.
-      q_order: block order of the queries; TokenPermutation has one for each head or row. None: raster.
-      kv_order: block order of the keys and values; None: `q_order`.
-      compensated: a block that is not kept enters the softmax as one key, its mean (`centroids`).
-      skip_below: as in `pallas_kernels.block_sparse_attention`; None: no kept block is skipped.
-    """
-
-    mask: BlockMask
-    q_order: TokenOrder | TokenPermutation | None = None
-    kv_order: TokenOrder | TokenPermutation | None = None
-    compensated: bool = static(default=False)
-    skip_below: float | None = static(default=None)
-
-    @classmethod
-    def everything(cls, grid: VideoGrid) -> "AttentionPlan":
-        """Dense attention: one block, full."""
-        block = grid.num_tokens
-        return cls(BlockMask.full(1, 1, block_q=block, block_kv=block))
-
-    @classmethod
-    def nothing(cls, grid: VideoGrid) -> "AttentionPlan":
-        """Attention to no key: out 0, lse -inf."""
-        none, block = np.zeros((1, 1), bool), grid.num_tokens
-        return cls(BlockMask.from_dense(none, block_q=block, block_kv=block))
-
-    def attend(self, q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
-        """(out [B, L, H, D], lse f32 [B, H, L]) of raster-order q, k, v, in raster order."""
-        if self.mask.is_full and self.skip_below is None:
-            return ops.attend_dense(q, k, v, ctx)
-        blocks = q, k, v, self.mask, self.q_order, self.kv_order, ctx
-        if self.mask.is_empty:
-            kept = jnp.zeros_like(q), jnp.full(q.shape[:3], -jnp.inf, np.float32).swapaxes(1, 2)
-        else:
-            kept = ops.attend_blocks(*blocks, skip_below=self.skip_below)
-        if self.compensated:
-            out, lse = merge_by_lse([kept, attend_left_out(*blocks)])
-            kept = out.astype(q.dtype), lse
-        return kept
-
-
-@pytree
 class Attended:
-    """What attention of one layer gave.
+    """The results of attention in one layer.
 
     Attributes:
       out: dtype of q, raster order; zero for text beyond its length.
-      lse: natural log-sum-exp of the scaled kept logits, -inf where nothing is kept; None from a
-        pattern that is no softmax.
+      lse: natural log-sum-exp of the scaled kept logits, -inf where nothing is kept; None if the
+        pattern is not a softmax.
       state: the pattern's new state.
       side: a second branch that the model combines with `out` by learned weights
         (VSA's coarse attention, SLA's linear attention); None from most patterns.
@@ -101,19 +51,19 @@ class Attended:
 
 
 class AttentionPattern:
-    """How one layer attends. Frozen and hashable; state is a value.
+    """How one layer attends. A pattern is frozen and hashable; its state is a value beside it.
 
-    A state is a tree of arrays [B, H, ...]; arrays with fewer than two axes are one for all heads and
-    rows. A pattern overrides `plan`, and where it is no softmax over blocks `compute`.
+    A state is a tree of arrays [B, H, ...]. All heads and rows share an array with fewer than two axes.
+    A pattern overrides `plan`. If it is not a softmax over blocks, it overrides `compute`.
     """
 
     takes_density: ClassVar[bool] = False
     """Whether its number of blocks follows `StepContext.density` (it then has a field `density`)."""
     in_ring: ClassVar[bool] = False
-    """Whether it also runs where heads are fewer than devices: it plans without looking at q or k,
-    or looks only through `ops`, on arrays whose tokens are sharded."""
+    """Whether it also runs with fewer heads than devices. Then tokens are sharded: it plans without
+    looking at q or k, or looks only through `ops`."""
     sees_dense_steps: ClassVar[bool] = False
-    """Whether it is called in Phase.DENSE too, where others would only be exact."""
+    """Whether it is called in Phase.DENSE too; the engine runs the others as dense attention."""
     is_dense: ClassVar[bool] = False
     """Whether it keeps every pair at every step."""
     num_steps: int | None = None
@@ -147,8 +97,8 @@ class AttentionPattern:
         raise ValueError(f"{self} chooses no blocks, so it has no plan and no density")
 
     def update(self, q, k, lse, state, ctx: StepContext) -> Any:
-        """State after the launch, whose lse is f32 [B, H, L] in raster order; never called in
-        Phase.DENSE. The default remembers nothing.
+        """State after the launch, whose lse is f32 [B, H, L] in raster order; called in Phase.DENSE
+        only where the pattern `sees_dense_steps`. The default remembers nothing.
         """
         del q, k, lse, ctx
         return state
@@ -161,11 +111,13 @@ class AttentionPattern:
     def compute(self, q, k, v, state, ctx: StepContext) -> Attended:
         """Attention of the heads on this device; `engine.attend` calls it.
 
-        q, k, v are whole sequences [B, L, H, D] in raster order. In Phase.DENSE the result is exact.
+        q, k, v are whole sequences [B, L, H, D] in raster order. In Phase.DENSE attention is dense.
         Text beyond ``ctx.text_lengths`` changes nothing, and its rows are zero.
         """
         if ctx.phase is Phase.DENSE:
-            return Attended(*ops.attend_dense(q, k, v, ctx), state)
+            out, lse = ops.attend_dense(q, k, v, ctx)
+            seen = self.update(q, k, lse, state, ctx) if self.sees_dense_steps else state
+            return Attended(out, lse, seen)
         plan, state = self.plan(q, k, state, ctx)
         out, lse = plan.attend(q, k, v, ctx)
         side = self.side(q, k, v, plan, ctx)
@@ -186,8 +138,8 @@ class AttentionPattern:
         return (self,) * num_heads
 
     def head_work(self, state, ctx: StepContext, num_heads: int) -> Any:
-        """Work of each head, [H], or of each step and head, [steps, H], concrete or traced: by it
-        heads are assigned to devices. None: equal.
+        """Work of each head, [H], or of each step and head, [steps, H], concrete or traced. The engine
+        assigns heads to devices by it. None: equal.
         """
         del state, ctx, num_heads
         return None
@@ -201,9 +153,9 @@ class AttentionPattern:
     ) -> np.ndarray:
         """Kept / all pairs of real tokens for each head, text included, batch mean: f32 [num_heads].
 
-        Without a state it is what the settings say. The default counts a plan. For an online pattern
-        that is the plan of random q and k: exact for a rule that keeps a number of blocks, an
-        example for one that keeps a share of the mass.
+        Without a state it is what the settings say. The default counts a plan. For an online pattern it
+        counts the plan of random q and k. That is right for a rule that keeps a number of blocks, and
+        only an example for a rule that keeps a share of the mass.
         """
         ctx = StepContext(grid, Phase.REUSE, step, text_lengths)
         plan = self.static_plan(grid, num_heads) if isinstance(self, StaticPattern) else None
@@ -214,17 +166,16 @@ class AttentionPattern:
             if state is None:
                 state = self.init(grid, batch=batch, num_heads=num_heads, head_dim=_DRAWN)
             plan, _ = self.plan(q, k, state, ctx)
-        mask = ops.with_lengths(plan.mask, plan.q_order, plan.kv_order, ctx)
-        kept = np.asarray(mask.density(per_head=True), np.float32)
-        return np.broadcast_to(kept, num_heads).copy()
+        density = ops.density(plan.mask, plan.q_order, plan.kv_order, ctx)
+        return np.broadcast_to(density, num_heads).copy()
 
     def token_order(self, grid: VideoGrid) -> TokenOrder | None:
-        """Block order of its masks; None where there is not one for all heads and steps."""
+        """Block order of its masks; None unless all heads and steps share one."""
         del grid
         return None
 
     def block_on(self, grid: VideoGrid) -> int:
-        """Tokens in a block; 0 where there is no one number."""
+        """Tokens in a block; 0 if its blocks differ."""
         order = self.token_order(grid)
         return 0 if order is None else order.block
 

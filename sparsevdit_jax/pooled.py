@@ -80,8 +80,9 @@ def pooled_scores(
     *,
     parts: tuple[int, int] = (1, 1),
     rounded: bool = False,
+    kv_order: TokenOrder | None = None,
 ) -> jax.Array:
-    """Scaled logits of pooled queries and keys: f32 [B, H, N, N] in the order of `order`.
+    """Scaled logits of pooled queries and keys: f32 [B, H, Nq, Nk] in the order of `order`.
 
     Means are of real tokens; a block without any has the score 0, or -inf where it has parts.
 
@@ -93,22 +94,22 @@ def pooled_scores(
       parts: equal parts of a query block and of a key block. The score is the log-sum-exp over all
         pairs of parts that hold real tokens.
       rounded: means are rounded to bfloat16, those of queries after the scale and log2(e).
+      kv_order: block order of the keys; None: `order`.
     """
     scale = q.shape[-1] ** -0.5 if ctx.kernel.scale is None else ctx.kernel.scale
     unit = np.log2(np.e) if rounded else 1.0
-    factors = (np.float32(scale * unit), np.float32(1))
-    cells = [
-        order.pool(x, ctx.text_lengths, n) * factor
-        for x, n, factor in zip((q, k), parts, factors, strict=True)
-    ]
+    orders = (order, order if kv_order is None else kv_order)
+    cells = [o.pool(x, ctx.text_lengths, n) for o, x, n in zip(orders, (q, k), parts, strict=True)]
+    cells[0] = cells[0] * np.float32(scale * unit)
     if rounded:
-        cells = [x.astype(jnp.bfloat16).astype(np.float32) for x in cells]
+        # A cast there and back may be compiled away.
+        cells = [jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7) for x in cells]
     if parts == (1, 1):
         return _logits(*(x.swapaxes(1, 2) for x in cells)) / np.float32(unit)
     text = ctx.text_lengths if ctx.grid.text_len else None
     split = [
-        (_by_part(x.swapaxes(1, 2), 2, n), _by_part(jnp.asarray(order.lengths(text, n)) > 0, 2, n))
-        for x, n in zip(cells, parts, strict=True)
+        (_by_part(x.swapaxes(1, 2), 2, n), _by_part(jnp.asarray(o.lengths(text, n)) > 0, 2, n))
+        for o, x, n in zip(orders, cells, parts, strict=True)
     ]
 
     def over_queries(total, query):
@@ -119,7 +120,7 @@ def pooled_scores(
 
         return jax.lax.scan(over_keys, total, split[1])[0], None
 
-    shape = (q.shape[0], q.shape[2], order.num_blocks, order.num_blocks)
+    shape = (q.shape[0], q.shape[2], *(o.num_blocks for o in orders))
     return jax.lax.scan(over_queries, jnp.full(shape, -jnp.inf, np.float32), split[0])[0]
 
 

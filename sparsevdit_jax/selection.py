@@ -205,7 +205,7 @@ def top_blocks(
 
 
 def head_levels(recall: jax.Array, threshold: float) -> jax.Array:
-    """Which heads can do with fewer blocks and which get theirs: int32 [..., H], -1, 0 or +1.
+    """Which heads give blocks (-1), keep theirs (0) or get more (+1): int32 [..., H].
 
     n heads have a recall above `threshold` (at most half of all heads count); the n best are marked
     -1, the n worst +1. Equal recalls are ordered by head.

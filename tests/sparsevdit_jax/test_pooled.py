@@ -61,7 +61,7 @@ def test_scores_are_log_sum_exps_over_the_means_of_parts(qk, parts):
 
 def test_rounded_means(qk):
     order, ctx = TokenOrder(GRID, 4), StepContext(GRID)
-    got = pooled_scores(*qk, order, ctx, rounded=True)
+    got = jax.jit(lambda q, k: pooled_scores(q, k, order, ctx, rounded=True))(*qk)
     factors = (np.float32(0.5 * np.log2(np.e)), np.float32(1))
     cells = [order.pool(x)[0, :, 1] * f for x, f in zip(qk, factors, strict=True)]
     a, b = (np.asarray(x.astype(jnp.bfloat16)).astype(np.float64) for x in cells)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from experiments.generation import checkpoint
+from experiments.generation.generate_flags import Config
 from experiments.generation.request import read_request, settings_of
-from experiments.generation.settings import Config
 from experiments.generation.store import Denoised, save_latents
 from models.text_embeddings import TextEmbeddings, save_embeddings
 
