@@ -39,9 +39,11 @@ from sparsevdit_jax.patterns import (
     Compensated,
     Dense,
     Diagonal,
+    LiteAttention,
     MultiDiagonal,
     PerHead,
     Skip,
+    SkipSoftmax,
     SlidingTile,
     SolAttn,
     Table,
@@ -69,6 +71,8 @@ PATTERNS = {
     "table": Table((*BANDS, Skip(), Dense()), ((0, 1), (2, 3))),
     "compensated": Compensated(PerHead(((AdaSpa(0.4, 8), (0,)), (BANDS[0], (1,))))),
     "sol_attn": SolAttn(block=8, sink_tokens=3),
+    "skip_softmax": SkipSoftmax(0.3, 8, 8),
+    "lite_attention": LiteAttention(-1.0, 8, 8),
     "probe": Probe((Dense(), BANDS[0]), SparseVditRule((1.0, 0.4))),
 }
 KINDS = [

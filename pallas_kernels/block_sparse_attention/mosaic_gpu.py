@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _hopper, _interpret, _measured, _padding, _real_lists, _vmap
+from .. import _checks, _hopper, _interpret, _measured, _padding, _real_lists, _vmap
 from .._real_lists import RealLists
 from ..block_mask import BlockMask
 from . import mosaic_gpu_kernel as device
@@ -119,9 +119,16 @@ def _check(config, head_dim, block_q, block_kv):
 
 
 def block_sparse_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: BlockMask,
+    *,
+    scale: float,
+    skip_below: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.block_sparse_attention`. Refuses what it has no tiles for, and other devices."""
+    _checks.refuse_skipping("mosaic_gpu", skip_below)
     _hopper.refuse_unless_available()
     return attention(q, k, v, mask, scale=scale)
 

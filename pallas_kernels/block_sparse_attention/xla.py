@@ -12,6 +12,7 @@ from jax import lax
 
 from .. import _padding, _real_lists, _tiles
 from ..block_mask import BlockMask
+from ..tile_gaps import without_far_tiles
 from ._walk import Plan, over_heads, pick
 
 # Of parts that hold no key; where fewer are empty, the larger products of blocks are worth more.
@@ -19,12 +20,20 @@ _EMPTY_SHARE = 1 / 16
 
 
 def block_sparse_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: BlockMask,
+    *,
+    scale: float,
+    skip_below: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.block_sparse_attention`."""
     dtype = q.dtype
     if dtype == jnp.float16:  # the range of float16 cannot hold unshifted weights
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    if skip_below is not None:
+        mask = without_far_tiles(q, k, mask, skip_below, scale)
     lists = plan_lists(mask, q.shape[1], k.shape[1])
     if isinstance(lists.parts, jax.Array):
         # Copies in block order wait for the lists: the memory of a search that makes them is free by then.

@@ -10,6 +10,7 @@ from .draft import Draft as Draft
 from .fastvideo_bsa import FastVideoBSA as FastVideoBSA
 from .global_frames import GlobalFrames as GlobalFrames
 from .jenga import Jenga as Jenga
+from .lite_attention import LiteAttention as LiteAttention
 from .longcat_bsa import LongCatBsa as LongCatBsa
 from .lvsa import LVSA as LVSA
 from .nabla import Nabla as Nabla
@@ -17,9 +18,11 @@ from .per_head import PerHead as PerHead
 from .radial import Radial as Radial
 from .rain_fusion import RainFusion as RainFusion
 from .skip import Skip as Skip
+from .skip_softmax import SkipSoftmax as SkipSoftmax
 from .sla import SLA as SLA
 from .sliding_tile import SlidingTile as SlidingTile
 from .sol_attn import SolAttn as SolAttn
+from .ssta import SSTA as SSTA
 from .sub_block import SubBlock as SubBlock
 from .svg import SVG as SVG
 from .svg2 import SVG2 as SVG2
