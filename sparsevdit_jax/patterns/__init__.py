@@ -6,6 +6,7 @@ from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal
 from .global_frames import GlobalFrames as GlobalFrames
 from .lvsa import LVSA as LVSA
+from .monarch import Monarch as Monarch
 from .per_head import PerHead as PerHead
 from .radial import Radial as Radial
 from .skip import Skip as Skip
