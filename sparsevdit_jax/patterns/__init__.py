@@ -9,6 +9,7 @@ from .lvsa import LVSA as LVSA
 from .monarch import Monarch as Monarch
 from .per_head import PerHead as PerHead
 from .radial import Radial as Radial
+from .rettention import Rettention as Rettention
 from .skip import Skip as Skip
 from .sliding_tile import SlidingTile as SlidingTile
 from .svg import SVG as SVG
