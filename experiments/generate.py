@@ -14,7 +14,7 @@ given again: finished videos stay, denoised latents (NAME.latents.safetensors) a
 (NAME.run.safetensors) goes on, unless a file that it has read was replaced.
 
 Denoising and decoding run on cfg x seq devices: `--cfg 2` gives each of guidance's two rows devices of its own,
-`--seq N` spreads a row's tokens over N. On several hosts give each the same command with `--distributed`
+`--seq N` shards a row's tokens over N devices. On several hosts give each the same command with `--distributed`
 (`experiments.hosts` says how they find each other); all of them read MODEL and the folder of `--out`, the first one
 writes.
 """
@@ -22,8 +22,8 @@ writes.
 from typing import Any
 
 from experiments import command
-from experiments.generation.flags import check_flags
-from experiments.generation.settings import Config
+from experiments.generation.flag_rules import check_flags
+from experiments.generation.generate_flags import Config
 
 
 def main(config: Config) -> None:

@@ -10,7 +10,7 @@ from models.tiny import TinyConfig, TinyVideoDiT
 from sparsevdit_jax import Phase, SparseAttention
 
 SHIFT = 4.0
-"""Flow shift of the sampler on the largest canvas; training used 3 there."""
+"""Flow shift of the sampler on the largest latent grid; training used 3 there."""
 
 OnStep = Callable[[Phase, Progress], None]
 

@@ -13,5 +13,5 @@ def without_weights(cls: Any, config: Any, dtype: Any) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def planned(cls: Any, config: Any, dtype: Any) -> Any:
-    """The same to plan with, made once, because it takes a second for the largest: it must not be changed."""
+    """The same, made once and shared, because the largest takes a second. Do not change it: it is for planning."""
     return without_weights(cls, config, dtype)

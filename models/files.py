@@ -38,7 +38,7 @@ def checkpoint_folder(folder: str | Path) -> Path:
 
 
 def contents(folder: Path) -> str:
-    """What a folder that lacks something holds instead, and what to do: the end of an error's line."""
+    """The end of an error line about a folder that lacks something: what it holds, and what to do."""
     names = sorted(path.name for path in folder.iterdir())
     shown = names[:12] + [f"and {len(names) - 12} more"] * (len(names) > 12)
     return f"{folder} holds {', '.join(shown) or 'nothing'}; {_remedy(folder, names)}"

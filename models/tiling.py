@@ -1,4 +1,4 @@
-"""Overlapping tiles of a video: where to cut, and how to blend what comes out, as diffusers' autoencoders do.
+"""Overlapping tiles of a video: where to cut, and how to blend the results, as diffusers' autoencoders do.
 
 Arrays are [..., H, W]. What goes through a model changes its unit (latents to pixels or back), so a `Cut` knows
 both sides.

@@ -12,7 +12,7 @@ import numpy as np
 from . import _interpret
 
 NUM_SMS = 132  # of an H100 SXM or H200; kernels take it as an argument and never ask a device
-SMEM_BYTES = 232_448  # shared memory that one block of threads may use (227 KiB)
+SMEM_BYTES = 232_448  # shared memory that one thread block may use (227 KiB)
 TILE = 64  # rows of a wgmma, hence of one warpgroup's tile
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)

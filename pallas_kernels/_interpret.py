@@ -1,4 +1,4 @@
-"""The one module that touches JAX's interpreter of Mosaic GPU kernels, whose report is private.
+"""JAX's interpreter of Mosaic GPU kernels. Only this module touches it, because its report is private in JAX.
 
 The interpreter runs a kernel on the CPU with simulated shared memory, barriers and copies, and can
 report unordered accesses. It runs every line of our kernels but two kinds of product (`wgmma` with

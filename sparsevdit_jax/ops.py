@@ -1,7 +1,7 @@
 """The operations that patterns are made of, on raster-order sequences q, k, v [B, L, H, D].
 
-`engine.attend` calls patterns where whole sequences are on the device. Only where heads are fewer
-than devices are tokens sharded here, and then keys and values travel (`parallel.ring`).
+`engine.attend` calls patterns with whole sequences on the device. With fewer heads than devices the
+tokens are sharded instead, and keys and values travel (`parallel.ring`).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _DENSE_BLOCK = 128  # tokens; of dense attention's mask where keys travel
 
 
 def with_lengths(mask: BlockMask, q_order: Order, kv_order: Order, ctx: StepContext) -> BlockMask:
-    """`mask` with the real tokens of each block, where it says nothing of them."""
+    """`mask` with the number of real tokens in each block, unless it has one."""
     kv_order = q_order if kv_order is None else kv_order
     q_lengths, kv_lengths = mask.q_lengths, mask.kv_lengths
     text = ctx.text_lengths if ctx.grid.text_len else None
@@ -32,6 +32,21 @@ def with_lengths(mask: BlockMask, q_order: Order, kv_order: Order, ctx: StepCont
     if kv_lengths is None and kv_order is not None:
         kv_lengths = q_lengths if kv_order is q_order else kv_order.mask_lengths(text)
     return dataclasses.replace(mask, q_lengths=q_lengths, kv_lengths=kv_lengths)
+
+
+def density(mask: BlockMask, q_order: Order, kv_order: Order, ctx: StepContext) -> np.ndarray:
+    """Kept / all pairs of real tokens of each head, batch mean: f32 [H|1]. Tokens that the orders leave
+    out keep nothing.
+    """
+    mask = with_lengths(mask, q_order, kv_order, ctx)
+    kept = np.asarray(mask.density(per_head=True), np.float32)
+    text = ctx.grid.text_len if ctx.text_lengths is None else np.asarray(ctx.text_lengths)
+    real = np.atleast_1d(ctx.grid.num_video_tokens + text).astype(np.float64)
+    pairs = np.ones(1)
+    for lengths in (mask.q_lengths, mask.kv_lengths):
+        pairs = pairs * (real if lengths is None else np.asarray(lengths).sum(-1).mean(1))
+    pairs, real = np.broadcast_arrays(pairs, real)
+    return kept * np.float32(pairs.sum() / np.square(real).sum())
 
 
 def attend_blocks(
@@ -74,7 +89,7 @@ def attend_dense(
     v: Float[Array, "B L H D"],
     ctx: StepContext,
 ) -> tuple[Float[Array, "B L H D"], Float32[Array, "B H L"]]:
-    """Exact attention among the real tokens: (out, lse f32 [B, H, L])."""
+    """Dense attention among the real tokens: (out, lse f32 [B, H, L])."""
     grid, text_lengths = ctx.grid, ctx.text_lengths
     if current() is not None:
         order = TokenOrder(grid, _DENSE_BLOCK)

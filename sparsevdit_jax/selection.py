@@ -1,14 +1,17 @@
 """Scores of block pairs -> lists of blocks. Ties go to the lowest index; counts are rounded half
-up.
+up where nothing else is said.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
+from pallas_kernels._values import listed, share
 from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.token_order import TokenOrder
 
@@ -18,6 +21,86 @@ def round_half_up(x):
     if isinstance(x, jax.Array):
         return jnp.floor(x + 0.5).astype(np.int32)
     return math.floor(x + 0.5)
+
+
+def round_up(x):
+    """Smallest integer that is not below; traced for traced x."""
+    return jnp.ceil(x).astype(np.int32) if isinstance(x, jax.Array) else math.ceil(x)
+
+
+def round_down(x):
+    """Largest integer that is not above; traced for traced x."""
+    return jnp.floor(x).astype(np.int32) if isinstance(x, jax.Array) else math.floor(x)
+
+
+def ceil_count(x):
+    """`round_up`, where a product that is whole but for rounding counts as whole: 0.2 of 35 is 7."""
+    return round_up(x * (1 - 1e-6))
+
+
+def floor_count(x):
+    """`round_down`, likewise: 0.7 of 10 is 7."""
+    return round_down(x * (1 + 1e-6))
+
+
+def densities(value: Any) -> float | tuple[float, ...]:
+    """A density in (0, 1], or a tuple of one for each head; ValueError for anything else."""
+    remedy = "kept blocks / all blocks of a row, or a tuple with one for each head"
+    if isinstance(value, tuple | list):
+        if not value:
+            raise ValueError(f"density={value!r} must have an entry for each head; {remedy}")
+        return tuple(share("density", d, remedy=remedy) for d in listed("density", value))
+    return share("density", value, remedy=remedy)
+
+
+def row_budget(
+    density: float | tuple[float, ...],
+    num_blocks: int,
+    ctx: StepContext,
+    *,
+    rounding: Callable = round_half_up,
+    multiple: int = 1,
+) -> tuple[Any, int]:
+    """(blocks that a row keeps, the most that any row ever keeps), both in 1..`num_blocks`.
+
+    Where the step has a density of its own (`StepContext.density`) it takes the place of the mean
+    over heads, and heads keep their proportions. The count is then rounded in float32.
+
+    Args:
+      density: share of the blocks; of each head of the layer if it is a tuple.
+      num_blocks: all blocks.
+      ctx: the step.
+      rounding: of density * num_blocks to an integer.
+      multiple: counts are rounded up to a multiple of it.
+
+    Returns:
+      The count: an int, a traced scalar, or int32 [1, heads of this device]; and the room, an int.
+    """
+    heads = np.atleast_1d(np.asarray(density))
+    counts: Any
+    if ctx.density is None:
+        found = [_count(float(d), num_blocks, rounding, multiple) for d in heads]
+        room = max(found)
+        counts = np.array([found], np.int32)
+    else:
+        proportion = heads / heads.mean()
+        most = 1.0 if ctx.room is None else ctx.room
+        largest = min(most * proportion.max(), 1.0)
+        above = float(np.nextafter(np.float32(largest), np.float32(2)))  # float32 may round up
+        room = _count(above, num_blocks, rounding, multiple)
+        each = jnp.asarray(ctx.density) * proportion.astype(np.float32)[None]
+        counts = jnp.minimum(_count(jnp.minimum(each, 1), num_blocks, rounding, multiple), room)
+    if isinstance(density, tuple):
+        return ctx.local_heads(counts), room
+    return counts[0, 0] if isinstance(counts, jax.Array) else room, room
+
+
+def _count(density, num_blocks, rounding, multiple) -> Any:
+    count = rounding(density * num_blocks)
+    count = -(-count // multiple) * multiple
+    if isinstance(count, jax.Array):
+        return jnp.clip(count, 1, num_blocks)
+    return min(max(count, 1), num_blocks)
 
 
 def block_budget(
@@ -67,63 +150,85 @@ def row_top_k(scores: jax.Array, count: int) -> jax.Array:
     return list_ranked(rank_blocks(scores, count), count, scores.shape[-1])
 
 
-def rank_with_text(scores: jax.Array, order: TokenOrder, capacity: int) -> jax.Array:
+def rank_with_text(
+    scores: jax.Array, order: TokenOrder, capacity: int, kv_order: TokenOrder | None = None
+) -> jax.Array:
     """Indices of the `capacity` best blocks of each video row, text blocks first: int32 [B, H, Nv,
     capacity].
 
     Args:
-      scores: f32 [B, H, N, N], of query and key blocks in the order of `order`.
-      order: block order.
+      scores: f32 [B, H, Nq, Nk], of query and key blocks in their orders.
+      order: block order of the queries.
       capacity: video blocks that a row can keep, plus all text blocks.
+      kv_order: block order of the keys; None: `order`.
     """
-    video = order.num_video_blocks
+    columns = (kv_order or order).num_video_blocks
     # Text columns win every row: they take the first ranks and lie outside of any count.
-    return rank_blocks(scores[:, :, :video].at[..., video:].set(jnp.inf), capacity)
+    scores = scores[:, :, : order.num_video_blocks].at[..., columns:].set(jnp.inf)
+    return rank_blocks(scores, capacity)
 
 
-def ranked_mask(ranked: jax.Array, counts: jax.Array | int, order: TokenOrder) -> BlockMask:
+def ranked_mask(
+    ranked: jax.Array,
+    counts: jax.Array | int,
+    order: TokenOrder,
+    kv_order: TokenOrder | None = None,
+) -> BlockMask:
     """The mask whose video rows keep the first `counts` video blocks of `ranked`, and all text.
 
     Args:
       ranked: from `rank_with_text`.
       counts: int32, broadcasts to [B, H]; at most the video blocks that `ranked` has room for.
-      order: block order.
+      order: block order of the queries.
+      kv_order: block order of the keys; None: `order`.
     """
-    text, total = order.num_text_blocks, order.num_blocks
+    kv_order = kv_order or order
+    text, total = kv_order.num_text_blocks, kv_order.num_blocks
     counts = jnp.broadcast_to(jnp.asarray(counts, np.int32), ranked.shape[:2])
     counts = jnp.broadcast_to(counts[..., None] + np.int32(text), ranked.shape[:-1])
     listed = list_ranked(ranked, counts, total)
-    rows = ((0, 0), (0, 0), (0, text))
+    rows = ((0, 0), (0, 0), (0, order.num_text_blocks))
     return BlockMask(
         jnp.pad(jnp.where(listed == total, 0, listed), (*rows, (0, 0))),
         jnp.pad(counts, rows, constant_values=total),
         block_q=order.block,
-        block_kv=order.block,
+        block_kv=kv_order.block,
         num_kv_blocks=total,
     )
 
 
-def top_blocks(scores: jax.Array, density: float, order: TokenOrder, ctx: StepContext) -> BlockMask:
+def top_blocks(
+    scores: jax.Array,
+    density: float | tuple[float, ...],
+    order: TokenOrder,
+    ctx: StepContext,
+    *,
+    kv_order: TokenOrder | None = None,
+    rounding: Callable = round_half_up,
+    multiple: int = 1,
+) -> BlockMask:
     """The blocks of highest score in each video row; text is kept besides, as rows and columns.
 
     No gradient flows through the choice.
 
     Args:
-      scores: f32 [B, H, N, N], of query and key blocks in the order of `order`.
-      density: share of the video blocks that a row keeps, one at least, where the step has none of
-        its own (`StepContext.density`).
-      order: block order.
+      scores: f32 [B, H, Nq, Nk], of query and key blocks in their orders.
+      density: share of the video blocks that a row keeps, one at least; see `row_budget`.
+      order: block order of the queries.
       ctx: the step.
+      kv_order: block order of the keys; None: `order`.
+      rounding: as in `row_budget`.
+      multiple: as in `row_budget`.
     """
-    video = order.num_video_blocks
-    count = block_budget(density if ctx.density is None else ctx.density, video)
-    room = int(block_budget(density if ctx.room is None else ctx.room, video))
-    scores = jax.lax.stop_gradient(scores)
-    return ranked_mask(rank_with_text(scores, order, room + order.num_text_blocks), count, order)
+    columns = kv_order or order
+    video, text = columns.num_video_blocks, columns.num_text_blocks
+    counts, room = row_budget(density, video, ctx, rounding=rounding, multiple=multiple)
+    ranked = rank_with_text(jax.lax.stop_gradient(scores), order, room + text, kv_order)
+    return ranked_mask(ranked, counts, order, kv_order)
 
 
 def head_levels(recall: jax.Array, threshold: float) -> jax.Array:
-    """Which heads can do with fewer blocks and which get theirs: int32 [..., H], -1, 0 or +1.
+    """Which heads give blocks (-1), keep theirs (0) or get more (+1): int32 [..., H].
 
     n heads have a recall above `threshold` (at most half of all heads count); the n best are marked
     -1, the n worst +1. Equal recalls are ordered by head.

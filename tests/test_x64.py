@@ -36,12 +36,14 @@ from sparsevdit_jax import (
 from sparsevdit_jax.distill import Prediction, distillation_loss
 from sparsevdit_jax.patterns import (
     AdaSpa,
+    Compensated,
     Dense,
     Diagonal,
     MultiDiagonal,
     PerHead,
     Skip,
     SlidingTile,
+    SolAttn,
     Table,
     VerticalStripe,
 )  # fmt: skip
@@ -65,6 +67,8 @@ PATTERNS = {
     "per_head": PerHead(((BANDS[0], (0,)), (BANDS[1], (1,)))),
     "mixture": PerHead(((AdaSpa(0.4, 8), (0,)), (Dense(), (1,)))),
     "table": Table((*BANDS, Skip(), Dense()), ((0, 1), (2, 3))),
+    "compensated": Compensated(PerHead(((AdaSpa(0.4, 8), (0,)), (BANDS[0], (1,))))),
+    "sol_attn": SolAttn(block=8, sink_tokens=3),
     "probe": Probe((Dense(), BANDS[0]), SparseVditRule((1.0, 0.4))),
 }
 KINDS = [

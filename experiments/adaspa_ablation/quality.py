@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.adaspa_ablation.tiny import check_digits, kept, noise, scaled
-from experiments.demo.runner import VIDEO, WEIGHTS
+from experiments.demo.clip_runner import VIDEO, WEIGHTS
 from experiments.progress import progress_bar
 from experiments.tiny_runs import denoise
 from models.tiny import TinyVideoDiT

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from experiments.generation.settings import Config
+from experiments.generation.generate_flags import Config
 
 
 @dataclasses.dataclass(frozen=True)

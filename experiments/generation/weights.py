@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from experiments.generation.settings import Config
+from experiments.generation.generate_flags import Config
 from models import load_transformer, load_vae, merge_loras
 from models.abstract import planned
 from models.pipelines import LatentFamily

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable
 
 from experiments.gpu_check.flags import GO_ON
-from experiments.gpu_check.runner import Result
+from experiments.gpu_check.limited_jobs import Result
 from experiments.gpu_check.steps import PLANTED
 
 COMMAND = "python -m experiments.gpu_check"

@@ -100,7 +100,7 @@ def axis_share(length: int, window: int, first: int) -> float:
 
 
 def swin_sparsity(window: tuple[int, int, int]) -> float:
-    """Sparsity in % on Hunyuan's canvas: the mean of windows in place and windows shifted by half."""
+    """Sparsity in % on Hunyuan's latent grid: the mean of windows in place and windows shifted by half."""
     plain, shifted = (
         math.prod(axis_share(n, w, f) for n, w, f in zip(HUNYUAN.shape, window, first, strict=True))
         for first in (window, tuple(w // 2 for w in window))

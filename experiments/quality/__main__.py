@@ -21,16 +21,16 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
 
 from experiments import command, lpips
-from experiments.demo.runner import VIDEO, WEIGHTS, faster_dtype
+from experiments.demo.clip_runner import VIDEO, WEIGHTS, faster_dtype
 from experiments.progress import progress_bar
 from experiments.quality.picture import draw
-from experiments.quality.report import REFERENCE, print_duels, print_table
+from experiments.quality.printed_tables import REFERENCE, print_duels, print_table
 from experiments.quality.settings import Setting, check_distinct, from_file, published
 from experiments.quality.statistics import Point, points_of
 from experiments.quality.sweep import Clips, closeness, dense_run, run_setting
@@ -45,21 +45,28 @@ class Config:
     """Flags.
 
     Attributes:
-      digits: conditions, 0 to 9; the clips of a seed are run together.
-      seeds: of the noises.
+      digits: digits to draw, 0 to 9. The clips of a seed run together.
+      seeds: seeds of the noise.
       steps: denoising steps.
       guidance: scale of classifier-free guidance.
-      attention: files of `SparseAttention.to_json` to measure beside the published methods.
+      attention: files of `SparseAttention.to_json` to measure, too.
       only: keys of the settings to run; all by default.
-      lpips: alexnet.ckpt; None takes what was converted before, or the installed package's.
+      lpips: path of alexnet.ckpt; by default the weights converted before, or those of the installed package.
       weights: checkpoint of a TinyVideoDiT.
-      dtype: of matmuls; "auto" takes bfloat16 where the processor multiplies it faster.
+      dtype: dtype of matmuls; "auto" takes bfloat16 where the processor multiplies it faster.
       video: frames, rows and columns in pixels; the checkpoint was trained for the default.
-      draw: run nothing, only print and draw what was recorded last; other flags but `results` do nothing.
+      draw: run nothing, only print and draw the records. Other flags than --results have no effect.
       results: folder of the records; the picture goes into its `pictures`.
       cache: folder of the dense clips.
       allow_dirty: record results of uncommitted code, marked as such.
     """
+
+    GROUPS: ClassVar = {
+        "clips": ("digits", "seeds", "steps", "guidance", "video"),
+        "settings": ("attention", "only"),
+        "measuring": ("weights", "dtype", "lpips"),
+        "output": ("draw", "results", "cache", "allow_dirty"),
+    }
 
     digits: tuple[int, ...] = (0, 3, 5, 7)
     seeds: tuple[int, ...] = (1, 2)
@@ -217,4 +224,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.demo.methods import SECOND_SEARCH, TILE, WINDOWS, warm_up_steps
+from experiments.demo.compared_methods import SECOND_SEARCH, TILE, WINDOWS, warm_up_steps
 from models.tiny import TinyConfig
 from sparsevdit_jax import AttentionPattern, SparseAttention, StepSchedule, VideoGrid
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, MultiDiagonal, SlidingTile, VerticalStripe

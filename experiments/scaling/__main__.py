@@ -14,7 +14,7 @@ jax >= 0.11.2 and the packages of the extra `aot` (`make test` installs them).
 import dataclasses
 
 from experiments import command
-from experiments.full_size.cases import AXES, METHODS, FullSize, spread_cases
+from experiments.full_size.published_clips import AXES, METHODS, FullSize, spread_cases
 from experiments.kernel_resources.deviceless import Compiled, compile_for_h200
 from experiments.record import Run
 from experiments.scaling.prediction import Layout, Work, exchanged_bytes, predict
@@ -115,7 +115,7 @@ def _log_decoding(run: Run, config: Config, name: str, case: FullSize) -> None:
 
 def _compiled(config: Config, listed: str, name: str, axes: dict[str, int]) -> Compiled:
     (done,) = compile_for_h200(
-        f"experiments.full_size.cases:{listed}",
+        f"experiments.full_size.published_clips:{listed}",
         name,
         timeout_s=config.timeout_s,
         dump=False,

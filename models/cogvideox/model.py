@@ -83,7 +83,7 @@ class CogVideoXTransformer(Transformer):
           timestep_cond: must be None, as no CogVideoX has weights for it.
           ofs: [1] or [B], for models with `ofs_embed_dim`; the pipeline passes 2.0.
           image_rotary_emb: cosines and sines [video tokens, head_dim] for models with rotary positions
-            (`rotary_embedding` of the canvas). diffusers runs without rotation where it is absent; here it is
+            (`rotary_embedding` of the latent grid). diffusers runs without rotation where it is absent; here it is
             an error.
           attention: a pattern for each of `num_attention_layers` layers, with `states` from its `init` and the
             step's `ctx`; None is dense attention.

@@ -27,8 +27,8 @@ class CogVideoXVAE(VideoVAE):
     Latents are [B, 16, T, h, w] and videos [B, 3, F, 8 h, 8 w] in about [-1, 1]. A clip goes through chunk by chunk,
     8 frames or 2 latents, and what is left over goes to the first chunk. T latents give 4T frames if T is even and
     4T - 3 if it is odd; F frames give F/4 latents, or (F + 3)/4 if F is 4k + 1. Both ways give a clip its own length
-    if F is 8k or 8k + 1. Under a mesh the chunks are spread over its devices, each with the activations of its share
-    at once, or the tiles where it cuts.
+    if F is 8k or 8k + 1. Under a mesh the chunks are divided among its devices, or the tiles if there are tiles.
+    A device holds the activations of its share at once.
 
     Source: diffusers' AutoencoderKLCogVideoX. Differs: other numbers of frames, and heights and widths that are no
     multiples of 8, are refused, where the original shares frames unevenly and drops pixels.

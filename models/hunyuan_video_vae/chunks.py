@@ -34,7 +34,7 @@ def all_chunks(run: Callable, model, x: jax.Array, cuts: Cuts) -> jax.Array:
 
     Args:
       run: of `model` and a tile.
-      model: whole on every device.
+      model: replicated.
       x: as `in_chunks`.
       cuts: as `in_chunks`.
     """

@@ -54,7 +54,7 @@ class Settings:
 
     @classmethod
     def parse(cls, source: str, document: Mapping[str, Any]) -> "Settings":
-        """From a PEFT configuration; ValueError names the field that is no such thing."""
+        """From a PEFT configuration; ValueError names a field of a wrong type."""
         kind = document.get("peft_type", "LORA")
         if kind != "LORA":
             raise ValueError(f"{source}: peft_type={kind!r} must be 'LORA'; others are not merged")

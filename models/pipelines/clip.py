@@ -24,7 +24,7 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What people use where they say nothing."""
+    """The defaults that people use."""
 
     clip: Clip
     steps: int

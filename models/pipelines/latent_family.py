@@ -66,7 +66,7 @@ class LatentFamily(Family):
 
     @property
     def defaults(self) -> Defaults:
-        """What people use with this checkpoint where they say nothing."""
+        """The defaults for this checkpoint."""
         return self.DEFAULTS
 
     def with_shift(self, shift: float) -> "LatentFamily":

@@ -1,4 +1,4 @@
-"""Block mass without multiplying what is known to hold only padding.
+"""Block mass that skips parts of blocks known to hold only padding.
 
 A block is filled from its start, so at the border of a video a tile of 384 tokens may hold 120. Parts of blocks that no
 batch item and no head fills are left out of the arrays, and get the mass that they would have had: none.

@@ -35,7 +35,7 @@ class Config:
 
     @property
     def rows(self) -> int:
-        """Query rows of a block of threads."""
+        """Query rows of a thread block."""
         return device.CONSUMERS * device.ROWS
 
     @property

@@ -1,6 +1,6 @@
 """The block mass kernel for Hopper: what its warps do. `mosaic_gpu` launches it.
 
-A block of threads keeps 256 query rows in shared memory and streams all keys past them. Four
+A thread block keeps 256 query rows in shared memory and streams all keys past them. Four
 warpgroups compute, 64 rows each: a product of its queries and a tile of keys, then exp2(scale' s -
 lse') of it, summed. At head dim 128 the exponentials keep their unit as busy as the products keep the
 tensor cores, so both must run all the time. A warpgroup does one after the other; four of them, one
@@ -94,7 +94,7 @@ class Scratch(NamedTuple):
 
 
 def kernel(problem: Problem, inputs: Inputs, out_ref, scratch: Scratch):
-    """What every warpgroup of every block of threads runs."""
+    """What every warpgroup of every thread block runs."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
 

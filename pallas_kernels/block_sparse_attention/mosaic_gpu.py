@@ -43,12 +43,12 @@ class Config:
 
     @property
     def streams(self) -> int:
-        """Streams of K and V tiles of one block of threads."""
+        """Streams of K and V tiles of one thread block."""
         return 1 if self.shared else self.consumers
 
     @property
     def ping_pong(self) -> bool:
-        """Whether two consumers take turns; only those that walk one list stay in step."""
+        """Whether two consumers run in ping-pong; only consumers that share a list do."""
         return self.shared and self.consumers == 2
 
     @property
@@ -70,7 +70,7 @@ def heuristics(head_dim: int, block_q: int, block_kv: int) -> Config:
     """The configuration for a head dim and a mask's blocks; multiples of 64 all have one.
 
     Tiles are the largest whose logits, weights and sums fit in registers (160 of 240 for 64 x 128
-    with head dim 128), rings as deep as shared memory allows.
+    with head dim 128). Circular buffers have as many stages as shared memory allows.
 
     Raises:
       NotImplementedError: a block size is not a multiple of 64.
@@ -150,7 +150,7 @@ def attention(
       mask: see `api.block_sparse_attention`.
       scale: factor on the logits.
       config: by default `configure`'s.
-      num_sms: blocks of threads to start, one for each multiprocessor.
+      num_sms: thread blocks to start, one for each multiprocessor.
 
     Raises:
       NotImplementedError: dtype, head dim or block sizes have no kernel.
@@ -175,7 +175,7 @@ def plan_work(
 ) -> tuple[Any, Any]:
     """Which worker takes which query tiles, and when: longest lists first.
 
-    A worker is a block of threads or, with lists of their own, one consumer. Tiles are sorted by
+    A worker is a thread block or, with lists of their own, one consumer. Tiles are sorted by
     the length of their lists, equal ones in the order of (batch, head, position), whose neighbours
     share keys in the cache. Everyone starts with one of the longest; the others go to whoever is
     free first if they all took the mean time. Text rows, which read everything, thus cost their

@@ -1,8 +1,8 @@
 """The block-sparse attention kernel for Hopper: what its warps do. `mosaic_gpu` launches it.
 
-A block of threads stays on its multiprocessor and takes query tiles from a plan, longest list
+A thread block stays on its multiprocessor and takes query tiles from a plan, longest list
 first. One warpgroup holds 64 rows of queries and the running softmax in registers; a further
-warpgroup has warps that only copy: they read the lists and fetch K and V tiles wherever those lie.
+warpgroup has producer warps: they read the lists and copy K and V tiles into a circular buffer.
 
     shared list:  two consumers hold the halves of 128 rows of one query block and share each K and V
                   tile; they alternate, so that one computes its softmax under the products of the
@@ -137,7 +137,7 @@ class _Walk:
 
 
 def kernel(problem: Problem, inputs: Inputs, out_ref, lse_ref, scratch: Scratch):
-    """What every warpgroup of every block of threads runs."""
+    """What every warpgroup of every thread block runs."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
 

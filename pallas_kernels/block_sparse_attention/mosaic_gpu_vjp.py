@@ -17,7 +17,7 @@ worked out: dp under p, and p w under ds; the other consumer fills what is left.
     own lists:    for blocks that are no multiple of 128: every consumer has its own 64 rows, list
                   and stream of tiles, and depends on no other.
 
-A block of threads takes one item (two with own lists) and ends. The hardware starts blocks in
+A thread block takes one item (two with own lists) and ends. The hardware starts blocks in
 order, each where one has ended, so items sorted longest first balance themselves; an item is
 thousands of products long, and its start and end cost about one part in a hundred.
 
@@ -76,7 +76,7 @@ class Config:
 
     @property
     def streams(self) -> int:
-        """Streams of tiles of one block of threads."""
+        """Streams of tiles of one thread block."""
         return 1 if self.shared else _CONSUMERS
 
     @property
@@ -96,8 +96,8 @@ class Config:
 def heuristics(head_dim: int, block_q: int, block_kv: int) -> tuple[Config, Config]:
     """The passes for dq and for dk, dv.
 
-    Tiles are the largest whose products fit in 240 registers beside the sums, rings as deep as
-    shared memory allows.
+    Tiles are the largest whose products fit in 240 registers beside the sums. Circular buffers have
+    as many stages as shared memory allows.
 
     Raises:
       NotImplementedError: a block size is not a multiple of 64.

@@ -26,6 +26,9 @@ def block_sparse_attention(
     if dtype == jnp.float16:  # the range of float16 cannot hold unshifted weights
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     lists = plan_lists(mask, q.shape[1], k.shape[1])
+    if isinstance(lists.parts, jax.Array):
+        # Copies in block order wait for the lists: the memory of a search that makes them is free by then.
+        q, k, v, lists = lax.optimization_barrier((q, k, v, lists))
     out, lse = _attention(scale, q, k, v, *jax.tree.map(jnp.asarray, (mask, lists)))
     return out.astype(dtype), lse
 

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid, metrics
+from sparsevdit_jax import (
+    Phase,
+    SparseAttention,
+    StepContext,
+    StepSchedule,
+    VideoGrid,
+    metrics,
+    ops,
+)
 from tests.attending import attended, jitted
 from tests.sparsevdit_jax import oracles
 
@@ -44,18 +52,45 @@ def make_case(name: str) -> Case:
     return Case(grid, lengths, jax.random.normal(jax.random.key(7), shape))
 
 
+def of_tokens(x, tokens):
+    """x [B, L, H, D] of the tokens [B|1, H|1, L]."""
+    return jnp.take_along_axis(x, tokens.swapaxes(1, 2)[..., None], axis=1)
+
+
 class PatternSuite:
     """Inherit, set `pattern`, and define `keep_tokens`; stateful patterns set `searches`."""
 
     pattern = None
     searches = False
     """Whether a FIRST_SEARCH step must run before REUSE is sparse."""
+    moves = False
+    """Whether a REUSE step changes the state, too."""
     num_steps = 50
     """Steps of a schedule that fits the pattern."""
 
     def keep_tokens(self, case: Case) -> np.ndarray:
         """Bool [B, H|1, L, L] in raster order, padding dropped: what a REUSE step must compute."""
         raise NotImplementedError
+
+    def queries(self, case: Case) -> np.ndarray:
+        """Int [B|1, H|1, L]: the token whose query gives each token's result, its own by default. The
+        keys of that query are those of `keep_tokens` for every token that it serves.
+        """
+        return np.arange(case.grid.num_tokens)[None, None]
+
+    def counted_density(self, case: Case, state) -> np.ndarray:
+        """Density of each head, [H]. A pattern that keeps more or less of other q and k has
+        `planned_density`.
+        """
+        return metrics.density(
+            self.pattern, case.grid, num_heads=HEADS, state=state, text_lengths=case.text_lengths
+        )
+
+    def planned_density(self, case: Case, state) -> np.ndarray:
+        """The same of the plan for the case's q and k."""
+        ctx = case.ctx(Phase.REUSE)
+        plan, _ = jax.jit(self.pattern.plan)(*case.qkv[:2], state, ctx)
+        return ops.density(plan.mask, plan.q_order, plan.kv_order, ctx)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -80,11 +115,13 @@ class PatternSuite:
         """(state, out, lse) of a REUSE step."""
         state = cls.state(case, attend)
         out, lse, after = attend(*case.qkv, state, case.ctx(Phase.REUSE))
-        jax.tree.map(np.testing.assert_array_equal, after, state)
+        if not cls.moves:
+            jax.tree.map(np.testing.assert_array_equal, after, state)
         return state, out, lse
 
     def test_equals_masked_softmax(self, case, reuse):
-        out, lse = oracles.masked_attention(*case.qkv, self.keep_tokens(case))
+        q = of_tokens(case.qkv[0], self.queries(case))
+        out, lse = oracles.masked_attention(q, *case.qkv[1:], self.keep_tokens(case))
         np.testing.assert_allclose(reuse[1], out, rtol=2e-5, atol=2e-5)
         np.testing.assert_allclose(reuse[2], lse, rtol=2e-5, atol=2e-5)
 
@@ -117,16 +154,11 @@ class PatternSuite:
         jax.tree.map(np.testing.assert_array_equal, after, state)
 
     def test_counted_density_is_that_of_the_truth(self, case, reuse):
-        counted = metrics.density(
-            self.pattern,
-            case.grid,
-            num_heads=HEADS,
-            state=reuse[0],
-            text_lengths=case.text_lengths,
-        )
+        counted = self.counted_density(case, reuse[0])
         keep = self.keep_tokens(case)
         real = oracles.real_tokens(case.grid, case.text_lengths, BATCH).sum(1).astype(float)
-        keep = np.broadcast_to(keep, (BATCH, HEADS, *keep.shape[2:]))
+        own = self.queries(case) == np.arange(case.grid.num_tokens)
+        keep = np.broadcast_to(keep, (BATCH, HEADS, *keep.shape[2:])) & own[..., None]
         expected = keep.sum((0, 2, 3)) / np.square(real).sum()
         np.testing.assert_allclose(counted, expected, rtol=1e-5)
 
@@ -159,13 +191,14 @@ class PatternSuite:
     def test_gradients_are_those_of_the_masked_softmax(self, attend):
         case = make_case("text_last")
         state, keep = self.state(case, attend), self.keep_tokens(case)
+        queries = self.queries(case)
         weights = jax.random.normal(jax.random.key(9), case.qkv.shape[1:])
 
         def loss(qkv):
             return (attended(self.pattern, *qkv, state, case.ctx(Phase.REUSE))[0] * weights).sum()
 
         def masked(qkv):
-            q, k, v = qkv
+            q, k, v = of_tokens(qkv[0], queries), *qkv[1:]
             logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * HEAD_DIM**-0.5
             logits = jnp.where(keep, logits, -1e30)
             p = jnp.where(keep, jax.nn.softmax(logits), 0.0)

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from experiments import hosts
+from experiments.generation.generate_flags import Config
 from experiments.generation.generation import Generation
-from experiments.generation.settings import Config
 from experiments.training import training_mesh
 from models.tiny import TinyVideoDiT, save_tiny
 

@@ -10,7 +10,7 @@ from experiments import lpips
 from experiments.quality import __main__ as quality
 from experiments.quality import sweep
 from experiments.quality.picture import spread
-from experiments.quality.report import REFERENCE, shown
+from experiments.quality.printed_tables import REFERENCE, shown
 from experiments.quality.settings import check_distinct, from_file, published
 from experiments.quality.statistics import (
     Interval,

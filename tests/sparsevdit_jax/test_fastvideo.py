@@ -88,7 +88,7 @@ def test_a_file_s_warm_up_and_full_axes_stay_full_on_any_canvas(grid, tiles, win
         assert not said
     else:
         (line,) = said
-        assert f"made for [3, 6, 10] tiles and this canvas has {list(tiles)}: 2 first" in line
+        assert f"made for [3, 6, 10] tiles and this latent grid has {list(tiles)}: 2 first" in line
         assert f"[3, 6, 1] is {list(windows[1])}" in line
 
 
@@ -114,7 +114,8 @@ def test_full_steps_at_the_end_are_dense_too():
 def test_a_file_that_does_not_tell_its_canvas_is_refused_on_another(text):
     grid = VideoGrid(21, 45, 80)
     with pytest.raises(
-        ValueError, match=r"nothing tells what canvas .* this canvas has \[4, 6, 10\]"
+        ValueError,
+        match=r"the latent grid that this strategy was made for is unknown.* this latent grid has \[4, 6, 10\]",
     ):
         from_strategy(text, grid)
     known = from_strategy(text, grid, made_for=PAPER)

@@ -10,7 +10,14 @@ import jax
 import pytest
 
 from experiments.kernel_resources import __main__ as command
-from experiments.kernel_resources import cases, deviceless, facts, hazards, known_faults, production
+from experiments.kernel_resources import (
+    deviceless,
+    facts,
+    hazards,
+    known_faults,
+    production,
+    shipped_kernels,
+)
 from experiments.kernel_resources.deviceless import compile_for_h200
 
 TOYS = "tests.experiments.kernel_resources.toys:cases"
@@ -22,7 +29,7 @@ needs_kernels = pytest.mark.skipif(OLD, reason="see test_an_old_jax_is_refused")
 @pytest.mark.parametrize(
     "use",
     [
-        lambda: list(cases.shipped()),
+        lambda: list(shipped_kernels.shipped()),
         lambda: compile_for_h200(TOYS),
         lambda: list(production.ours()),
     ],
@@ -41,7 +48,9 @@ def compiled(part: str, *names: str):
 
 
 def shipped(module: str, head_dim: int) -> tuple[str, ...]:
-    return tuple(name for name, *_ in cases.of_module(module) if f", D {head_dim}," in name)
+    return tuple(
+        name for name, *_ in shipped_kernels.of_module(module) if f", D {head_dim}," in name
+    )
 
 
 def problems() -> list:
@@ -71,7 +80,7 @@ def test_faults_are_found_in_code_that_really_has_them():
 
 @needs_kernels
 @pytest.mark.parametrize("head_dim", [128, pytest.param(64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("module", cases.modules())
+@pytest.mark.parametrize("module", shipped_kernels.modules())
 def test_shipped_kernels_are_sound_and_recorded(module, head_dim):
     names = shipped(module, head_dim)
     assert names
@@ -105,10 +114,12 @@ def test_without_a_wait_registers_of_products_are_touched_too_early(name):
 
 @needs_kernels
 @pytest.mark.slow
-@pytest.mark.parametrize("module", cases.modules())
+@pytest.mark.parametrize("module", shipped_kernels.modules())
 def test_every_configuration_that_a_mask_can_choose_is_sound(module):
-    names = [name for name, *_ in cases.of_module(module, everything=True)]
-    done = compile_for_h200("experiments.kernel_resources.cases:everything", *names, timeout_s=3600)
+    names = [name for name, *_ in shipped_kernels.of_module(module, everything=True)]
+    done = compile_for_h200(
+        "experiments.kernel_resources.shipped_kernels:everything", *names, timeout_s=3600
+    )
     assert [case.name for case in done] == names
     assert not known_faults.unexpected(done), "\n".join(known_faults.unexpected(done))
 
@@ -135,7 +146,7 @@ def test_the_model_says_what_is_recorded():
 @needs_kernels
 def test_records_hold_what_is_shipped_and_nothing_else():
     for part, listed in (
-        ("shipped", cases.shipped()), ("problems", production.ours()), ("jax", production.of_jax()),
+        ("shipped", shipped_kernels.shipped()), ("problems", production.ours()), ("jax", production.of_jax()),
     ):  # fmt: skip
         recorded = {row["measured"]["case"] for row in facts.newest(part)}
         assert recorded == {name for name, *_ in listed}, (
@@ -145,7 +156,7 @@ def test_records_hold_what_is_shipped_and_nothing_else():
 
 @needs_kernels
 def test_every_known_fault_is_of_some_case():
-    listed = itertools.chain(cases.everything(), production.ours())
+    listed = itertools.chain(shipped_kernels.everything(), production.ours())
     assert known_faults.stale(name for name, *_ in listed) == []
 
 

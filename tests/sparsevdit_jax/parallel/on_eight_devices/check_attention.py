@@ -141,6 +141,6 @@ def test_rows_that_do_not_divide_are_refused():
     q, k, v, _ = (x[:1] for x in arrays(4))
     with (
         jax.set_mesh(parallel.make_mesh(cfg=2, seq=4)),
-        pytest.raises(ValueError, match="1 batch rows cannot be spread evenly over the 2 devices"),
+        pytest.raises(ValueError, match="1 batch rows cannot be sharded evenly over the 2 devices"),
     ):
         attended(Dense(), q, k, v, (), StepContext(GRID, Phase.DENSE))
