@@ -13,10 +13,12 @@ from .jenga import Jenga as Jenga
 from .lite_attention import LiteAttention as LiteAttention
 from .longcat_bsa import LongCatBsa as LongCatBsa
 from .lvsa import LVSA as LVSA
+from .monarch import Monarch as Monarch
 from .nabla import Nabla as Nabla
 from .per_head import PerHead as PerHead
 from .radial import Radial as Radial
 from .rain_fusion import RainFusion as RainFusion
+from .rettention import Rettention as Rettention
 from .skip import Skip as Skip
 from .skip_softmax import SkipSoftmax as SkipSoftmax
 from .sla import SLA as SLA

@@ -21,7 +21,17 @@ from sparsevdit_jax import (
     parallel,
 )
 from sparsevdit_jax.distill import layer_outputs, record
-from sparsevdit_jax.patterns import AdaSpa, Compensated, Diagonal, PerHead, Skip, SlidingTile
+from sparsevdit_jax.patterns import (
+    SVG,
+    AdaSpa,
+    Compensated,
+    Diagonal,
+    Monarch,
+    PerHead,
+    Rettention,
+    Skip,
+    SlidingTile,
+)
 from sparsevdit_jax.search.probe import Probe
 from sparsevdit_jax.search.rules import SparseVditRule
 from tests import tolerances
@@ -94,6 +104,9 @@ VALUES = {
         5,
         dict(cfg=2, seq=2),
     ),
+    "svg": (SVG(dialect="hunyuanvideo", block=16, unit=16), 5, dict(cfg=2, seq=4)),
+    "monarch": (Monarch(2, width_parts=2), 5, dict(cfg=2, seq=4)),
+    "re-ttention": (Rettention(0.3, block=16), 5, dict(cfg=2, seq=4)),
     "probe": (
         Probe((TopK(0.25, 16), Skip()), SparseVditRule((0.25, 0.0), lam=0.02)),
         5,
