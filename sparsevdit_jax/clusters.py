@@ -219,32 +219,6 @@ def cluster_mask(keep, q_owner, k_owner, *, block_q: int, block_kv: int) -> Bloc
     )
 
 
-def largest_share(
-    weights: Float32[Array, "*rows N"], share: float, least: int = 0, *, crossing: bool = True
-):
-    """Which entries of each row, largest first, are needed for `share` of the whole: bool [..., N].
-
-    An entry is kept while the sum of those before it is at most `share` (below it, without
-    `crossing`), so that the one which crosses is kept and one at least is. Ties go to the lowest
-    index. A share of 1 keeps everything.
-
-    Args:
-      weights: non-negative; each row sums to 1.
-      share: in (0, 1].
-      least: entries that a row keeps in any case.
-      crossing: whether a sum of exactly `share` still takes another.
-    """
-    if share == 1:
-        return jnp.ones(weights.shape, bool)
-    order = jnp.argsort(-weights, axis=-1, stable=True)
-    total = jnp.cumsum(jnp.take_along_axis(weights, order, axis=-1), -1)
-    before = jnp.pad(total[..., :-1], [(0, 0)] * (weights.ndim - 1) + [(1, 0)])
-    wanted = before <= share if crossing else before < share
-    rank = np.arange(weights.shape[-1]).reshape((1,) * (weights.ndim - 1) + (-1,))
-    wanted = wanted | (rank < max(least, 1))
-    return jnp.take_along_axis(wanted, jnp.argsort(order, axis=-1), axis=-1)
-
-
 def _text_lengths(grid, block, text_lengths):
     """Real tokens of each text block, int32 [B|1, 1, Nt]."""
     whole = text_lengths is None or not grid.text_len

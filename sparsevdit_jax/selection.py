@@ -1,14 +1,17 @@
 """Scores of block pairs -> lists of blocks. Ties go to the lowest index; counts are rounded half
-up.
+up where nothing else is said.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import BlockMask
+from pallas_kernels._values import listed, share
 from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.token_order import TokenOrder
 
@@ -18,6 +21,76 @@ def round_half_up(x):
     if isinstance(x, jax.Array):
         return jnp.floor(x + 0.5).astype(np.int32)
     return math.floor(x + 0.5)
+
+
+def round_up(x):
+    """Smallest integer that is not below; traced for traced x."""
+    return jnp.ceil(x).astype(np.int32) if isinstance(x, jax.Array) else math.ceil(x)
+
+
+def round_down(x):
+    """Largest integer that is not above; traced for traced x."""
+    return jnp.floor(x).astype(np.int32) if isinstance(x, jax.Array) else math.floor(x)
+
+
+def densities(value: Any) -> float | tuple[float, ...]:
+    """A density in (0, 1], or a tuple of one for each head; ValueError for anything else."""
+    remedy = "kept blocks / all blocks of a row, or a tuple with one for each head"
+    if isinstance(value, tuple | list):
+        if not value:
+            raise ValueError(f"density={value!r} must have an entry for each head; {remedy}")
+        return tuple(share("density", d, remedy=remedy) for d in listed("density", value))
+    return share("density", value, remedy=remedy)
+
+
+def row_budget(
+    density: float | tuple[float, ...],
+    num_blocks: int,
+    ctx: StepContext,
+    *,
+    rounding: Callable = round_half_up,
+    multiple: int = 1,
+) -> tuple[Any, int]:
+    """(blocks that a row keeps, the most that any row ever keeps), both in 1..`num_blocks`.
+
+    Where the step has a density of its own (`StepContext.density`) it takes the place of the mean
+    over heads, and heads keep their proportions. The count is then rounded in float32.
+
+    Args:
+      density: share of the blocks; of each head of the layer if it is a tuple.
+      num_blocks: all blocks.
+      ctx: the step.
+      rounding: of density * num_blocks to an integer.
+      multiple: counts are rounded up to a multiple of it.
+
+    Returns:
+      The count: an int, a traced scalar, or int32 [1, heads of this device]; and the room, an int.
+    """
+    heads = np.atleast_1d(np.asarray(density))
+    counts: Any
+    if ctx.density is None:
+        found = [_count(float(d), num_blocks, rounding, multiple) for d in heads]
+        room = max(found)
+        counts = np.array([found], np.int32)
+    else:
+        proportion = heads / heads.mean()
+        most = 1.0 if ctx.room is None else ctx.room
+        largest = min(most * proportion.max(), 1.0)
+        above = float(np.nextafter(np.float32(largest), np.float32(2)))  # float32 may round up
+        room = _count(above, num_blocks, rounding, multiple)
+        each = jnp.asarray(ctx.density) * proportion.astype(np.float32)[None]
+        counts = jnp.minimum(_count(jnp.minimum(each, 1), num_blocks, rounding, multiple), room)
+    if isinstance(density, tuple):
+        return ctx.local_heads(counts), room
+    return counts[0, 0] if isinstance(counts, jax.Array) else room, room
+
+
+def _count(density, num_blocks, rounding, multiple) -> Any:
+    count = rounding(density * num_blocks)
+    count = -(-count // multiple) * multiple
+    if isinstance(count, jax.Array):
+        return jnp.clip(count, 1, num_blocks)
+    return min(max(count, 1), num_blocks)
 
 
 def block_budget(
@@ -103,23 +176,32 @@ def ranked_mask(ranked: jax.Array, counts: jax.Array | int, order: TokenOrder) -
     )
 
 
-def top_blocks(scores: jax.Array, density: float, order: TokenOrder, ctx: StepContext) -> BlockMask:
+def top_blocks(
+    scores: jax.Array,
+    density: float | tuple[float, ...],
+    order: TokenOrder,
+    ctx: StepContext,
+    *,
+    rounding: Callable = round_half_up,
+    multiple: int = 1,
+) -> BlockMask:
     """The blocks of highest score in each video row; text is kept besides, as rows and columns.
 
     No gradient flows through the choice.
 
     Args:
       scores: f32 [B, H, N, N], of query and key blocks in the order of `order`.
-      density: share of the video blocks that a row keeps, one at least, where the step has none of
-        its own (`StepContext.density`).
+      density: share of the video blocks that a row keeps, one at least; see `row_budget`.
       order: block order.
       ctx: the step.
+      rounding: as in `row_budget`.
+      multiple: as in `row_budget`.
     """
     video = order.num_video_blocks
-    count = block_budget(density if ctx.density is None else ctx.density, video)
-    room = int(block_budget(density if ctx.room is None else ctx.room, video))
+    counts, room = row_budget(density, video, ctx, rounding=rounding, multiple=multiple)
     scores = jax.lax.stop_gradient(scores)
-    return ranked_mask(rank_with_text(scores, order, room + order.num_text_blocks), count, order)
+    ranked = rank_with_text(scores, order, room + order.num_text_blocks)
+    return ranked_mask(ranked, counts, order)
 
 
 def head_levels(recall: jax.Array, threshold: float) -> jax.Array:

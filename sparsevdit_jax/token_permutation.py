@@ -87,7 +87,7 @@ def choose_order(orders, which, text_lengths=None) -> TokenOrder | TokenPermutat
 def _lengths(orders, which, text_lengths) -> Any:
     """Real tokens of each block, int32 [B|1, H|1, N], or None if all blocks are full."""
     text_lengths = text_lengths if orders[0].grid.text_len else None
-    if all(np.array_equal(o.video_lengths, orders[0].video_lengths) for o in orders):
+    if all(np.array_equal(o.lengths(), orders[0].lengths()) for o in orders):
         return orders[0].mask_lengths(text_lengths)
     lengths = [o.lengths(text_lengths) for o in orders]
     xp = jnp if any(isinstance(x, jax.Array) for x in (*lengths, which)) else np

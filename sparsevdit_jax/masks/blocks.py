@@ -1,9 +1,12 @@
-"""Keep matrices over blocks, on the host with numpy: windows, bands, text."""
+"""Keep matrices over blocks, on the host with numpy: windows, bands, neighbours, text."""
+
+import functools
+import itertools
 
 import numpy as np
 
 from pallas_kernels._values import share
-from sparsevdit_jax.token_order import TokenOrder
+from sparsevdit_jax.token_order import TokenOrder, slot_positions
 
 
 def axis_window(count: int, window: int, even_window: str = "paper") -> np.ndarray:
@@ -24,6 +27,32 @@ def axis_window(count: int, window: int, even_window: str = "paper") -> np.ndarr
     query, key = np.arange(count)[:, None], np.arange(count)[None, :]
     centre = np.maximum(np.minimum(query, count - 1 - right), left)
     return (key >= centre - left) & (key <= centre + right)
+
+
+def cut_window(count: int, window: int) -> np.ndarray:
+    """Tiles at most ``window // 2`` away along an axis of `count` tiles, bool [count, count]: a
+    window that the border cuts.
+    """
+    tile = np.arange(count)
+    return np.abs(tile[:, None] - tile[None]) <= window // 2
+
+
+@functools.lru_cache(maxsize=16)
+def touching(order: TokenOrder) -> np.ndarray:
+    """Whether two video blocks hold tokens that touch (26 neighbours) or are one: bool [Nv, Nv]."""
+    start, grid, count = order.grid.video_start, order.grid, order.num_video_blocks
+    block = slot_positions(order)[start : start + grid.num_video_tokens] // order.block
+    block = block.reshape(grid.shape)
+    keep = np.eye(count, dtype=bool)
+    for step in itertools.product((-1, 0, 1), repeat=3):
+        here = tuple(
+            slice(max(0, -s), n - max(0, s)) for s, n in zip(step, grid.shape, strict=True)
+        )
+        there = tuple(
+            slice(max(0, s), n - max(0, -s)) for s, n in zip(step, grid.shape, strict=True)
+        )
+        keep[block[here], block[there]] = True
+    return keep
 
 
 def band(count: int, width: int) -> np.ndarray:

@@ -5,12 +5,15 @@ from .compensated import Compensated as Compensated
 from .dense import Dense as Dense
 from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal
-from .fastvideo_bsa import FastVideoBSA as FastVideoBSA
+from .fastvideo_bsa import FastVideoBsa as FastVideoBsa
+from .longcat_bsa import LongCatBsa as LongCatBsa
+from .nabla import Nabla as Nabla
 from .per_head import PerHead as PerHead
 from .skip import Skip as Skip
 from .sliding_tile import SlidingTile as SlidingTile
 from .sol_attn import SolAttn as SolAttn
-from .svg2 import SVG2 as SVG2
+from .sub_block import SubBlock as SubBlock
+from .svg2 import Svg2 as Svg2
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
 from .vorta import Coreset as Coreset

@@ -8,13 +8,13 @@ import numpy as np
 
 from pallas_kernels._pytree import pytree
 from pallas_kernels._values import flag, share, whole
+from sparsevdit_jax.block_rules import keep_share
 from sparsevdit_jax.clusters import (
     Clusters,
     cluster_mask,
     cluster_order,
     drawn_tokens,
     k_means,
-    largest_share,
 )
 from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.method import Method, warm_up
@@ -23,7 +23,7 @@ from sparsevdit_jax.schedule import Phase
 
 
 @pytree
-class SVG2State:
+class Svg2State:
     """Where the next step's k-means begins, for each batch row and head.
 
     Attributes:
@@ -38,7 +38,7 @@ class SVG2State:
 
 
 @dataclasses.dataclass(frozen=True)
-class SVG2(AttentionPattern):
+class Svg2(AttentionPattern):
     """Queries and keys are clustered apart, and a cluster of queries reads the clusters of most mass.
 
     Each head and row runs k-means on its video queries and on its video keys, from random tokens at
@@ -107,7 +107,7 @@ class SVG2(AttentionPattern):
             return jnp.zeros((batch, num_heads, clusters, head_dim), np.float32)
 
         counts = self._counts(grid)
-        return SVG2State(*map(none, counts), jnp.zeros((batch, num_heads), bool))
+        return Svg2State(*map(none, counts), jnp.zeros((batch, num_heads), bool))
 
     def plan(self, q, k, state, ctx):
         """The clusters of this step's q and k, and which of them meet."""
@@ -119,7 +119,7 @@ class SVG2(AttentionPattern):
         del lse
         return self.cluster(q, k, state, ctx)[-1] if ctx.phase is Phase.DENSE else state
 
-    def cluster(self, q, k, state, ctx: StepContext) -> tuple[Clusters, Clusters, SVG2State]:
+    def cluster(self, q, k, state, ctx: StepContext) -> tuple[Clusters, Clusters, Svg2State]:
         """(clusters of the queries, of the keys, state): a step of k-means on q, k [B, L, H, D]."""
         start, count = ctx.grid.video_start, ctx.grid.num_video_tokens
         limit = jnp.where(state.warm, np.int32(self.iterations), np.int32(self.first_iterations))
@@ -130,7 +130,7 @@ class SVG2(AttentionPattern):
             drawn = jnp.take(x, drawn, axis=1).swapaxes(1, 2).astype(np.float32)
             found.append(k_means(x, jnp.where(state.warm[..., None, None], old, drawn), limit))
         q_found, k_found = found
-        state = SVG2State(q_found.centroids, k_found.centroids, jnp.ones_like(state.warm))
+        state = Svg2State(q_found.centroids, k_found.centroids, jnp.ones_like(state.warm))
         return q_found, k_found, state
 
     def keep_clusters(self, q: Clusters, k: Clusters, ctx: StepContext) -> jax.Array:
@@ -142,7 +142,7 @@ class SVG2(AttentionPattern):
             logits * np.float32(scale) + jnp.log(k.sizes[:, :, None].astype(np.float32)), axis=-1
         )
         least = int(self.min_kc_ratio * k.sizes.shape[-1])
-        return largest_share(jax.lax.stop_gradient(mass), self.top_p, least)
+        return keep_share(jax.lax.stop_gradient(mass), self.top_p, crossing=True, least=least)
 
     def choose(self, q: Clusters, k: Clusters, ctx: StepContext) -> AttentionPlan:
         """The plan of given clusters."""
@@ -156,13 +156,13 @@ class SVG2(AttentionPattern):
         return tuple(min(n, grid.num_video_tokens) for n in (self.q_clusters, self.k_clusters))
 
 
-def svg2_for(grid, q_clusters: int = 300, **fields) -> SVG2:
+def svg2_for(grid, q_clusters: int = 300, **fields) -> Svg2:
     """The authors' setting. Canvases far smaller than theirs have as few clusters as keep 64 queries
     and 16 keys in each, and smaller blocks.
     """
     tokens = grid.num_video_tokens
     block = 64 if tokens >= 1 << 14 else 16
-    return SVG2(
+    return Svg2(
         min(q_clusters, -(-tokens // 64)),
         min(1000, -(-tokens // 16)),
         block_q=block,

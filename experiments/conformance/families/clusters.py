@@ -7,7 +7,7 @@ import numpy as np
 from experiments.conformance.check import close, same, softmax_roundings
 from sparsevdit_jax import StepContext, VideoGrid
 from sparsevdit_jax.clusters import Clusters
-from sparsevdit_jax.patterns import SVG2
+from sparsevdit_jax.patterns import Svg2
 
 
 def _raster(vectors, name):
@@ -22,7 +22,7 @@ def svg2(vectors):
     """
     q, k, v = (_raster(vectors, name) for name in "qkv")
     pair = [_given(vectors, name) for name in "qk"]
-    pattern = SVG2(
+    pattern = Svg2(
         *(x.sizes.shape[-1] for x in pair),
         top_p=float(vectors["top_p"]),
         min_kc_ratio=float(vectors["min_kc_ratio"]),

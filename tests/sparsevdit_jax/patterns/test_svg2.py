@@ -7,13 +7,13 @@ import pytest
 
 from sparsevdit_jax import Phase, StepContext, VideoGrid
 from sparsevdit_jax.clusters import drawn_tokens
-from sparsevdit_jax.patterns import SVG2
+from sparsevdit_jax.patterns import Svg2
 from sparsevdit_jax.presets import attention_for
 from tests.attending import attended, jitted
 from tests.conformance.pattern_suite import PatternSuite, make_case
 from tests.sparsevdit_jax import oracles
 
-PATTERN = SVG2(4, 6, top_p=0.5, min_kc_ratio=0.2, block_q=4, block_kv=8)
+PATTERN = Svg2(4, 6, top_p=0.5, min_kc_ratio=0.2, block_q=4, block_kv=8)
 
 
 def clustered(pattern, x, row, head, place, grid):
@@ -33,7 +33,7 @@ def kept_clusters(pattern, q, k, sizes):
     return np.stack([oracles.top_p(row, pattern.top_p, least) for row in mass])
 
 
-class TestSVG2(PatternSuite):
+class TestSvg2(PatternSuite):
     pattern = PATTERN
     moves = True
 
@@ -56,7 +56,7 @@ class TestSVG2(PatternSuite):
 
 @pytest.fixture(scope="module")
 def attend():
-    return jitted(TestSVG2.pattern)
+    return jitted(TestSvg2.pattern)
 
 
 def test_later_steps_begin_where_the_last_one_ended(attend):
@@ -91,7 +91,7 @@ def test_dense_steps_can_warm_the_centroids(attend):
 def test_fewer_tokens_than_clusters_in_bfloat16():
     grid = VideoGrid(1, 1, 1, 2)
     x = jax.random.normal(jax.random.key(0), (1, 3, 2, 8), jnp.bfloat16)
-    pattern = SVG2()
+    pattern = Svg2()
     state = pattern.init(grid, batch=1, num_heads=2, head_dim=8)
     out, _, after = attended(pattern, x, x, x, state, StepContext(grid))
     assert out.dtype == jnp.bfloat16
@@ -123,4 +123,4 @@ def test_settings_of_the_models():
 )  # fmt: skip
 def test_bad_fields(field, value):
     with pytest.raises(ValueError, match=f"{field}={value} must"):
-        SVG2(**{field: value})
+        Svg2(**{field: value})
