@@ -19,6 +19,7 @@ from sparsevdit_jax.token_permutation import TokenPermutation
 
 TOLERANCE = 1e-4
 """k-means ends when no centroid has moved further."""
+_EXACT = jax.lax.Precision.HIGHEST  # sums are not rounded to TF32
 _CHUNK = 8192  # tokens whose distances to all centroids are held at a time
 
 
@@ -133,7 +134,7 @@ def _totals(x, labels, count):
         member.astype(x.dtype),
         x,
         preferred_element_type=np.float32,
-        precision=jax.lax.Precision.HIGHEST,
+        precision=_EXACT,
     )
     return sums, member.sum(0, dtype=np.int32)
 
@@ -194,6 +195,20 @@ def cluster_order(
     )
     owner = jnp.where(lengths > 0, owner, count + 1)
     return order, _join(owner, np.full(text, count, np.int32))
+
+
+def cluster_means(
+    x: Float[Array, "B S H D"], owner: Int32[Array, "B H N"], clusters: Clusters
+) -> Float32[Array, "B C H D"]:
+    """Means of the clusters, of x in their `cluster_order`; 0 where there are none. Gradients flow."""
+    batch, _, heads, dim = x.shape
+    blocks, count = owner.shape[-1], clusters.sizes.shape[-1]
+    # Padding is zero, so that sums of blocks are those of their tokens.
+    sums = x.reshape(batch, blocks, -1, heads, dim).sum(2, dtype=np.float32)
+    member = owner[..., None] == np.arange(count, dtype=np.int32).reshape(1, 1, 1, -1)
+    total = jnp.einsum("bnhd,bhnc->bchd", sums, member.astype(np.float32), precision=_EXACT)
+    sizes = jnp.maximum(clusters.sizes, 1).swapaxes(1, 2)[..., None]
+    return total / sizes.astype(np.float32)
 
 
 def cluster_mask(keep, q_owner, k_owner, *, block_q: int, block_kv: int) -> BlockMask:

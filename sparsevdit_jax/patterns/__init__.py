@@ -14,6 +14,7 @@ from .sliding_tile import SlidingTile as SlidingTile
 from .sol_attn import SolAttn as SolAttn
 from .sub_block import SubBlock as SubBlock
 from .svg2 import Svg2 as Svg2
+from .svg_ear import SvgEar as SvgEar
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
 from .vorta import Coreset as Coreset
