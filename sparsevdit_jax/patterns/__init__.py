@@ -7,7 +7,7 @@ from .dense import Dense as Dense
 from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal
 from .draft import Draft as Draft
-from .fastvideo_bsa import FastVideoBSA as FastVideoBSA
+from .fastvideo_bsa import FastVideoBsa as FastVideoBsa
 from .global_frames import GlobalFrames as GlobalFrames
 from .jenga import Jenga as Jenga
 from .lite_attention import LiteAttention as LiteAttention
@@ -27,7 +27,8 @@ from .sol_attn import SolAttn as SolAttn
 from .ssta import SSTA as SSTA
 from .sub_block import SubBlock as SubBlock
 from .svg import SVG as SVG
-from .svg2 import SVG2 as SVG2
+from .svg2 import Svg2 as Svg2
+from .svg_ear import SvgEar as SvgEar
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
 from .vorta import Coreset as Coreset
