@@ -25,6 +25,15 @@ class Counted(AttentionPattern):
         """The pattern."""
         return (self.pattern,)
 
+    @property
+    def takes_density(self) -> bool:  # pyrefly: ignore
+        """Whether the pattern does."""
+        return self.pattern.takes_density
+
+    def with_density(self, density):
+        """Around the pattern with this density."""
+        return Counted(self.pattern.with_density(density))
+
     def init(self, grid, *, batch, num_heads, head_dim):
         """(the pattern's state, densities)."""
         own = self.pattern.init(grid, batch=batch, num_heads=num_heads, head_dim=head_dim)

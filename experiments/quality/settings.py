@@ -88,15 +88,21 @@ def published(num_layers: int, num_steps: int, *, block: int = 64) -> tuple[Sett
 
 DENSITIES = (0.2, 0.1, 0.05, 0.3, 0.5)
 KNOBS: dict[str, tuple[dict, ...]] = {
-    "efficient-vdit": ({"count": 2}, {"count": 1}, {"count": 4}),
-    "fastvideo-bsa": ({"cumulative": 0.7}, {"cumulative": 0.5}, {"cumulative": 0.9}),
-    "longcat-bsa": tuple({"density": d} for d in DENSITIES),
+    "efficient-vdit": tuple({"count": n} for n in (2, 1, 4)),
+    "fastvideo-bsa": tuple({"cumulative": c} for c in (0.7, 0.5, 0.9)),
+    "lite-attention": tuple({"block_q": 64, "block_kv": 64, "threshold": t} for t in (-4.0, -2.0)),
     # The authors' 21 reference frames are more than the tiny clip has, so all of it would be dense.
     "lvsa": tuple({"reference": 5, "window": w} for w in (1, 2, 3)),
+    "monarch": ({"tied_frames": 1}, {"tied_frames": 2}, {"tied_frames": 4}),
     "nabla": tuple({"mass": m} for m in (0.6, 0.4, 0.8)),
     "radial": tuple({"decay": d} for d in (0.5, 0.2, 0.95)),
+    "re-ttention": tuple({"density": d} for d in (0.2, 0.1, 0.05)),
+    "skip-softmax": tuple({"block_q": 64, "block_kv": 64, "threshold": t} for t in (0.1, 0.3)),
     "sol-attn": tuple({"tau": t} for t in (1.0, 1.5, 2.0)),
+    # The authors' tile is a quarter of the tiny clip.
+    "ssta": tuple({"tile": (4, 4, 4), "window": (1, 1, 1), "topk": n} for n in (12, 6, 3)),
     "svg2": tuple({"q_clusters": 64, "k_clusters": 64, "top_p": p} for p in (0.7, 0.5, 0.9)),
+    "svg-ear": tuple({"q_clusters": 64, "k_clusters": 64, "top_p": p} for p in (0.7, 0.5, 0.9)),
     "vorta-coreset": ({"rate": 0.5}, {"rate": 0.75}),
 }
 """What is varied of a method that has no density: fields of its pattern, the setting that says most first."""
@@ -126,6 +132,8 @@ def of_methods(
         own = []
         for knob in knobs:
             patterns = tuple(dataclasses.replace(p, **knob) for p in layers)  # pyrefly: ignore
+            if "density" in knob:  # in place of densities by step
+                schedule = dataclasses.replace(schedule, density=None)
             label = ",".join(f"{value:g}" for value in list(knob.values())[-1:])
             own.append(_setting(method.title, label, SparseAttention(patterns, schedule)))
         found.append(own)
