@@ -45,7 +45,7 @@ def draw(method: Method, run: record.Run) -> None:
     """Draws a method's picture and records what it shows."""
     rows, facts = [], []
     for pattern in page.drawn(method):
-        seen, other = reads(pattern), reads(pattern, seed=1)
+        seen, other = reads(pattern, seeds=(0, 1))
         title = type(pattern).__name__
         title += "" if seen.density is None else f", density {seen.density:.2f}"
         rows.append((title, seen))
@@ -57,6 +57,7 @@ def draw(method: Method, run: record.Run) -> None:
         online=any(online for _, online in facts),
         has_plan=all(seen.block is not None for seen, _ in facts),
         blocks=list(dict.fromkeys(blocks)),
+        skips=any(seen.skips for seen, _ in facts),
         hopper=all(seen.on_hopper for seen, _ in facts),
     )
 

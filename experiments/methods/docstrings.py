@@ -9,6 +9,7 @@ from typing import Any
 _SENTENCE = re.compile(r"(?<=[.:;])\s+(?=Differs\b)|(?<=\.)\s+(?=[A-Z`\"])")
 _DIFFERS = re.compile(r"\bDiffers\b|\bdiffers from\b")
 _SOURCE = re.compile(r"^(Source|Reference|Follows)\b")
+_LIST = re.compile(r"[*-] ")
 _FIELD = re.compile(r"^  (\w+): ")
 _ARXIV = re.compile(r"(?<![\[\w])(?:arXiv )?(\d{4}\.\d{5})\b")
 
@@ -20,14 +21,14 @@ class Docstring:
     Attributes:
       summary: its first sentence.
       rule: the paragraphs that say how it chooses.
-      source: the sentences that name the code or paper that it follows.
+      source: the paragraphs that name the code or paper that it follows.
       differs: the paragraphs that say where it differs from them.
       arguments: name -> meaning.
     """
 
     summary: str
     rule: tuple[str, ...]
-    source: str
+    source: tuple[str, ...]
     differs: tuple[str, ...]
     arguments: dict[str, str]
 
@@ -40,22 +41,22 @@ def parse(text: str) -> Docstring:
     """
     body, _, attributes = inspect.cleandoc(text).partition("\nAttributes:\n")
     rule, source, differs = [], [], []
-    first = ""
+    first, last = "", rule
     for number, paragraph in enumerate(re.split(r"\n\s*\n", body.strip())):
-        if paragraph.lstrip().startswith("*"):
-            rule.append(paragraph)
+        if _LIST.match(paragraph):
+            last.append(paragraph)  # a list belongs to what stands above it
             continue
         sentences = _SENTENCE.split(" ".join(paragraph.split()))
         if number == 0:
             first = sentences[0]
         at = next((i for i, s in enumerate(sentences) if _DIFFERS.search(s)), len(sentences))
-        if at < len(sentences):
-            differs.append(" ".join(sentences[at:]))
         said = next((i for i, s in enumerate(sentences[:at]) if _SOURCE.match(s)), at)
-        source += sentences[said:at]
-        if said:
-            rule.append(" ".join(sentences[:said]))
-    return Docstring(first, tuple(rule), " ".join(source), tuple(differs), _attributes(attributes))
+        parts = (rule, sentences[:said]), (source, sentences[said:at]), (differs, sentences[at:])
+        for kind, own in parts:
+            if own:
+                kind.append(" ".join(own))
+                last = kind
+    return Docstring(first, tuple(rule), tuple(source), tuple(differs), _attributes(attributes))
 
 
 def _attributes(text: str) -> dict[str, str]:
@@ -94,7 +95,9 @@ def arguments_table(kind: type) -> str:
     Raises:
       ValueError: the docstring says nothing of a field.
     """
-    meanings = parse(kind.__doc__ or "").arguments
+    meanings: dict[str, str] = {}
+    for base in kind.__mro__:  # a base says what its fields mean
+        meanings = parse(base.__doc__ or "").arguments | meanings
     lines = ["| argument | type | default | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(kind):
         if field.name not in meanings:

@@ -26,7 +26,9 @@ HEADS, LAYERS, STEPS = 12, 30, 50
 SMALLER: dict[str, dict[str, Any]] = {
     "sta": dict(tile=(2, 4, 4), window=(3, 3, 3)),
     "lvsa": dict(window=1, reference=4),
-    "nabla": dict(window=(3, 1, 1), cell=(4, 4)),
+    "nabla": dict(mass=0.6, window=(3, 1, 1), cell=(4, 4)),
+    "draft": dict(cell=(4, 8)),
+    "ssta": dict(tile=(2, 4, 4), window=(1, 3, 3), topk=6),
 }
 """Fields of the patterns that would keep nearly everything of the small grid that pictures show."""
 
@@ -116,7 +118,7 @@ def page(method: Method, folder: Path = record.RESULTS) -> str:
         head = f"**`{kind.__name__}`.** " if several else ""
         rules.append(head + "\n\n".join(map(markdown, doc.rule)))
         differs += [head + "\n\n".join(map(markdown, doc.differs))] if doc.differs else []
-    source = " ".join(markdown(doc.source) for doc in docs if doc.source)
+    source = "\n\n".join(markdown(part) for doc in docs for part in doc.source)
     tables = [
         f"of [`sparsevdit_jax.patterns.{kind.__name__}`]({UP}{_file(kind)}):\n\n{arguments_table(kind)}"
         for kind in kinds
@@ -126,12 +128,12 @@ def page(method: Method, folder: Path = record.RESULTS) -> str:
             f"# {method.title}",
             summary(method),
             f"- Paper: {paper(method)}. Settings here: {markdown(method.source)}.",
-            *([f"- {source}"] if source else []),
             f"- It chooses blocks {chooses(found)}. It is for models "
             + ("that were trained for it." if method.trained else "as they are, without training."),
             f"- Use: `--attention {method.name}`, or `attention_for(\"{method.name}\", grid, ...)`.",
             "## How it chooses blocks",
             *rules,
+            *([source] if source else []),
             f"![The mask of one head, and the keys that one query reads in each frame]({method.name}.png)",
             _caption(method, found),
             "## Arguments",
@@ -165,7 +167,7 @@ def _caption(method: Method, found: dict[str, Any]) -> str:
         )
     else:
         text = (
-            "It chooses no blocks. Left: the weights that queries give to keys, in effect, means over 16 x 16 "
+            "No mask of blocks alone says what it computes. Left: the weights that queries give to keys, in effect, means over 16 x 16 "
             "tokens. Right: the weights of one query (orange) in each frame. Both on a logarithmic scale."
         )
     return f"{text} Drawn on {size}, whose q and k are a smooth scene that moves, with {calls}."
@@ -282,7 +284,9 @@ def verified(
 
 def _kernels(found: dict[str, Any]) -> str:
     if not found["has_plan"]:
-        return "It has a computation of its own in XLA, which runs on any device; no block-sparse kernel runs it."
+        return "Its `compute` is its own, beside that of other patterns: XLA runs it on any device."
+    if found["skips"]:
+        return "The GPU kernels refuse to skip blocks by their logits; XLA runs it on any device."
     sizes = ", ".join(found["blocks"])
     if found["hopper"]:
         return f"The kernels for Hopper GPUs have tiles for its blocks of {sizes} tokens (queries x keys)."

@@ -45,6 +45,10 @@ def draw(rows: Sequence[tuple[str, Reads]], path: Path) -> None:
         cells = grid[number, 1].subgridspec(2, len(keys) // 2, hspace=0.05, wspace=0.05)
         for frame, cell in enumerate(cells):
             axis = show(cell, keys[frame])
+            if not frame:
+                last = len(keys) - 1
+                text = f"keys of one query, in frames 0 to {last}"
+                axis.set_title(text, fontsize=8.5, loc="left", pad=4)
             if frame == QUERY[0]:
                 axis.plot(QUERY[2], QUERY[1], "o", color=MARK, markersize=4)
     figure.savefig(path, dpi=100, metadata={"Software": None})
