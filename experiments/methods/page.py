@@ -44,7 +44,8 @@ def patterns_of(method: Method, grid: VideoGrid) -> list[AttentionPattern]:
 def drawn(method: Method) -> list[AttentionPattern]:
     """The patterns of its picture."""
     fields = SMALLER.get(method.name, {})
-    return [dataclasses.replace(p, **fields) for p in patterns_of(method, GRID)]
+    found: list[Any] = patterns_of(method, GRID)
+    return [dataclasses.replace(p, **fields) for p in found]
 
 
 def kinds_of(method: Method) -> list[type]:
@@ -167,8 +168,9 @@ def _caption(method: Method, found: dict[str, Any]) -> str:
         )
     else:
         text = (
-            "No mask of blocks alone says what it computes. Left: the weights that queries give to keys, in effect, means over 16 x 16 "
-            "tokens. Right: the weights of one query (orange) in each frame. Both on a logarithmic scale."
+            "No mask of blocks alone says what it computes. Left: the weights that queries give to keys in "
+            "effect, means over 16 x 16 tokens. Right: the weights of one query (orange) in each frame. Both on a "
+            "logarithmic scale."
         )
     return f"{text} Drawn on {size}, whose q and k are a smooth scene that moves, with {calls}."
 

@@ -37,12 +37,13 @@ def _named(function: Callable, seen: set) -> Iterator[Any]:
 
 
 def log(run: record.Run, folder: Path = GOLDEN) -> None:
-    """Compares every vector file of a folder, a record each.
+    """Compares every vector file of a folder and prints how it went; a record each.
 
     Raises:
       ValueError: one does not agree.
     """
     for verdict in judged(folder):
+        print(verdict.line(), flush=True)
         if verdict.verdict == "unknown":
             continue
         if verdict.verdict != "ok":
