@@ -67,9 +67,12 @@ def main(config: Config) -> None:
     names = config.only or tuple(METHODS)
     if config.draw:
         page.PAGES.mkdir(exist_ok=True)
+        compared, run = (
+            record.Run.start(name, config, allow_dirty=config.allow_dirty)
+            for name in (vectors.NAME, "methods")
+        )
         if not config.only:
-            vectors.log(record.Run.start(vectors.NAME, config, allow_dirty=config.allow_dirty))
-        run = record.Run.start("methods", config, allow_dirty=config.allow_dirty)
+            vectors.log(compared)
         for name in names:
             print(f"drawing {name}", flush=True)
             draw(METHODS[name], run)
