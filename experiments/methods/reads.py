@@ -76,7 +76,11 @@ def reads(
     ctx = StepContext(grid, Phase.REUSE)
     blank = pattern.init(grid, batch=1, num_heads=1, head_dim=HEAD_DIM)
     compute = jax.jit(pattern.compute)
-    plan = jax.jit(lambda q, k, state: pattern.plan(q, k, state, ctx)[0])
+
+    def plan(q, k, state):
+        return pattern.plan(q, k, state, ctx)[0]
+
+    plan = plan if pattern.is_static else jax.jit(plan)
     found = []
     for seed in seeds:
         q, k, v = video_like(grid, seed)
