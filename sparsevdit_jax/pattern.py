@@ -15,7 +15,6 @@ import functools
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
@@ -24,50 +23,12 @@ from pallas_kernels._pytree import pytree
 from sparsevdit_jax import ops
 from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.grid import VideoGrid
+from sparsevdit_jax.plan import AttentionPlan
 from sparsevdit_jax.schedule import Phase
 from sparsevdit_jax.token_order import TokenOrder
-from sparsevdit_jax.token_permutation import TokenPermutation
 
 Heads = tuple[int, ...]
 _DRAWN = 8  # head_dim of random q and k, of which an online pattern's density is counted
-
-
-@pytree
-class AttentionPlan:
-    """Which block pairs one launch computes.
-
-    Attributes:
-      mask: the block pairs, in block order. Blocks of queries and of keys may differ in size and in
-        number. A mask without lengths takes those of its orders. A full NumPy mask runs as dense
-        attention, and an empty one costs nothing.
-      q_order: block order of the queries; TokenPermutation has one for each head or row. None: raster.
-      kv_order: block order of the keys and values; None: `q_order`.
-    """
-
-    mask: BlockMask
-    q_order: TokenOrder | TokenPermutation | None = None
-    kv_order: TokenOrder | TokenPermutation | None = None
-
-    @classmethod
-    def everything(cls, grid: VideoGrid) -> "AttentionPlan":
-        """Dense attention: one block, full."""
-        block = grid.num_tokens
-        return cls(BlockMask.full(1, 1, block_q=block, block_kv=block))
-
-    @classmethod
-    def nothing(cls, grid: VideoGrid) -> "AttentionPlan":
-        """Attention to no key: out 0, lse -inf."""
-        none, block = np.zeros((1, 1), bool), grid.num_tokens
-        return cls(BlockMask.from_dense(none, block_q=block, block_kv=block))
-
-    def attend(self, q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
-        """(out [B, L, H, D], lse f32 [B, H, L]) of raster-order q, k, v, in raster order."""
-        if self.mask.is_full:
-            return ops.attend_dense(q, k, v, ctx)
-        if self.mask.is_empty:
-            batch, length, heads, _ = q.shape
-            return jnp.zeros_like(q), jnp.full((batch, heads, length), -jnp.inf, np.float32)
-        return ops.attend_blocks(q, k, v, self.mask, self.q_order, self.kv_order, ctx)
 
 
 @pytree
@@ -118,6 +79,12 @@ class AttentionPattern:
         """Whether it chooses blocks from q and k in the searching phases."""
         return any(p.searches for p in self.members)
 
+    @property
+    def has_side(self) -> bool:
+        """Whether it gives a side branch, which a model must combine with `out`."""
+        own = type(self).side is not AttentionPattern.side
+        return own or any(p.has_side for p in self.members)
+
     def init(self, grid: VideoGrid, *, batch: int, num_heads: int, head_dim: int) -> Any:
         """State before the first step. Its tree structure, shapes and dtypes never change.
 
@@ -136,14 +103,16 @@ class AttentionPattern:
         raise ValueError(f"{self} chooses no blocks, so it has no plan and no density")
 
     def update(self, q, k, lse, state, ctx: StepContext) -> Any:
-        """State after the launch, whose lse is f32 [B, H, L] in raster order; never called in
-        Phase.DENSE. The default remembers nothing.
+        """State after the launch, whose lse is f32 [B, H, L] in raster order; called in Phase.DENSE
+        only where the pattern `sees_dense_steps`. The default remembers nothing.
         """
         del q, k, lse, ctx
         return state
 
     def side(self, q, k, v, plan: AttentionPlan, ctx: StepContext) -> jax.Array | None:
-        """The side branch [B, L, H, D] of a step that is not dense; None: there is none."""
+        """The side branch [B, L, H, D]; None: there is none. A dense step, whose plan keeps everything,
+        has it only where the pattern `sees_dense_steps`.
+        """
         del q, k, v, plan, ctx
         return None
 
@@ -154,7 +123,10 @@ class AttentionPattern:
         Text beyond ``ctx.text_lengths`` changes nothing, and its rows are zero.
         """
         if ctx.phase is Phase.DENSE:
-            return Attended(*ops.attend_dense(q, k, v, ctx), state)
+            out, lse = ops.attend_dense(q, k, v, ctx)
+            seen = self.update(q, k, lse, state, ctx) if self.sees_dense_steps else state
+            side = self.side(q, k, v, AttentionPlan.everything(ctx.grid), ctx)
+            return Attended(out, lse, seen, side)
         plan, state = self.plan(q, k, state, ctx)
         out, lse = plan.attend(q, k, v, ctx)
         side = self.side(q, k, v, plan, ctx)
@@ -203,9 +175,8 @@ class AttentionPattern:
             if state is None:
                 state = self.init(grid, batch=batch, num_heads=num_heads, head_dim=_DRAWN)
             plan, _ = self.plan(q, k, state, ctx)
-        mask = ops.with_lengths(plan.mask, plan.q_order, plan.kv_order, ctx)
-        kept = np.asarray(mask.density(per_head=True), np.float32)
-        return np.broadcast_to(kept, num_heads).copy()
+        density = ops.density(plan.mask, plan.q_order, plan.kv_order, ctx)
+        return np.broadcast_to(density, num_heads).copy()
 
     def token_order(self, grid: VideoGrid) -> TokenOrder | None:
         """Block order of its masks; None unless all heads and steps share one."""

@@ -3,17 +3,23 @@
     PRESETS["hunyuanvideo-sta-117f"].attention()
     attention_for("sta", grid, num_layers=40, num_heads=40, num_steps=30)
 
+`METHODS` holds those of this file, and those that each module of `sparsevdit_jax.patterns` lists as its `METHODS`.
+
 Sources: STA arXiv 2502.04507 (section 4, appendix, released strategies), AdaSpa arXiv 2502.21079 (section 5),
 Sparse-vDiT arXiv 2506.03065 (section 4). What a paper leaves open is said where it is filled in.
 """
 
 import dataclasses
+import importlib
 import math
+import pkgutil
 from collections.abc import Iterable
 
 from pallas_kernels._values import whole
+from sparsevdit_jax import patterns
 from sparsevdit_jax.attention import SparseAttention
 from sparsevdit_jax.grid import VideoGrid
+from sparsevdit_jax.method import Method, warm_up
 from sparsevdit_jax.pattern import AttentionPattern
 from sparsevdit_jax.patterns.adaspa import AdaSpa
 from sparsevdit_jax.patterns.dense import Dense
@@ -22,8 +28,6 @@ from sparsevdit_jax.patterns.per_head import PerHead
 from sparsevdit_jax.patterns.sliding_tile import SlidingTile
 from sparsevdit_jax.patterns.vertical_stripe import VerticalStripe
 from sparsevdit_jax.schedule import StepSchedule
-
-METHODS = ("sta", "adaspa", "sparse-vdit")
 
 TILE = (6, 8, 8)
 """STA's tile, in tokens."""
@@ -48,7 +52,7 @@ def adaspa_schedule(num_steps: int = 50) -> StepSchedule:
 
 def sparse_vdit_schedule(num_steps: int = 50) -> StepSchedule:
     """Sparse-vDiT's: the first 10 of 50 steps are dense."""
-    return StepSchedule(num_steps, round(0.2 * num_steps))
+    return warm_up(0.2)(num_steps)
 
 
 def sta_pattern(grid: VideoGrid) -> SlidingTile:
@@ -85,6 +89,47 @@ def sparse_vdit_pattern(
     return PerHead.of(modes[head % 3] for head in range(num_heads))
 
 
+_FOUNDING = (
+    Method(
+        name="sta",
+        title="STA",
+        source="arXiv 2502.04507",
+        pattern=lambda grid, num_heads, layer: sta_pattern(grid),
+        schedule=sta_schedule,
+    ),
+    Method(
+        name="adaspa",
+        title="AdaSpa",
+        source="arXiv 2502.21079",
+        pattern=lambda grid, num_heads, layer: AdaSpa(ADASPA_DENSITY),
+        schedule=adaspa_schedule,
+    ),
+    Method(
+        name="sparse-vdit",
+        title="Sparse-vDiT",
+        source="arXiv 2506.03065",
+        pattern=lambda grid, num_heads, layer: sparse_vdit_pattern(
+            grid, num_heads, SPARSE_VDIT_DENSITY
+        ),
+        schedule=sparse_vdit_schedule,
+    ),
+)
+
+
+def _collect() -> dict[str, Method]:
+    found = list(_FOUNDING)
+    for module in pkgutil.iter_modules(patterns.__path__, f"{patterns.__name__}."):
+        found += getattr(importlib.import_module(module.name), "METHODS", ())
+    methods = {method.name: method for method in found}
+    if len(methods) < len(found):
+        raise ValueError(f"methods {[m.name for m in found]} must have distinct names")
+    return methods
+
+
+METHODS: dict[str, Method] = _collect()
+"""Every method by its name."""
+
+
 def attention_for(
     method: str,
     grid: VideoGrid,
@@ -92,6 +137,7 @@ def attention_for(
     num_layers: int,
     num_heads: int,
     num_steps: int = 50,
+    model: str | None = None,
     dense_steps: int | None = None,
     dense_last_steps: int | None = None,
     dense_layers: Iterable[int] = (),
@@ -99,31 +145,31 @@ def attention_for(
     """A method's published settings, carried over to a latent grid, a model's size and a number of steps.
 
     Args:
-      method: "sta", "adaspa" or "sparse-vdit" (heads take its modes in turn, see `sparse_vdit_pattern`), or "dense".
+      method: a name of `METHODS`, or "dense". With "sparse-vdit", heads take its modes in turn, see
+        `sparse_vdit_pattern`.
       grid: the token sequence's shape.
       num_layers: layers that take a pattern.
       num_heads: heads of each.
       num_steps: denoising steps; warm-up and search steps keep their share of them.
+      model: family of models, "wan", "hunyuanvideo" or "cogvideox", for which a method may have settings of its own.
       dense_steps: dense steps at the start, in place of the method's. AdaSpa's first search follows them.
       dense_last_steps: dense steps at the end; none by default.
-      dense_layers: layers that stay dense, from 0. All three as in `SparseAttention.with_dense`.
+      dense_layers: layers that stay dense, from 0, beside the method's. All three as in `SparseAttention.with_dense`.
 
     Raises:
       ValueError: no such method, or numbers that do not fit.
     """
+    num_layers = whole("num_layers", num_layers, 1)
     num_heads, num_steps = whole("num_heads", num_heads, 1), whole("num_steps", num_steps, 1)
     if method == "dense":
-        pattern, schedule = Dense(), StepSchedule(num_steps, num_steps)
-    elif method == "sta":
-        pattern, schedule = sta_pattern(grid), sta_schedule(num_steps)
-    elif method == "adaspa":
-        pattern, schedule = AdaSpa(ADASPA_DENSITY), adaspa_schedule(num_steps)
-    elif method == "sparse-vdit":
-        pattern = sparse_vdit_pattern(grid, num_heads, SPARSE_VDIT_DENSITY)
-        schedule = sparse_vdit_schedule(num_steps)
+        attention = SparseAttention.uniform(Dense(), num_layers, StepSchedule(num_steps, num_steps))
+    elif method in METHODS:
+        chosen = METHODS[method].of(model)
+        layers = tuple(chosen.pattern(grid, num_heads, layer) for layer in range(num_layers))
+        attention = SparseAttention(layers, chosen.schedule(num_steps))
+        attention = attention.with_dense(None, None, chosen.dense_layers(num_layers))
     else:
         raise ValueError(f"{method=} must be one of {('dense', *METHODS)}")
-    attention = SparseAttention.uniform(pattern, num_layers, schedule)
     return attention.with_dense(dense_steps, dense_last_steps, dense_layers)
 
 

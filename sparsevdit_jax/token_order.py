@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels._values import whole, wholes
+from pallas_kernels._values import flag, whole, wholes
+from sparsevdit_jax.curves import PATHS
 from sparsevdit_jax.grid import VideoGrid
 
 RASTER = (0, 1, 2)
@@ -26,8 +27,8 @@ class TokenOrder:
     """Static recipe of a permutation with padding: raster sequence -> *block order*.
 
     In block order the video comes first, cut into blocks of `block` slots, and the text last, in
-    its own blocks of the same size. A block with fewer real tokens than slots holds them at its
-    start; the other slots are padding. The sequence ends with the last real token, so its length is
+    its own blocks of the same size (but see `joined`). A block with fewer real tokens than slots
+    holds them at its start; the other slots are padding. The sequence ends with the last real token, so its length is
     `num_slots`, at most ``num_blocks * block``.
 
     A hashable value: index arrays are derived (by numpy, once for equal recipes) and never part of
@@ -38,16 +39,22 @@ class TokenOrder:
       block: slots in a block.
       tile: (frames, rows, columns) of a box of video tokens with `block` tokens. Each box becomes
         one block, boxes and the tokens in them in raster order (STA, arXiv 2502.04507). Boxes that
-        stick out of the video are ragged. None: the tokens are packed in the order of `axes` and
-        cut every `block`.
+        stick out of the video are ragged. None: the tokens are packed in the order of `axes` or of
+        `path` and cut every `block`.
       axes: order of the video axes, slowest first: (0, 1, 2) is frame-major, (1, 2, 0) is
         site-major, in which the frames of one site are neighbours (Sparse-vDiT, arXiv 2506.03065).
+      path: a walk of `curves.PATHS` in which the video's tokens are packed: "gilbert", "morton" and
+        others. None: that of `axes`.
+      joined: text follows packed video tokens without a gap, so that one block may hold both; it
+        counts as a video block.
     """
 
     grid: VideoGrid
     block: int
     tile: tuple[int, int, int] | None = None
     axes: tuple[int, int, int] = RASTER
+    path: str | None = None
+    joined: bool = False
 
     def __post_init__(self):
         if not isinstance(self.grid, VideoGrid):
@@ -58,6 +65,11 @@ class TokenOrder:
             raise ValueError(
                 f"axes={self.axes} must be a permutation of (0, 1, 2): frame, row, column"
             )
+        object.__setattr__(self, "joined", flag("joined", self.joined))
+        if self.path not in (None, *PATHS):
+            raise ValueError(f"path={self.path!r} must be None or one of {tuple(PATHS)}")
+        if self.path is not None and self.axes != RASTER:
+            raise ValueError(f"axes={self.axes} and path={self.path!r} are two walks; give one")
         if self.tile is None:
             return
         object.__setattr__(self, "tile", check_tile(self.tile))
@@ -66,10 +78,11 @@ class TokenOrder:
                 f"block={self.block} must be the volume of tile {self.tile}, "
                 f"{math.prod(self.tile)} tokens"
             )
-        if self.axes != RASTER:
-            raise ValueError(
-                f"axes={self.axes} applies to packed orders; leave it out when tile is given"
-            )
+        for name, default in (("axes", RASTER), ("path", None), ("joined", False)):
+            if (given := getattr(self, name)) != default:
+                raise ValueError(
+                    f"{name}={given!r} applies to packed orders; leave it out when tile is given"
+                )
 
     @functools.cached_property
     def tiles(self) -> tuple[int, int, int]:
@@ -87,7 +100,13 @@ class TokenOrder:
     @property
     def num_text_blocks(self) -> int:
         """Blocks of text tokens, after the video's."""
-        return -(-self.grid.text_len // self.block)
+        slots = self.text_slot + self.grid.text_len
+        return -(-slots // self.block) - self.num_video_blocks
+
+    @property
+    def text_slot(self) -> int:
+        """Slot of the first text token."""
+        return self.grid.num_video_tokens if self.joined else self.num_video_blocks * self.block
 
     @property
     def num_blocks(self) -> int:
@@ -97,14 +116,13 @@ class TokenOrder:
     @functools.cached_property
     def num_slots(self) -> int:
         """Length of the sequence in block order."""
-        last = self.grid.text_len - (self.num_text_blocks - 1) * self.block
-        if not self.grid.text_len:
-            last = self.video_lengths[-1]
-        return int((self.num_blocks - 1) * self.block + last)
+        if self.grid.text_len:
+            return self.text_slot + self.grid.text_len
+        return int((self.num_blocks - 1) * self.block + self.video_lengths[-1])
 
     @functools.cached_property
     def video_lengths(self) -> np.ndarray:
-        """Real tokens of each video block, int32 [num_video_blocks]."""
+        """Video tokens of each video block, int32 [num_video_blocks]."""
         if self.tile:
             t, y, x = (_tile_sizes(n, s) for n, s in zip(self.grid.shape, self.tile, strict=True))
             return (
@@ -115,14 +133,23 @@ class TokenOrder:
         starts = np.arange(self.num_video_blocks) * self.block
         return np.minimum(self.grid.num_video_tokens - starts, self.block).astype(np.int32)
 
-    def lengths(self, text_lengths=None) -> Any:
-        """Real tokens of each block, int32 [B|1, 1, N], from text tokens of each row, int32 [B]."""
+    def lengths(self, text_lengths=None, parts: int = 1) -> Any:
+        """Real tokens of each block, int32 [B|1, 1, N], from text tokens of each row, int32 [B].
+
+        With `parts` those of each of so many equal parts of a block, [B|1, 1, N * parts].
+        """
+        if self.block % parts:
+            raise ValueError(f"{parts=} must divide block={self.block}, so that parts are equal")
         text = np.asarray([self.grid.text_len], np.int32) if text_lengths is None else text_lengths
         xp = jnp if isinstance(text, jax.Array) else np
-        starts = (np.arange(self.num_text_blocks) * self.block).astype(np.int32)
-        text = xp.clip(text[:, None] - starts[None], 0, self.block).astype(np.int32)
-        video = np.broadcast_to(self.video_lengths, (text.shape[0], self.num_video_blocks))
-        return xp.concatenate([video, text], axis=1)[:, None]
+        size = np.int32(self.block // parts)
+        starts = np.arange(self.num_blocks * parts, dtype=np.int32) * size
+        video = np.zeros(self.num_blocks, np.int32)
+        video[: self.num_video_blocks] = self.video_lengths
+        video = np.clip(np.repeat(video, parts) - starts % self.block, 0, size)
+        ends = xp.minimum(np.int32(self.text_slot) + text[:, None], (starts + size)[None])
+        text = xp.maximum(ends - np.maximum(starts, self.text_slot)[None], 0)
+        return (video[None] + text).astype(np.int32)[:, None]
 
     def mask_lengths(self, text_lengths=None) -> Any:
         """`lengths`, or None when every block is known to be full, which kernels handle faster."""
@@ -133,13 +160,13 @@ class TokenOrder:
     def is_identity(self) -> bool:
         """Nothing moves: `apply` and `undo` return their argument."""
         grid = self.grid
-        packed = (self.tile is None and self.axes == RASTER) or (
+        packed = (self.tile is None and self.axes == RASTER and self.path is None) or (
             self.tile is not None
             and self.tile[1:] == grid.shape[1:]
             and (grid.frames % self.tile[0] == 0 or not grid.text_len)
         )
         if self.tile is None and grid.text_len:
-            packed &= grid.num_video_tokens % self.block == 0
+            packed &= self.text_slot == grid.num_video_tokens
         return packed and not (grid.text_first and grid.text_len)
 
     def apply(self, x, axis: int = 1):
@@ -156,7 +183,7 @@ class TokenOrder:
         video = _transpose(video, axis, shape, perm)
         if not self.grid.text_len:
             return video
-        pad = self.num_video_blocks * self.block - count
+        pad = self.text_slot - count
         parts = [video, _slice(x, axis, self.grid.text_start, self.grid.text_len)]
         if pad:
             size = (*x.shape[:axis], pad, *x.shape[axis + 1 :])
@@ -176,30 +203,34 @@ class TokenOrder:
         video = _transpose(video, axis, turned, tuple(int(i) for i in np.argsort(perm)))
         if not self.grid.text_len:
             return video
-        text = _slice(x, axis, self.num_video_blocks * self.block, self.grid.text_len)
+        text = _slice(x, axis, self.text_slot, self.grid.text_len)
         return jnp.concatenate([text, video] if self.grid.text_first else [video, text], axis)
 
-    def pool(self, x, text_lengths=None) -> jax.Array:
+    def pool(self, x, text_lengths=None, parts: int = 1) -> jax.Array:
         """Mean of the real tokens of each block: f32 [B, N, H, D] of x [B, L, H, D]; 0 where there
         are none.
 
         Args:
           x: raster order.
           text_lengths: real text tokens of each row, int32 [B]; None: all of the room.
+          parts: equal parts of a block, each with a mean of its own: [B, N * parts, H, D].
         """
-        lengths = self.lengths(text_lengths if self.grid.text_len else None)[:, 0]
+        lengths = self.lengths(text_lengths if self.grid.text_len else None, parts)
+        lengths = jnp.asarray(lengths)[:, 0, :, None, None]
         x = self.apply(x).astype(np.float32)
         tail = self.num_blocks * self.block - self.num_slots
         x = jnp.pad(x, ((0, 0), (0, tail), (0, 0), (0, 0)))
-        x = x.reshape(x.shape[0], self.num_blocks, self.block, *x.shape[2:])
-        lengths = jnp.asarray(lengths)[:, :, None, None, None]
-        place = np.arange(self.block, dtype=np.int32).reshape(1, 1, -1, 1, 1)
-        total = jnp.where(place < lengths, x, 0).sum(2)
-        return total / jnp.maximum(lengths[:, :, 0], 1).astype(np.float32)
+        size = self.block // parts
+        x = x.reshape(x.shape[0], self.num_blocks * parts, size, *x.shape[2:])
+        place = np.arange(size, dtype=np.int32).reshape(1, 1, -1, 1, 1)
+        total = jnp.where(place < lengths[:, :, None], x, 0).sum(2)
+        return total / jnp.maximum(lengths, 1).astype(np.float32)
 
     @functools.cached_property
     def _box(self):
         """(shape, perm) of the reshape and transpose of the video part; None: a gather."""
+        if self.path is not None:
+            return None
         if self.tile is None:
             return self.grid.shape, self.axes
         if any(n % t for n, t in zip(self.grid.shape, self.tile, strict=True)):
@@ -210,15 +241,13 @@ class TokenOrder:
 
 def check_tile(tile) -> tuple[int, int, int]:
     """`tile` as three positive ints."""
-    remedy = "give its frames, rows and columns in tokens"
-    frames, rows, columns = wholes("tile", tile, 1, count=3, remedy=remedy)
-    return frames, rows, columns
+    t, y, x = wholes("tile", tile, 1, count=3, remedy="give its frames, rows and columns in tokens")
+    return t, y, x
 
 
 def _tile_sizes(size, tile):
     """Tokens of each tile along an axis; the last may be ragged."""
-    starts = np.arange(0, size, tile)
-    return np.minimum(size - starts, tile)
+    return np.minimum(size - np.arange(0, size, tile), tile)
 
 
 def _slice(x, axis, start, count):
@@ -245,7 +274,9 @@ def _check_length(verb, x, axis, length, order):
 def slot_positions(order: TokenOrder) -> np.ndarray:
     """Slot of each token of the raster sequence, int32 [L]."""
     grid = order.grid
-    if order.tile is None:
+    if order.path is not None:
+        video = np.argsort(PATHS[order.path](grid.shape))
+    elif order.tile is None:
         turned = tuple(grid.shape[a] for a in order.axes)
         slots = np.arange(grid.num_video_tokens).reshape(turned)
         video = slots.transpose(tuple(np.argsort(order.axes))).reshape(-1)
@@ -256,7 +287,7 @@ def slot_positions(order: TokenOrder) -> np.ndarray:
             index = index * count + x // t
             rank = rank * _tile_sizes(n, t)[x // t] + x % t
         video = (index * order.block + rank).reshape(-1)
-    text = order.num_video_blocks * order.block + np.arange(grid.text_len)
+    text = order.text_slot + np.arange(grid.text_len)
     parts = [text, video] if grid.text_first else [video, text]
     return np.concatenate(parts).astype(np.int32)
 

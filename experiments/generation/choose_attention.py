@@ -17,6 +17,7 @@ def choose_attention(
     num_layers: int,
     num_heads: int,
     num_steps: int,
+    model: str | None = None,
     dense_steps: int | None = None,
     dense_last_steps: int | None = None,
     dense_layers: Iterable[int] = (),
@@ -31,6 +32,7 @@ def choose_attention(
       num_layers: layers of the model that take a pattern.
       num_heads: heads of each.
       num_steps: denoising steps of the run.
+      model: family of the model, for which a method may have settings of its own; see `attention_for`.
       dense_steps: number of dense steps at the start, in place of the setting's or the file's.
       dense_last_steps: number of dense steps at the end, likewise.
       dense_layers: layers that stay dense, from 0. All three as in `SparseAttention.with_dense`.
@@ -46,7 +48,7 @@ def choose_attention(
         attention_for(choice, grid, num_steps=num_steps, **sizes).with_dense(*dense)
         return None
     if choice in METHODS:
-        name, attention = _setting(choice, grid, num_steps, sizes)
+        name, attention = _setting(choice, grid, num_steps, sizes, model)
     else:
         name, attention = _file(choice, grid, num_steps, sizes)
     try:
@@ -59,14 +61,16 @@ def choose_attention(
     return attention
 
 
-def _setting(method, grid, num_steps, sizes) -> tuple[str, SparseAttention]:
+def _setting(method, grid, num_steps, sizes, model) -> tuple[str, SparseAttention]:
     """What a method means, in words and as attention."""
     for name, preset in PRESETS.items():
         same = (preset.method, preset.grid, preset.schedule.num_steps) == (method, grid, num_steps)
         if same and dict(num_layers=preset.num_layers, num_heads=preset.num_heads) == sizes:
             return f"the setting {name} ({preset.source})", preset.attention()
-    attention = attention_for(method, grid, num_steps=num_steps, **sizes)
-    return f"{attention.patterns[0]} in every layer", attention
+    attention = attention_for(method, grid, num_steps=num_steps, model=model, **sizes)
+    kinds = list(dict.fromkeys(attention.patterns))
+    where = "in every layer" if len(kinds) == 1 else "in its layers"
+    return f"{', '.join(map(str, kinds))} {where}", attention
 
 
 def _file(choice, grid, num_steps, sizes) -> tuple[str, SparseAttention]:

@@ -31,7 +31,13 @@ from experiments.demo.clip_runner import VIDEO, WEIGHTS, faster_dtype
 from experiments.progress import progress_bar
 from experiments.quality.picture import draw
 from experiments.quality.printed_tables import REFERENCE, print_duels, print_table
-from experiments.quality.settings import Setting, check_distinct, from_file, published
+from experiments.quality.settings import (
+    Setting,
+    check_distinct,
+    from_file,
+    of_methods,
+    published,
+)
 from experiments.quality.statistics import Point, points_of
 from experiments.quality.sweep import Clips, closeness, dense_run, run_setting
 from experiments.record import RESULTS, Run, read
@@ -117,6 +123,7 @@ class Sweep:
         config, sizes = self.config, self.model.config
         grid = self.model.grid((1, *config.video, sizes.channels))
         found = list(published(sizes.num_layers, config.steps))
+        found += of_methods(sizes.num_layers, sizes.num_heads, grid, config.steps)
         known = dict(grid=grid, model=sizes, num_steps=config.steps)
         found += [from_file(path, **known) for path in config.attention]
         check_distinct(found)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import lpips
+from experiments.quality.counted import counted
 from experiments.quality.settings import Setting
 from experiments.tiny_runs import SHIFT, OnStep, denoise
 from models.tiny import TinyVideoDiT
@@ -98,7 +99,7 @@ def run_setting(
 
     The steps that are dense in every setting are taken from `dense`.
     """
-    attention = setting.attention
+    attention = counted(setting.attention)
     start, grid = attention.schedule.dense_steps, model.grid(dense.shape[1:])
     kept = [1.0] * start
 

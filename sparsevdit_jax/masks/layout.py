@@ -77,7 +77,11 @@ def _widen_text(edges, first):
 
 
 def frame_starts(order: TokenOrder) -> np.ndarray:
-    """Where the slowest axis of the order steps, in blocks from the first, fractions allowed."""
+    """Where the slowest axis of the order steps, in blocks from the first, fractions allowed; a path
+    has no such axis.
+    """
+    if order.path is not None:
+        return np.zeros(0)
     if order.tile:
         return np.arange(1, order.tiles[0]) * (order.num_video_blocks // order.tiles[0])
     steps = order.grid.shape[order.axes[0]]

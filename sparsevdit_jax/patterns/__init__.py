@@ -1,11 +1,36 @@
 """One published pattern, one file. Composites (`PerHead`, `Table`) take pattern objects."""
 
 from .adaspa import AdaSpa as AdaSpa
+from .compensated import Compensated as Compensated
+from .cube_sparse import CubeSparse as CubeSparse
 from .dense import Dense as Dense
 from .diagonal import Diagonal as Diagonal
 from .diagonal import MultiDiagonal as MultiDiagonal
+from .draft import Draft as Draft
+from .fastvideo_bsa import FastVideoBsa as FastVideoBsa
+from .global_frames import GlobalFrames as GlobalFrames
+from .jenga import Jenga as Jenga
+from .lite_attention import LiteAttention as LiteAttention
+from .longcat_bsa import LongCatBsa as LongCatBsa
+from .lvsa import LVSA as LVSA
+from .monarch import Monarch as Monarch
+from .nabla import Nabla as Nabla
 from .per_head import PerHead as PerHead
+from .radial import Radial as Radial
+from .rain_fusion import RainFusion as RainFusion
+from .rettention import Rettention as Rettention
 from .skip import Skip as Skip
+from .skip_softmax import SkipSoftmax as SkipSoftmax
+from .sla import SLA as SLA
 from .sliding_tile import SlidingTile as SlidingTile
+from .sol_attn import SolAttn as SolAttn
+from .ssta import SSTA as SSTA
+from .sub_block import SubBlock as SubBlock
+from .svg import SVG as SVG
+from .svg2 import Svg2 as Svg2
+from .svg_ear import SvgEar as SvgEar
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
+from .vorta import Coreset as Coreset
+from .vsa import VSA as VSA
+from .vsa_h3 import VSAH3 as VSAH3

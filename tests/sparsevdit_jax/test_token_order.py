@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsevdit_jax import TokenOrder, VideoGrid
+from sparsevdit_jax.curves import PATHS
 from sparsevdit_jax.token_order import gather_indices, slot_positions
 
 sizes = st.integers(1, 6)
@@ -19,7 +20,10 @@ def orders(draw):
     if draw(st.booleans()):
         tile = draw(st.tuples(*[st.integers(1, 4)] * 3))
         return TokenOrder(grid, math.prod(tile), tile)
-    return TokenOrder(grid, draw(st.integers(1, 9)), axes=draw(st.permutations((0, 1, 2))))
+    block, joined = draw(st.integers(1, 9)), draw(st.booleans())
+    if draw(st.booleans()):
+        return TokenOrder(grid, block, path=draw(st.sampled_from(list(PATHS))), joined=joined)
+    return TokenOrder(grid, block, axes=draw(st.permutations((0, 1, 2))), joined=joined)
 
 
 @settings(max_examples=20, deadline=None)
@@ -47,6 +51,11 @@ def test_real_tokens_stand_at_the_start_of_each_block(order):
     offsets = np.arange(order.block)
     np.testing.assert_array_equal(taken.reshape(-1, order.block), offsets < lengths[:, None])
     assert order.num_blocks == -(-order.num_slots // order.block)
+    for parts in (n for n in (2, 3) if order.block % n == 0):
+        np.testing.assert_array_equal(
+            order.lengths(parts=parts)[0, 0],
+            taken.reshape(-1, order.block // parts).sum(1),
+        )
 
 
 def test_tile_id_has_its_closed_form():
@@ -95,8 +104,28 @@ def test_lengths_follow_the_text():
     expected = [[[4, 2, 0, 0]], [[4, 2, 4, 1]]]
     np.testing.assert_array_equal(order.lengths(text), expected)
     np.testing.assert_array_equal(order.lengths(jnp.asarray(text)), expected)
+    joined = TokenOrder(VideoGrid(1, 1, 6, 7), 4, joined=True)
+    assert (joined.num_video_blocks, joined.num_text_blocks, joined.num_slots) == (2, 2, 13)
+    expected = [[[4, 2, 0, 0]], [[4, 4, 3, 0]]]
+    np.testing.assert_array_equal(joined.lengths(text), expected)
+    np.testing.assert_array_equal(joined.lengths(jnp.asarray(text)), expected)
     assert TokenOrder(VideoGrid(1, 1, 8), 4).mask_lengths() is None
     assert TokenOrder(VideoGrid(1, 1, 9), 4).mask_lengths() is not None
+
+
+def test_pooled_tokens_are_means_of_the_real_ones():
+    """Also of the parts of a block, of which some hold nothing."""
+    order = TokenOrder(VideoGrid(1, 3, 3, 7, True), 6, path="morton", joined=True)
+    x = jnp.asarray(np.random.RandomState(0).standard_normal((2, 16, 1, 2)), np.float32)
+    moved, text = np.asarray(order.apply(x)), np.array([0, 4], np.int32)
+    for parts in (1, 2, 3):
+        pooled, size = np.asarray(order.pool(x, text, parts)), 6 // parts
+        assert pooled.shape == (2, 3 * parts, 1, 2)
+        for row, real in enumerate(9 + text):
+            for cell in range(3 * parts):
+                tokens = moved[row, cell * size : min(real, (cell + 1) * size), 0]
+                expected = tokens.mean(0) if len(tokens) else 0
+                np.testing.assert_allclose(pooled[row, cell, 0], expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +136,10 @@ def test_lengths_follow_the_text():
         ({"block": 4, "tile": (2, 2)}, r"tile=\(2, 2\) must be 3 whole numbers of at least 1"),
         ({"block": 4, "axes": (0, 1, 1)}, r"axes=\(0, 1, 1\) must be a permutation"),
         ({"block": 4, "tile": (1, 2, 2), "axes": (1, 2, 0)}, "applies to packed orders"),
+        ({"block": 4, "tile": (1, 2, 2), "path": "morton"}, "path='morton' applies to packed"),
+        ({"block": 4, "tile": (1, 2, 2), "joined": True}, "joined=True applies to packed orders"),
+        ({"block": 4, "path": "hilbert"}, "path='hilbert' must be None or one of .*'gilbert'"),
+        ({"block": 4, "path": "morton", "axes": (1, 2, 0)}, "are two walks; give one"),
     ],
 )
 def test_bad_recipes(kwargs, match):
@@ -120,5 +153,7 @@ def test_wrong_length():
         order.apply(jnp.zeros((1, 26, 1)))
     with pytest.raises(ValueError, match=r"cannot undo .* must have 57 tokens"):
         order.undo(jnp.zeros((1, 64, 1)))
+    with pytest.raises(ValueError, match="parts=3 must divide block=8"):
+        order.lengths(parts=3)
     with pytest.raises(ValueError, match="has no tile"):
         _ = TokenOrder(VideoGrid(3, 3, 3), 8).tiles

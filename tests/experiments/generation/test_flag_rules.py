@@ -11,6 +11,7 @@ from experiments.generation.generate_flags import Config
 
 HERE = Path(__file__)
 PROMPT = dict(model=HERE.parent, prompt=("a cat",))
+DENSE = PROMPT | dict(attention="dense")
 FILE = dict(model=HERE.parent, embeddings=HERE)
 
 
@@ -20,10 +21,10 @@ FILE = dict(model=HERE.parent, embeddings=HERE)
         ({}, r'no --prompt and no --embeddings; give one \("" is a prompt, too\)'),
         (PROMPT | dict(embeddings=HERE), "'a cat' and --embeddings .* contradict"),
         (FILE | dict(negative_prompt=""), "--negative-prompt '' cannot join --embeddings"),
-        (PROMPT | dict(compare=True), "which --attention is already"),
-        (PROMPT | dict(dense_steps=2), "--dense-steps says what stays dense of a sparse"),
-        (PROMPT | dict(dense_last_steps=0), "--dense-last-steps says"),
-        (PROMPT | dict(dense_layers=(0,)), "--dense-layers says"),
+        (DENSE | dict(compare=True), "which --attention is already"),
+        (DENSE | dict(dense_steps=2), "--dense-steps says what stays dense of a sparse"),
+        (DENSE | dict(dense_last_steps=0), "--dense-last-steps says"),
+        (DENSE | dict(dense_layers=(0,)), "--dense-layers says"),
         (
             PROMPT | dict(shard_weights=True),
             "shard_weights=True shards weights over several devices",

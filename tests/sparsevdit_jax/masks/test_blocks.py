@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from sparsevdit_jax import TokenOrder, VideoGrid
 from sparsevdit_jax.masks import blocks
+from sparsevdit_jax.token_order import slot_positions
 from tests.sparsevdit_jax import oracles
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
@@ -55,3 +56,27 @@ def test_video_blocks_per_row_is_nearest(density, text_len):
 def test_bad_density():
     with pytest.raises(ValueError, match=r"density=0.0 must lie in \(0, 1\]"):
         blocks.video_blocks_per_row(TokenOrder(VideoGrid(1, 1, 8), 2), 0.0)
+
+
+def test_a_cut_window():
+    assert blocks.cut_window(4, 3).astype(int).tolist() == [
+        [1, 1, 0, 0],
+        [1, 1, 1, 0],
+        [0, 1, 1, 1],
+        [0, 0, 1, 1],
+    ]
+    np.testing.assert_array_equal(blocks.cut_window(9, 4), blocks.cut_window(9, 5))
+
+
+@pytest.mark.parametrize("order", [
+    TokenOrder(VideoGrid(3, 4, 5, 4, True), 6, path="gilbert"),
+    TokenOrder(VideoGrid(3, 4, 5, 4), 8, (2, 2, 2)),
+])  # fmt: skip
+def test_blocks_touch_where_their_tokens_do(order):
+    places, start = order.grid.coordinates(), order.grid.video_start
+    block = slot_positions(order)[start : start + 60] // order.block
+    near = np.abs(places[:, None] - places[None]).max(-1) <= 1
+    want = np.zeros((order.num_video_blocks,) * 2, bool)
+    for a, b in np.argwhere(near):
+        want[block[a], block[b]] = True
+    np.testing.assert_array_equal(blocks.touching(order), want)

@@ -1,11 +1,9 @@
 import math
-import pathlib
 import time
 import tracemalloc
 import warnings
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,8 +16,6 @@ from tests.sparsevdit_jax import oracles
 
 pytestmark = pytest.mark.optimised
 
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 HUNYUAN = VideoGrid(30, 48, 80)
 WAN = VideoGrid(21, 45, 80)
 
@@ -52,50 +48,6 @@ class TestWindowPerHead(PatternSuite):
     def keep_tokens(self, case):
         keep = [window_keep(case.grid, (1, 2, 2), w)[0] for w in self.pattern.window]
         return oracles.join_text(np.stack(keep), case.grid, case.text_lengths, 2)
-
-
-@pytest.mark.parametrize("name", ["sta_a_odd", "sta_c_even", "sta_e_text"])
-@pytest.mark.filterwarnings("ignore:SlidingTile window")
-def test_golden_attention(name):
-    data = np.load(GOLDEN / f"{name}.npz")
-    room, length = int(data["text_max_len"]), int(data["text_len"])
-    grid = VideoGrid(*(int(n) for n in data["canvas"]), room)
-    sta = SlidingTile(tuple(data["tile"]), tuple(tuple(w) for w in data["windows"]))
-    # The file is in tile order with text last; the library takes and gives raster order.
-    to_raster = np.argsort(data["perm"])
-    to_raster = np.concatenate([to_raster, np.arange(grid.num_video_tokens, grid.num_tokens)])
-
-    def raster(x):
-        return np.moveaxis(x, 1, 2)[:, to_raster]
-
-    q, k, v, do = (jnp.asarray(raster(data[x]), np.float32) for x in ("q", "k", "v", "do"))
-    lengths = np.full(q.shape[0], length, np.int32) if room else None
-
-    def attend(q, k, v):
-        return sparse_attention(
-            q, k, v, grid=grid, pattern=sta, text_lengths=lengths, return_lse=True
-        )
-
-    (out, lse), vjp = jax.vjp(attend, q, k, v)
-    real = np.arange(grid.num_tokens) < grid.num_video_tokens + length
-    expected = raster(data["out"]), data["lse"][..., to_raster]
-    np.testing.assert_allclose(out[:, real], expected[0][:, real], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(lse[..., real], expected[1][..., real], rtol=1e-5, atol=1e-5)
-    for got, name in zip(vjp((do, jnp.zeros_like(lse))), ("dq", "dk", "dv"), strict=True):
-        np.testing.assert_allclose(got, raster(data[name]), rtol=1e-4, atol=1e-4)
-    keep = sta.keep_blocks(grid, len(data["windows"]))
-    n = len(data["tile_mask"][0])
-    np.testing.assert_array_equal(keep[:, :n, :n], data["tile_mask"])
-
-
-def test_golden_production_masks():
-    data = np.load(GOLDEN / "sta_maskonly_wan_18x48x80.npz")
-    grid, windows = VideoGrid(*(int(n) for n in data["canvas"])), data["windows"]
-    for rule, key in (("paper", "tile_mask"), ("exact", "tile_mask_attention_gym")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            sta = SlidingTile((6, 8, 8), tuple(tuple(w) for w in windows), even_window=rule)
-            np.testing.assert_array_equal(sta.keep_blocks(grid, len(windows)), data[key])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Is what we compute what the authors of each method compute? Vector files of their code, compared."""
