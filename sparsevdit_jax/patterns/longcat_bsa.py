@@ -20,7 +20,7 @@ class LongCatBsa(PooledPattern):
     out, so that a row with one heavy tile keeps none at all. With both a row keeps whichever is
     more.
 
-    Follows LongCat-Video's bsa_interface.py (arXiv 2510.22200). Differs: any canvas (there tiles
+    Follows LongCat-Video's bsa_interface.py (arXiv 2510.22200). Differs: any latent grid (there tiles
     must divide it), text is kept, and one tile at least where there is a `density`.
 
     Attributes:

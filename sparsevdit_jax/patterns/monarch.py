@@ -34,7 +34,7 @@ class Monarch(AttentionPattern):
     With several iterations R is found anew from the queries that look at its row, averaged by their weights.
 
     Follows Infini-AI-Lab/MonarchRT 34867c0, with the true scale (its training call passes the number of
-    iterations in its place). That code is for video alone on canvases that divide; here tiles at the
+    iterations in its place). That code is for video alone on latent grids that divide; here tiles at the
     border may be ragged (their padding has no weight; R of a row without a query in column j is uniform),
     and text takes part: its keys stand beside the rows, its queries see everything exactly.
 
