@@ -13,7 +13,7 @@ from sparsevdit_jax.token_order import TokenOrder, check_tile
 
 @dataclasses.dataclass(frozen=True)
 class LongCatBsa(PooledPattern):
-    """Each tile reads the tiles whose mean key its mean query likes most.
+    """Each tile reads the tiles whose mean keys have the largest products with its mean query.
 
     With `density` that is a number of tiles. With `mass` it is the tiles of largest weight while the
     sum of their weights (a softmax over tiles) is at most `mass`; the tile that passes it is left
