@@ -24,6 +24,7 @@ from .skip_softmax import SkipSoftmax as SkipSoftmax
 from .sla import SLA as SLA
 from .sliding_tile import SlidingTile as SlidingTile
 from .sol_attn import SolAttn as SolAttn
+from .sparge import SpargeAttn as SpargeAttn
 from .ssta import SSTA as SSTA
 from .sub_block import SubBlock as SubBlock
 from .svg import SVG as SVG

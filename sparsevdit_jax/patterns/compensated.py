@@ -63,6 +63,11 @@ class Compensated(AttentionPattern):
         return self.member.num_steps
 
     @property
+    def num_heads(self) -> int | None:
+        """Heads that the pattern names; None: any number."""
+        return getattr(self.member, "num_heads", None)
+
+    @property
     def serves_any_head(self) -> bool:
         """Whether the pattern does."""
         return self.member.serves_any_head

@@ -34,6 +34,24 @@ CASES = {
 BATCH, HEADS, HEAD_DIM = 2, 2, 8
 
 
+def density_of_plan(pattern, case, ctx):
+    """Kept share of real token pairs of each head, by the plan of the case's own q and k."""
+
+    @jax.jit
+    def count(q, k, ctx):
+        plan, _ = pattern.plan(q, k, (), ctx)
+        mask = ops.with_lengths(plan.mask, plan.q_order, plan.kv_order, ctx)
+        return mask.density(per_head=True)
+
+    return count(*case.qkv[:2], ctx)
+
+
+def density_of_tokens(keep, case):
+    """The same of bool [B, H, L, L]."""
+    real = oracles.real_tokens(case.grid, case.text_lengths, BATCH).sum(1)
+    return keep.sum((0, 2, 3)) / (real**2.0).sum()
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One grid with q, k, v and the results of a pattern on it."""
