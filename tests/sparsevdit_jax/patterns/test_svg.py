@@ -120,6 +120,18 @@ def test_the_band_has_the_density_asked_for():
     assert band_width(VideoGrid(21, 45, 80), 0.3) == pytest.approx(3.430, abs=5e-4)
 
 
+def test_bands_of_single_tokens_end_where_the_authors_do():
+    grid, apart = VideoGrid(5, 3, 4), np.abs(np.arange(60)[:, None] - np.arange(60))
+    for width, dialect, reach in (
+        (1.0, "hunyuanvideo", 11),  # 12 rounded down to 12, and below it
+        (1.3, "cogvideox", 11),
+        (1.0, "wan", 12),
+        (1.3, "wan", 16),
+    ):
+        pattern = SVG(width=width, dialect=dialect, sink=False, block=1, unit=4)
+        np.testing.assert_array_equal(pattern.keep_blocks(grid, width), apart <= reach)
+
+
 def test_the_first_frame_is_a_sink_for_wan():
     grid = VideoGrid(9, 4, 4)
     wan = SVG(width=1.0, block=4, unit=4).keep_blocks(grid, 1.0)
