@@ -95,7 +95,7 @@ def load_text_encoder(
     folder: str | Path, *, dtype=None, sharding: Sharding = None, variant: str | None = None
 ) -> Any:
     """The T5 or UMT5 of a checkpoint folder (a pipeline's, with `text_encoder/`, or its own); see
-    `load_transformer`. Of a whole T5 the decoder is passed over.
+    `load_transformer`. Of a whole T5 it ignores the decoder.
     """
     return _load(folder, "text_encoder", dtype, sharding, variant)
 

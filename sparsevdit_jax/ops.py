@@ -57,6 +57,8 @@ def attend_blocks(
     q_order: Order,
     kv_order: Order,
     ctx: StepContext,
+    *,
+    skip_below: float | None = None,
 ) -> tuple[Float[Array, "B L H D"], Float32[Array, "B H L"]]:
     """(out, lse f32 [B, H, L]) over the block pairs of `mask`, in raster order.
 
@@ -68,6 +70,8 @@ def attend_blocks(
       q_order: block order of the queries; None is the raster order.
       kv_order: block order of the keys; None is `q_order`.
       ctx: the step's grid, text lengths and kernel options.
+      skip_below: as in `pallas_kernels.block_sparse_attention`; walks follow the block order. None
+        where the tokens of a sequence lie on several devices.
     """
     kv_order = q_order if kv_order is None else kv_order
     mask = with_lengths(mask, q_order, kv_order, ctx)
@@ -77,7 +81,12 @@ def attend_blocks(
         k, v = kv_order.apply(k), kv_order.apply(v)
     shards, options = current(), dataclasses.asdict(ctx.kernel)
     if shards is None:
-        out, lse = block_sparse_attention(q, k, v, mask, **options)
+        out, lse = block_sparse_attention(q, k, v, mask, **options, skip_below=skip_below)
+    elif skip_below is not None:
+        raise ValueError(
+            f"{skip_below=} needs whole sequences, but {q.shape[2]} heads leave the tokens of one on "
+            f"several devices; make the mesh's axis seq {q.shape[2]} or smaller"
+        )
     else:
         out, lse = ring.attend(q, k, v, mask, **options, shards=shards)
     return (out, lse) if q_order is None else (q_order.undo(out), q_order.undo(lse, axis=2))

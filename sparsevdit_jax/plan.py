@@ -28,12 +28,15 @@ class AttentionPlan:
       kv_order: block order of the keys and values; None: `q_order`.
       compensated: blocks that are not kept enter the softmax all the same, each as one key: its
         mean (`centroids`). Otherwise they are dropped.
+      skip_below: kept blocks whose weights turn out tiny are skipped, as the option of
+        `pallas_kernels.block_sparse_attention` says. None: none is.
     """
 
     mask: BlockMask
     q_order: TokenOrder | TokenPermutation | None = None
     kv_order: TokenOrder | TokenPermutation | None = None
     compensated: bool = static(default=False)
+    skip_below: float | None = static(default=None)
 
     @classmethod
     def everything(cls, grid: VideoGrid) -> "AttentionPlan":
@@ -50,14 +53,14 @@ class AttentionPlan:
     def attend(self, q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
         """(out [B, L, H, D], lse f32 [B, H, L]) of raster-order q, k, v, in raster order."""
         permuted = any(isinstance(o, TokenPermutation) for o in (self.q_order, self.kv_order))
-        if self.mask.is_full and not permuted:
+        if self.mask.is_full and not permuted and self.skip_below is None:
             return ops.attend_dense(q, k, v, ctx)
         blocks = q, k, v, self.mask, self.q_order, self.kv_order, ctx
         if self.mask.is_empty:
             batch, length, heads, _ = q.shape
             kept = jnp.zeros_like(q), jnp.full((batch, heads, length), -jnp.inf, np.float32)
         else:
-            kept = ops.attend_blocks(*blocks)
+            kept = ops.attend_blocks(*blocks, skip_below=self.skip_below)
         if not self.compensated:
             return kept
         out, lse = merge_by_lse([kept, attend_left_out(*blocks)])

@@ -53,6 +53,27 @@ def densities(value: Any) -> float | tuple[float, ...]:
     return share("density", value, remedy=remedy)
 
 
+def by_head(density: float | tuple[float, ...], ctx: StepContext, count: Callable) -> Any:
+    """`count` of the density in force: an int, a traced scalar, or int32 [1, heads of this device].
+
+    Where the step has a density of its own (`StepContext.density`) it takes the place of the mean
+    over heads, and heads keep their proportions; numbers are then float32.
+
+    Args:
+      density: of all heads, or a tuple with one for each head of the layer.
+      ctx: the step.
+      count: density, a float or a traced array -> integers.
+    """
+    if ctx.density is None:
+        if not isinstance(density, tuple):
+            return count(density)
+        return ctx.local_heads(np.array([[count(d) for d in density]], np.int32))
+    own = np.asarray(density, np.float64)
+    proportion = (own / own.mean()).astype(np.float32)
+    counts = count(jnp.minimum(jnp.asarray(ctx.density) * proportion, np.float32(1)))
+    return ctx.local_heads(counts[None]) if isinstance(density, tuple) else counts
+
+
 def row_budget(
     density: float | tuple[float, ...],
     num_blocks: int,
@@ -60,47 +81,34 @@ def row_budget(
     *,
     rounding: Callable = round_half_up,
     multiple: int = 1,
+    single: bool = False,
 ) -> tuple[Any, int]:
     """(blocks that a row keeps, the most that any row ever keeps), both in 1..`num_blocks`.
-
-    Where the step has a density of its own (`StepContext.density`) it takes the place of the mean
-    over heads, and heads keep their proportions. The count is then rounded in float32.
 
     Args:
       density: share of the blocks; of each head of the layer if it is a tuple.
       num_blocks: all blocks.
-      ctx: the step.
+      ctx: the step, whose density is in force where it has one; see `by_head`.
       rounding: of density * num_blocks to an integer.
       multiple: counts are rounded up to a multiple of it.
-
-    Returns:
-      The count: an int, a traced scalar, or int32 [1, heads of this device]; and the room, an int.
+      single: multiply in float32 also where the density is not traced.
     """
-    heads = np.atleast_1d(np.asarray(density))
-    counts: Any
-    if ctx.density is None:
-        found = [_count(float(d), num_blocks, rounding, multiple) for d in heads]
-        room = max(found)
-        counts = np.array([found], np.int32)
-    else:
-        proportion = heads / heads.mean()
+
+    def count(density):
+        if single and not isinstance(density, jax.Array):
+            density = np.float32(density)
+        found = rounding(density * num_blocks)
+        found = -(-found // multiple) * multiple
+        if isinstance(found, jax.Array):
+            return jnp.clip(found, 1, num_blocks)
+        return min(max(found, 1), num_blocks)
+
+    largest = np.max(density)
+    if ctx.density is not None:
         most = 1.0 if ctx.room is None else ctx.room
-        largest = min(most * proportion.max(), 1.0)
-        above = float(np.nextafter(np.float32(largest), np.float32(2)))  # float32 may round up
-        room = _count(above, num_blocks, rounding, multiple)
-        each = jnp.asarray(ctx.density) * proportion.astype(np.float32)[None]
-        counts = jnp.minimum(_count(jnp.minimum(each, 1), num_blocks, rounding, multiple), room)
-    if isinstance(density, tuple):
-        return ctx.local_heads(counts), room
-    return counts[0, 0] if isinstance(counts, jax.Array) else room, room
-
-
-def _count(density, num_blocks, rounding, multiple) -> Any:
-    count = rounding(density * num_blocks)
-    count = -(-count // multiple) * multiple
-    if isinstance(count, jax.Array):
-        return jnp.clip(count, 1, num_blocks)
-    return min(max(count, 1), num_blocks)
+        largest = min(most * largest / np.mean(density), 1.0)
+        largest = np.nextafter(np.float32(largest), np.float32(2))  # float32 may round up
+    return by_head(density, ctx, count), int(count(float(largest)))
 
 
 def block_budget(

@@ -1,4 +1,4 @@
-"""What the flags of `experiments.generate` rule out: by themselves, and beside a model's configurations."""
+"""Checks the flags of `experiments.generate`, by themselves and against a model's configurations."""
 
 import math
 from collections.abc import Iterable
@@ -116,7 +116,7 @@ def _check_pairs(config: Config) -> None:
         _check_dense(config)
     if config.shard_weights and config.cfg * config.seq == 1:
         raise ValueError(
-            "shard_weights=True lays weights over several devices; give --cfg or --seq, or leave it out"
+            "shard_weights=True shards weights over several devices; give --cfg or --seq, or leave it out"
         )
     inputs = [config.image, config.embeddings, config.latents]
     if any(path is not None and path.resolve() == config.out.resolve() for path in inputs):

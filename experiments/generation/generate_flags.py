@@ -1,4 +1,4 @@
-"""The flags of `experiments.generate`; `flag_rules.py` has what they rule out."""
+"""The flags of `experiments.generate`; `flag_rules.py` checks them."""
 
 import dataclasses
 from pathlib import Path

@@ -25,7 +25,10 @@ FILE = dict(model=HERE.parent, embeddings=HERE)
         (DENSE | dict(dense_steps=2), "--dense-steps says what stays dense of a sparse"),
         (DENSE | dict(dense_last_steps=0), "--dense-last-steps says"),
         (DENSE | dict(dense_layers=(0,)), "--dense-layers says"),
-        (PROMPT | dict(shard_weights=True), "shard_weights=True lays weights over several devices"),
+        (
+            PROMPT | dict(shard_weights=True),
+            "shard_weights=True shards weights over several devices",
+        ),
         (FILE | dict(out=HERE), "is one of the files that are read; choose another"),
         (PROMPT | dict(steps=0), "steps=0 must be at least 1; 20 to 50 are usual"),
         (PROMPT | dict(frames=0), "frames=0 must be at least 1"),
