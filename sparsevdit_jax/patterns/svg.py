@@ -143,11 +143,10 @@ class SVG(AttentionPattern):
             )
         return jnp.zeros((batch, num_heads), np.int32)
 
-    def compute(self, q, k, v, state, ctx):
-        """Chooses the kind of each head, then attends by `plan`."""
-        if ctx.phase is not Phase.DENSE:
-            state = self.choose(q, k, v, ctx)
-        return super().compute(q, k, v, state, ctx)
+    def prepare(self, q, k, v, state, ctx):
+        """The kind of each head."""
+        del state
+        return self.choose(q, k, v, ctx)
 
     def plan(self, q, k, state, ctx):
         """The band, in the orders of the kinds in the state."""

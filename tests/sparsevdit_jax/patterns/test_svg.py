@@ -7,8 +7,9 @@ import pytest
 
 from sparsevdit_jax import Phase, StepContext, VideoGrid
 from sparsevdit_jax.masks.blocks import band_width
-from sparsevdit_jax.patterns import SVG
+from sparsevdit_jax.patterns import SVG, Compensated
 from sparsevdit_jax.presets import attention_for
+from tests.attending import jitted
 from tests.conformance.pattern_suite import BATCH, HEADS, PatternSuite
 from tests.sparsevdit_jax import oracles
 
@@ -81,6 +82,16 @@ def test_planted_heads_are_recognised(dialect):
     ctx = StepContext(grid, Phase.REUSE)
     kinds = jax.jit(lambda *qkv: pattern.choose(*qkv, ctx))(*planted(grid, jax.random.key(0)))
     assert kinds.tolist() == [[0, 1]]
+
+
+def test_a_wrapper_chooses_kinds_too():
+    grid = VideoGrid(8, 4, 4)
+    pattern = SVG(dialect="hunyuanvideo", block=4, unit=4)
+    state = pattern.init(grid, batch=1, num_heads=2, head_dim=16)
+    found = jitted(Compensated(pattern))(
+        *planted(grid, jax.random.key(0)), state, StepContext(grid)
+    )
+    assert found[2].tolist() == [[0, 1]]
 
 
 def test_all_rows_give_the_same_kinds_as_given_rows_do():
