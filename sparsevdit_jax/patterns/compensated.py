@@ -89,6 +89,10 @@ class Compensated(AttentionPattern):
         """The pattern's."""
         return self.member.init(grid, batch=batch, num_heads=num_heads, head_dim=head_dim)
 
+    def prepare(self, q, k, v, state, ctx):
+        """The pattern's."""
+        return self.member.prepare(q, k, v, state, ctx)
+
     def plan(self, q, k, state, ctx):
         """The pattern's, compensated."""
         plan, state = self.member.plan(q, k, state, ctx)

@@ -42,7 +42,7 @@ from sparsevdit_jax import (
     metrics,
     ops,
 )
-from sparsevdit_jax.patterns import Dense, Diagonal, LongCatBsa, PerHead
+from sparsevdit_jax.patterns import Dense, Diagonal, LongCatBsa, PerHead, Rettention
 from sparsevdit_jax.presets import METHODS
 from tests.models.test_tiny import make_model
 
@@ -321,3 +321,14 @@ def test_a_method_whose_density_depends_on_q_and_k_is_counted():
     np.testing.assert_allclose(done.out, alone, rtol=1e-5, atol=1e-6)
     dense = jax.jit(lambda qkv, state: attend(watched, *qkv, state, StepContext(grid, Phase.DENSE)))
     np.testing.assert_array_equal(dense(qkv, state).state[1], 1)
+
+
+def test_steps_that_search_in_full_count_as_full():
+    schedule = StepSchedule(4, 1, (1, 3))
+    attention = SparseAttention.uniform(Rettention(0.2, block=4), 2, schedule)
+    grid = VideoGrid(4, 6, 6)
+    states = attention.init(grid, batch=1, num_heads=2, head_dim=8)
+    found = [sweep.step_density(attention, grid, step, states, num_heads=2) for step in range(4)]
+    window = Rettention(0.2, block=4).density_on(grid, 1)[0]
+    assert found == pytest.approx([1, 1, window, 1])
+    assert window < 0.3
