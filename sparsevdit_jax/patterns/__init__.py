@@ -32,6 +32,7 @@ from .svg2 import Svg2 as Svg2
 from .svg_ear import SvgEar as SvgEar
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
+from .vmoba import VMoBA as VMoBA
 from .vorta import Coreset as Coreset
 from .vsa import VSA as VSA
 from .vsa_h3 import VSAH3 as VSAH3
