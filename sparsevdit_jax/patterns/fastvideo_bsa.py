@@ -132,5 +132,6 @@ METHODS = (
         title="BSA (FastVideo)",
         source="FastVideo, bsa_attn.py: its defaults, which name no dense steps",
         pattern=lambda grid, num_heads, layer: FastVideoBsa(),
+        trained=True,
     ),
 )

@@ -76,5 +76,6 @@ METHODS = (
         title="LongCat BSA",
         source="meituan-longcat/LongCat-Video: tiles of 4 x 4 x 4, sparsity 0.9375",
         pattern=lambda grid, num_heads, layer: LongCatBsa(),
+        trained=True,
     ),
 )

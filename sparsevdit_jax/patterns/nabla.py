@@ -74,5 +74,6 @@ METHODS = (
         title="NABLA",
         source="kandinskylab/kandinsky-5: P 0.9 and a window of 11 frames, 3 x 3 cells of 8 x 8",
         pattern=lambda grid, num_heads, layer: Nabla(),
+        trained=True,
     ),
 )

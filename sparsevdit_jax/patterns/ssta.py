@@ -119,5 +119,6 @@ METHODS = (
         dense_layers=lambda num_layers: tuple(
             layer for layer in range(1, num_layers) if layer % 10 == 9 or layer == num_layers - 1
         ),
+        trained=True,
     ),
 )
