@@ -135,7 +135,7 @@ def status(folder: Path = record.RESULTS) -> str:
                     for row in record.read("gpu_check", folder=file.parent)})  # fmt: skip
     speed = f"timed on {', '.join(timed)}" if timed else "**not yet timed on a GPU**"
     return _wrapped(
-        "**Status.** Everything runs on CPUs and is tested there, against float64 and against numbers of other "
+        "**Status.** The library runs on CPUs and is tested there, against float64 and against numbers of other "
         "projects. The GPU kernels run in JAX's GPU interpreter and compile to Hopper machine code; they are "
         f"{speed}. The models give diffusers' numbers on tiny random weights; **no published checkpoint has been run**."
     )

@@ -66,6 +66,8 @@ class AttentionPattern:
     """Whether it is called in Phase.DENSE too; the engine runs the others as dense attention."""
     is_dense: ClassVar[bool] = False
     """Whether it keeps every pair at every step."""
+    searches_densely: ClassVar[bool] = False
+    """Whether every searching step attends to everything, not the first alone."""
     num_steps: int | None = None
     """Steps of the run that it was made for; None: any."""
 
@@ -92,6 +94,13 @@ class AttentionPattern:
         """
         del grid, batch, num_heads, head_dim
         return ()
+
+    def prepare(self, q, k, v, state, ctx: StepContext) -> Any:
+        """State for `plan`, where that follows from v, which it does not see; never called in
+        Phase.DENSE. The default looks at nothing.
+        """
+        del q, k, v, ctx
+        return state
 
     def plan(self, q, k, state, ctx: StepContext) -> tuple[AttentionPlan, Any]:
         """(plan, state): the block pairs that this step computes; never called in Phase.DENSE.
@@ -127,7 +136,7 @@ class AttentionPattern:
             seen = self.update(q, k, lse, state, ctx) if self.sees_dense_steps else state
             side = self.side(q, k, v, AttentionPlan.everything(ctx.grid), ctx)
             return Attended(out, lse, seen, side)
-        plan, state = self.plan(q, k, state, ctx)
+        plan, state = self.plan(q, k, self.prepare(q, k, v, state, ctx), ctx)
         out, lse = plan.attend(q, k, v, ctx)
         side = self.side(q, k, v, plan, ctx)
         return Attended(out, lse, self.update(q, k, lse, state, ctx), side)

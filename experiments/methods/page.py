@@ -30,6 +30,10 @@ SMALLER: dict[str, dict[str, Any]] = {
     "draft": dict(cell=(4, 8)),
     "lite-attention": dict(block_q=32, block_kv=32, threshold=-2.0),
     "skip-softmax": dict(block_q=32, block_kv=32, threshold=0.3),
+    "jenga": dict(block=32),
+    "radial": dict(block=16, split=16, decay=0.25),
+    "re-ttention": dict(block=32),
+    "svg": dict(block=32, unit=32),
     "ssta": dict(tile=(2, 4, 4), window=(1, 3, 3), topk=6),
 }
 """Fields of the patterns that would keep nearly everything of the small grid that pictures show."""

@@ -1,7 +1,6 @@
 """Runs settings on the noise of a dense run, several clips at once, and measures what changes."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -124,15 +123,20 @@ def step_density(
       states: of all layers, after it.
       num_heads: heads of a layer.
     """
-    schedule = attention.schedule
-    if schedule.phase(step) is Phase.DENSE:
+    phase = attention.schedule.phase(step)
+    if phase is Phase.DENSE:
         return 1.0
-    measure = functools.partial(metrics.density, num_heads=num_heads, step=step)
-    if schedule.phase(step) is Phase.FIRST_SEARCH:
+    if phase is Phase.FIRST_SEARCH:
         # It is dense: it computes what was kept before it, everything.
         states = attention.init(grid, batch=1, num_heads=num_heads, head_dim=1)
+
+    def of_layer(pattern, state):
+        if pattern.searches_densely and phase is not Phase.REUSE:
+            return 1.0
+        return metrics.density(pattern, grid, num_heads=num_heads, state=state, step=step).mean()
+
     layers = zip(attention.patterns, states, strict=True)
-    return float(np.mean([measure(pattern, grid, state=state) for pattern, state in layers]))
+    return float(np.mean([of_layer(pattern, state) for pattern, state in layers]))
 
 
 def closeness(clip: np.ndarray, reference: np.ndarray, weights: Mapping | None) -> dict[str, float]:

@@ -80,6 +80,7 @@ class Rettention(AttentionPattern):
     block: int = 128
 
     takes_density = True
+    searches_densely = True
 
     def __post_init__(self):
         checked: dict = dict(

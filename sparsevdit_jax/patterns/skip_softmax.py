@@ -22,8 +22,9 @@ class SkipSoftmax(AttentionPattern):
     depends on the order: here video in raster order, then text, which counts as any other block.
 
     Differs from TensorRT-LLM and SGLang, which have it inside the kernel, where skipping saves the
-    exponentials and the product with v. Here implementations "reference" and "xla" take it, with a pass of its own to find
-    the blocks: its meaning and its error, not yet its speed. The GPU kernels refuse it.
+    exponentials and the product with v. Here implementations "reference" and "xla" take it, with a pass
+    of its own to find the blocks: its meaning and its error, not yet its speed. The GPU kernels refuse
+    it.
 
     Attributes:
       threshold: share of the largest weight; the authors' static setting is 0.1.

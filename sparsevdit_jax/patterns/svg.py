@@ -143,11 +143,10 @@ class SVG(AttentionPattern):
             )
         return jnp.zeros((batch, num_heads), np.int32)
 
-    def compute(self, q, k, v, state, ctx):
-        """Chooses the kind of each head, then attends by `plan`."""
-        if ctx.phase is not Phase.DENSE:
-            state = self.choose(q, k, v, ctx)
-        return super().compute(q, k, v, state, ctx)
+    def prepare(self, q, k, v, state, ctx):
+        """The kind of each head."""
+        del state
+        return self.choose(q, k, v, ctx)
 
     def plan(self, q, k, state, ctx):
         """The band, in the orders of the kinds in the state."""
@@ -169,26 +168,31 @@ class SVG(AttentionPattern):
     def errors(self, q, k, v, ctx: StepContext) -> jax.Array:
         """Mean square error of the sampled rows under each profiling mask, f32 [2, B, H]."""
         rows = self.sampled_rows(ctx)
-        q, k, v = (jax.lax.stop_gradient(x).astype(np.float32) for x in (q, k, v))
+        q, k, v = (jax.lax.stop_gradient(x) for x in (q[:, rows], k, v))
         scale = q.shape[-1] ** -0.5 if ctx.kernel.scale is None else ctx.kernel.scale
-        keep = self.profiles(ctx.grid, rows)[:, None]
-        keep = jnp.concatenate([jnp.ones_like(keep[:1]), keep])  # [3, 1, rows, L]
+        profiles = self.profiles(ctx.grid, rows)
+        real = jnp.ones((q.shape[0], ctx.grid.num_tokens), bool)
         if ctx.grid.text_len and ctx.text_lengths is not None:
             place = np.arange(ctx.grid.num_tokens, dtype=np.int32) - np.int32(ctx.grid.text_start)
             is_text = (place >= 0) & (place < ctx.grid.text_len)
-            lengths = jnp.asarray(ctx.text_lengths)[:, None]
-            real = ~is_text[None] | (place[None] < lengths)
-            keep = keep & real[None, :, None]
+            real = ~is_text[None] | (place[None] < jnp.asarray(ctx.text_lengths)[:, None])
 
-        def of_head(qkv):
-            q, k, v = qkv  # one head at a time: logits are [B, rows, L]
-            logits = jnp.einsum("bqd,bkd->bqk", q * np.float32(scale), k)[None]
-            p = jax.nn.softmax(jnp.where(keep, logits, -jnp.inf), axis=-1)
-            exact, *outs = jnp.einsum("mbqk,bkd->mbqd", p, v)
-            return jnp.stack([jnp.square(out - exact).mean((1, 2)) for out in outs])
+        def of_one(q, k, v, real):  # q [rows, D], k and v [L, D]: an einsum of all masks is slower
+            q, k, v = (x.astype(np.float32) for x in (q, k, v))
+            logits = (q * np.float32(scale)) @ k.T
 
-        heads = tuple(jnp.moveaxis(x, 2, 0) for x in (q[:, rows], k, v))
-        return jnp.moveaxis(jax.lax.map(of_head, heads), 0, -1)
+            def out(keep):
+                return jax.nn.softmax(jnp.where(keep, logits, -jnp.inf), axis=-1) @ v
+
+            exact = out(real[None])
+            errors = [jnp.square(out(keep & real[None]) - exact).mean() for keep in profiles]
+            return jnp.stack(errors)
+
+        def of_head(qkv):  # heads one by one, so that logits are [B, rows, L]
+            return jax.vmap(of_one)(*qkv, real)
+
+        heads = tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v))
+        return jnp.moveaxis(jax.lax.map(of_head, heads), -1, 0).swapaxes(1, 2)
 
     def sampled_rows(self, ctx: StepContext) -> jax.Array | np.ndarray:
         """Places in the sequence of the sampled rows, int32 [rows]."""

@@ -7,8 +7,9 @@ import pytest
 
 from sparsevdit_jax import Phase, StepContext, VideoGrid
 from sparsevdit_jax.masks.blocks import band_width
-from sparsevdit_jax.patterns import SVG
+from sparsevdit_jax.patterns import SVG, Compensated
 from sparsevdit_jax.presets import attention_for
+from tests.attending import jitted
 from tests.conformance.pattern_suite import BATCH, HEADS, PatternSuite
 from tests.sparsevdit_jax import oracles
 
@@ -83,6 +84,16 @@ def test_planted_heads_are_recognised(dialect):
     assert kinds.tolist() == [[0, 1]]
 
 
+def test_a_wrapper_chooses_kinds_too():
+    grid = VideoGrid(8, 4, 4)
+    pattern = SVG(dialect="hunyuanvideo", block=4, unit=4)
+    state = pattern.init(grid, batch=1, num_heads=2, head_dim=16)
+    found = jitted(Compensated(pattern))(
+        *planted(grid, jax.random.key(0)), state, StepContext(grid)
+    )
+    assert found[2].tolist() == [[0, 1]]
+
+
 def test_all_rows_give_the_same_kinds_as_given_rows_do():
     grid = VideoGrid(4, 3, 4)
     qkv = jax.random.normal(jax.random.key(1), (3, 1, grid.num_tokens, 3, 8))
@@ -118,6 +129,18 @@ def test_the_band_has_the_density_asked_for():
             assert counted.shape == (2,)
             assert abs(counted[0] - density) < 0.02
     assert band_width(VideoGrid(21, 45, 80), 0.3) == pytest.approx(3.430, abs=5e-4)
+
+
+def test_bands_of_single_tokens_end_where_the_authors_do():
+    grid, apart = VideoGrid(5, 3, 4), np.abs(np.arange(60)[:, None] - np.arange(60))
+    for width, dialect, reach in (
+        (1.0, "hunyuanvideo", 11),  # 12 rounded down to 12, and below it
+        (1.3, "cogvideox", 11),
+        (1.0, "wan", 12),
+        (1.3, "wan", 16),
+    ):
+        pattern = SVG(width=width, dialect=dialect, sink=False, block=1, unit=4)
+        np.testing.assert_array_equal(pattern.keep_blocks(grid, width), apart <= reach)
 
 
 def test_the_first_frame_is_a_sink_for_wan():
