@@ -121,7 +121,8 @@ def page(method: Method, folder: Path = record.RESULTS) -> str:
     rules, differs = [], []
     for kind, doc in zip(kinds, docs, strict=True):
         head = f"**`{kind.__name__}`.** " if several else ""
-        rules.append(head + "\n\n".join(map(markdown, doc.rule)))
+        rule = doc.rule if several or doc.rule[0] != doc.summary else doc.rule[1:]
+        rules.append(head + "\n\n".join(map(markdown, rule)))
         differs += [head + "\n\n".join(map(markdown, doc.differs))] if doc.differs else []
     source = "\n\n".join(markdown(part) for doc in docs for part in doc.source)
     tables = [
