@@ -1,4 +1,4 @@
-"""How every command with flags starts, and how it ends where flags, files or the machine do not do."""
+"""Starts every command that has flags, and ends it with one line where flags, files or the machine are wrong."""
 
 import dataclasses
 import inspect
@@ -124,9 +124,9 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 
 def _gathered(arguments: Sequence[str], config: type) -> list[str]:
-    """`arguments` with the values of a flag that takes any number of them, and stands there again, at its first place.
+    """`arguments` with all values of a repeated flag that takes any number of them at its first place.
 
-    tyro would take the last ones and drop the others without a word.
+    tyro would take the last ones and silently drop the others.
     """
     hints = get_type_hints(config)
     several = {

@@ -170,13 +170,13 @@ def closeness(folder: Path = record.RESULTS) -> str:
     """What the newest demo says of each sparse method, in one sentence."""
     rows = [row["measured"] for row in last_demo(folder)]
     methods = [
-        f"{row['method']} {row['psnr_db']:.1f} dB at {row['density']:.2f}"
+        f"{row['method']} {row['psnr_db']:.1f} dB, {row['density']:.2f}"
         for row in rows
         if "psnr_db" in row
     ]
     return _wrapped(
-        "From the same noise, the clips of the newest recorded demo came this close to the dense one (PSNR, at the "
-        f"density of a sparse step): {'; '.join(methods)}."
+        "In the newest recorded demo the clips came this close to the dense one from the same noise (PSNR, density of "
+        f"a sparse step): {'; '.join(methods)}."
     )
 
 

@@ -26,7 +26,7 @@ def denoiser(
     shift: float,
     attention: SparseAttention | None,
 ) -> Denoiser:
-    """The denoising loop of one setting; `shape` is that of the videos [B, F, Y, X, C]."""
+    """The denoise loop of one setting; `shape` is that of the videos [B, F, Y, X, C]."""
     return Denoiser(Tiny(sizes, shift), shape, num_steps=steps, attention=attention)
 
 

@@ -95,7 +95,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]:
-        raise ValueError(f"{', '.join(twice)} stands there more than once")
+        raise ValueError(f"{', '.join(twice)} occurs more than once")
     return dict(pairs)
 
 

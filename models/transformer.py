@@ -1,4 +1,4 @@
-"""What all video transformers agree on, whatever their family: the token sequence, and what a call returns."""
+"""The interface of all video transformers: the token sequence, and what a call returns."""
 
 from typing import Any
 

@@ -19,6 +19,7 @@ from sparsevdit_jax.token_permutation import TokenPermutation
 
 TOLERANCE = 1e-4
 """k-means ends when no centroid has moved further."""
+_EXACT = jax.lax.Precision.HIGHEST  # sums are not rounded to TF32
 _CHUNK = 8192  # tokens whose distances to all centroids are held at a time
 
 
@@ -133,7 +134,7 @@ def _totals(x, labels, count):
         member.astype(x.dtype),
         x,
         preferred_element_type=np.float32,
-        precision=jax.lax.Precision.HIGHEST,
+        precision=_EXACT,
     )
     return sums, member.sum(0, dtype=np.int32)
 
@@ -196,6 +197,20 @@ def cluster_order(
     return order, _join(owner, np.full(text, count, np.int32))
 
 
+def cluster_means(
+    x: Float[Array, "B S H D"], owner: Int32[Array, "B H N"], clusters: Clusters
+) -> Float32[Array, "B C H D"]:
+    """Means of the clusters, of x in their `cluster_order`; 0 where there are none. Gradients flow."""
+    batch, _, heads, dim = x.shape
+    blocks, count = owner.shape[-1], clusters.sizes.shape[-1]
+    # Padding is zero, so that sums of blocks are those of their tokens.
+    sums = x.reshape(batch, blocks, -1, heads, dim).sum(2, dtype=np.float32)
+    member = owner[..., None] == np.arange(count, dtype=np.int32).reshape(1, 1, 1, -1)
+    total = jnp.einsum("bnhd,bhnc->bchd", sums, member.astype(np.float32), precision=_EXACT)
+    sizes = jnp.maximum(clusters.sizes, 1).swapaxes(1, 2)[..., None]
+    return total / sizes.astype(np.float32)
+
+
 def cluster_mask(keep, q_owner, k_owner, *, block_q: int, block_kv: int) -> BlockMask:
     """The mask over blocks of two orders whose pairs of clusters `keep` bool [B, H, Cq, Ck] names.
 
@@ -217,32 +232,6 @@ def cluster_mask(keep, q_owner, k_owner, *, block_q: int, block_kv: int) -> Bloc
     return BlockMask.from_dense(
         jnp.take_along_axis(rows, k_owner[..., None, :], axis=3), block_q=block_q, block_kv=block_kv
     )
-
-
-def largest_share(
-    weights: Float32[Array, "*rows N"], share: float, least: int = 0, *, crossing: bool = True
-):
-    """Which entries of each row, largest first, are needed for `share` of the whole: bool [..., N].
-
-    An entry is kept while the sum of those before it is at most `share` (below it, without
-    `crossing`), so that the one which crosses is kept and one at least is. Ties go to the lowest
-    index. A share of 1 keeps everything.
-
-    Args:
-      weights: non-negative; each row sums to 1.
-      share: in (0, 1].
-      least: entries that a row keeps in any case.
-      crossing: whether a sum of exactly `share` still takes another.
-    """
-    if share == 1:
-        return jnp.ones(weights.shape, bool)
-    order = jnp.argsort(-weights, axis=-1, stable=True)
-    total = jnp.cumsum(jnp.take_along_axis(weights, order, axis=-1), -1)
-    before = jnp.pad(total[..., :-1], [(0, 0)] * (weights.ndim - 1) + [(1, 0)])
-    wanted = before <= share if crossing else before < share
-    rank = np.arange(weights.shape[-1]).reshape((1,) * (weights.ndim - 1) + (-1,))
-    wanted = wanted | (rank < max(least, 1))
-    return jnp.take_along_axis(wanted, jnp.argsort(order, axis=-1), axis=-1)
 
 
 def _text_lengths(grid, block, text_lengths):

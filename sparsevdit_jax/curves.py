@@ -42,6 +42,23 @@ def gilbert(shape: Shape) -> np.ndarray:
     return np.array(walk)
 
 
+def gilbert_of_frames(shape: Shape) -> np.ndarray:
+    """That curve through each frame, from the corner nearest to where it left the frame before.
+
+    Jenga walks Wan's videos so.
+    """
+    frames, rows, columns = shape
+    curve = np.stack(np.unravel_index(gilbert((1, rows, columns)), (rows, columns)))
+    walks, end = [], np.zeros(2, int)
+    last = np.array([rows - 1, columns - 1])
+    for frame in range(frames):
+        turned = end >= np.array([rows, columns]) / 2
+        y, x = np.where(turned[:, None], last[:, None] - curve, curve)
+        walks.append((frame * rows + y) * columns + x)
+        end = np.array([y[-1], x[-1]])
+    return np.concatenate(walks)
+
+
 def _split(start, a, b, c):
     """The boxes that the curve takes in turn through the box at `start`, led by side `a`.
 
@@ -151,6 +168,7 @@ def _cells(tokens, cell):
 
 PATHS: dict[str, Callable[[Shape], np.ndarray]] = {
     "gilbert": gilbert,
+    "gilbert-frames": gilbert_of_frames,
     "morton": morton,
     "morton-frame": functools.partial(morton, lowest="frame"),
     "rainfusion": cells_then_first_frame,

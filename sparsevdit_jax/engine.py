@@ -153,7 +153,7 @@ def _check_ring(parts, q, shards):
         if not pattern.in_ring:
             raise ValueError(
                 f"{type(pattern).__name__} chooses blocks from whole sequences, but {q.shape[2]} heads "
-                f"on {shards.tokens} devices leave none with a whole head; make the mesh's axis seq "
+                f"on {shards.tokens} devices leave some devices without a head; make the mesh's axis seq "
                 f"{q.shape[2]} or smaller"
             )
 

@@ -64,7 +64,7 @@ def from_strategy(
     dense = next((i for i, full in enumerate(is_full) if not full), steps)
     dense_last = next((i for i, full in enumerate(reversed(is_full)) if not full), 0)
     library = {w: Dense() if here[w] == tiles else SlidingTile(tile, here[w]) for w in sorted(here)}
-    # Full windows share one entry, whatever the file calls them.
+    # Full windows share one entry, under any name in the file.
     patterns = list(dict.fromkeys(library.values()))
     index = {w: patterns.index(p) for w, p in library.items()}
     tables = tuple(
@@ -158,7 +158,7 @@ def _without_repeats(pairs):
     document = dict(pairs)
     if len(document) < len(pairs):
         twice = next(key for key in document if [k for k, _ in pairs].count(key) > 1)
-        raise ValueError(f"entry {twice!r} stands there twice; keep the one that is meant")
+        raise ValueError(f"entry {twice!r} occurs twice; keep one of them")
     return document
 
 

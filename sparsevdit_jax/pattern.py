@@ -79,6 +79,12 @@ class AttentionPattern:
         """Whether it chooses blocks from q and k in the searching phases."""
         return any(p.searches for p in self.members)
 
+    @property
+    def has_side(self) -> bool:
+        """Whether it gives a side branch, which a model must combine with `out`."""
+        own = type(self).side is not AttentionPattern.side
+        return own or any(p.has_side for p in self.members)
+
     def init(self, grid: VideoGrid, *, batch: int, num_heads: int, head_dim: int) -> Any:
         """State before the first step. Its tree structure, shapes and dtypes never change.
 
@@ -104,7 +110,9 @@ class AttentionPattern:
         return state
 
     def side(self, q, k, v, plan: AttentionPlan, ctx: StepContext) -> jax.Array | None:
-        """The side branch [B, L, H, D] of a step that is not dense; None: there is none."""
+        """The side branch [B, L, H, D]; None: there is none. A dense step, whose plan keeps everything,
+        has it only where the pattern `sees_dense_steps`.
+        """
         del q, k, v, plan, ctx
         return None
 
@@ -117,7 +125,8 @@ class AttentionPattern:
         if ctx.phase is Phase.DENSE:
             out, lse = ops.attend_dense(q, k, v, ctx)
             seen = self.update(q, k, lse, state, ctx) if self.sees_dense_steps else state
-            return Attended(out, lse, seen)
+            side = self.side(q, k, v, AttentionPlan.everything(ctx.grid), ctx)
+            return Attended(out, lse, seen, side)
         plan, state = self.plan(q, k, state, ctx)
         out, lse = plan.attend(q, k, v, ctx)
         side = self.side(q, k, v, plan, ctx)

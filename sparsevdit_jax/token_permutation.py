@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels._pytree import pytree
+from pallas_kernels.block_mask import ArrayLike
 from sparsevdit_jax.token_order import TokenOrder, gather_indices, slot_positions
 
 
@@ -20,8 +21,8 @@ class TokenPermutation:
       lengths: real tokens of each block, int32 [B|1, H|1, N]; None: every block is full.
     """
 
-    gather: jax.Array
-    positions: jax.Array
+    gather: ArrayLike
+    positions: ArrayLike
     lengths: Any = None
 
     @classmethod

@@ -61,6 +61,18 @@ def test_wheel_names_its_licence_and_needs_no_gpu_package(wheel):
     assert required == {"jax", "flax", "numpy", "safetensors", "jaxtyping", "scipy"}
 
 
+def test_the_citation_names_the_version_and_the_licence():
+    citation = (ROOT / ".github" / "CITATION.cff").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    version = re.search(r'^version = "(.*)"$', project, re.MULTILINE).group(1)
+    assert f"\nversion: {version}\n" in citation
+    assert "\nlicense: Apache-2.0\n" in citation
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    cited = re.findall(r"value: arXiv:(\S+)", citation)
+    assert cited
+    assert all(paper in readme for paper in cited)
+
+
 def test_the_readmes_first_example_runs_from_the_wheel_elsewhere(wheel, tmp_path):
     packages, empty = tmp_path / "packages", tmp_path / "empty"
     with zipfile.ZipFile(wheel) as archive:

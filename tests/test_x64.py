@@ -35,14 +35,18 @@ from sparsevdit_jax import (
 )
 from sparsevdit_jax.distill import Prediction, distillation_loss
 from sparsevdit_jax.patterns import (
+    LVSA,
     SSTA,
+    SVG,
     AdaSpa,
     Compensated,
     Dense,
     Diagonal,
     LiteAttention,
+    Monarch,
     MultiDiagonal,
     PerHead,
+    Rettention,
     Skip,
     SkipSoftmax,
     SlidingTile,
@@ -77,6 +81,10 @@ PATTERNS = {
     "ssta": SSTA((1, 2, 2), (1, 1, 1), 2),
     "sparge": SpargeAttn(block_q=8, block_kv=4),
     "lite_attention": LiteAttention(-1.0, 8, 8),
+    "lvsa": LVSA(1, interval=2, block=8),
+    "svg": SVG(dialect="hunyuanvideo", block=8, unit=8),
+    "monarch": Monarch(2),
+    "rettention": Rettention(0.3, block=8),
     "probe": Probe((Dense(), BANDS[0]), SparseVditRule((1.0, 0.4))),
 }
 KINDS = [

@@ -1,4 +1,4 @@
-"""Runs the parts that are not on record yet. What it asks and answers: the package's docstring."""
+"""Runs the parts that are not on record yet. The package's docstring has the question and the answer."""
 
 import dataclasses
 from collections.abc import Iterable

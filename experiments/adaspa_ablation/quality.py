@@ -1,4 +1,4 @@
-"""PSNR and SSIM against dense for AdaSpa with one setting changed at a time."""
+"""Measures PSNR and SSIM against dense attention for AdaSpa, with one setting changed at a time."""
 
 import dataclasses
 from pathlib import Path

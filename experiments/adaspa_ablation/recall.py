@@ -1,4 +1,4 @@
-"""Attention mass that each method keeps, against the share of pairs that it computes."""
+"""Measures the attention mass that each method keeps, against the share of pairs that it computes."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""How LSE and chosen blocks change over steps, and what a mask found elsewhere costs."""
+"""Measures how LSE and chosen blocks change over steps, and what a mask found elsewhere costs."""
 
 from collections.abc import Iterator
 from typing import Any

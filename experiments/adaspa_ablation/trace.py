@@ -1,4 +1,4 @@
-"""One dense run, watched: LSE and block masses of every layer and head at every step."""
+"""Records one dense run: LSE and block masses of every layer and head at every step."""
 
 import dataclasses
 from pathlib import Path
@@ -103,7 +103,7 @@ class Watch(AttentionPattern):
         return Watched(lse, mass, lse.copy(), mass.copy())
 
     def compute(self, q, k, v, state, ctx):
-        """Exact attention; see `Watched`."""
+        """Dense attention; see `Watched`."""
         order = TokenOrder(ctx.grid, self.block)
         out, lse = attend_dense(q, k, v, ctx)
         mass = attention_mass(q, k, lse, order, ctx)

@@ -127,7 +127,7 @@ class Runner:
         self.conditions = self.family.conditions([config.digit], config.guidance)
         start = warm_up_steps(config.steps)
         self.probe_step = start + int(PROBE * (config.steps - start))
-        # AdaSpa's first search is the last of the exact steps, so it forks one step earlier.
+        # AdaSpa's first search is the last of the dense steps, so it forks one step earlier.
         self.wanted = {start - 1, start, self.probe_step}
         self.kept = {0: jax.random.normal(jax.random.key(config.seed), self.shape)}
         self.states: dict[str, tuple[Any, ...]] = {}
@@ -158,7 +158,7 @@ class Runner:
                 self.kept[now.step] = jnp.array(now.x)
             if now.step == self.probe_step:
                 self.states[method.key] = jax.tree.map(jnp.array, now.states)
-            advance(f"{method.label}, {'exact' if is_dense else phase.value}")
+            advance(f"{method.label}, {'dense' if is_dense else phase.value}")
 
         begin = loop.start(self.kept[first], self.conditions, first)
         clip = loop.run(self.model, self.conditions, begin, on_step)

@@ -1,4 +1,4 @@
-"""The clips: dense first, then the other methods two at a time, each written to files as soon as it is there."""
+"""Makes the clips: dense first, then the other methods two at a time. Each is written as soon as it is made."""
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path

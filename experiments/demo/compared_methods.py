@@ -1,4 +1,4 @@
-"""What the demo compares: each published method with the settings that fit the demo's latent grid."""
+"""The methods that the demo compares: each published one with settings that fit the demo's latent grid."""
 
 import dataclasses
 from pathlib import Path
@@ -67,7 +67,7 @@ def published_methods(num_layers: int, num_steps: int, *, block: int = 64) -> tu
     """Dense, STA, AdaSpa and the single modes of Sparse-vDiT, and two variants for the curve."""
     dense_steps = warm_up_steps(num_steps)
     plain = StepSchedule(num_steps, dense_steps)
-    # The first search is itself exact, so it is the last of the warm-up steps.
+    # The first search is itself dense, so it is the last of the warm-up steps.
     searching = StepSchedule.adaspa(
         num_steps,
         (dense_steps, max(dense_steps + 1, round(SECOND_SEARCH * num_steps))),
@@ -132,7 +132,7 @@ def searched_mixture(
     """The committed mixture of all methods, on a schedule for `num_steps`.
 
     Its heads keep their pattern in all steps, so that it serves any number of them. The first search comes after the
-    dense steps: only heads with AdaSpa are exact in it.
+    dense steps: only heads with AdaSpa are dense in it.
 
     Args:
       num_steps: of the run.

@@ -1,4 +1,4 @@
-"""The comparison's rows: what a method keeps, what it costs, how close it comes to dense; and the printed table."""
+"""The rows of the comparison: what a method keeps, what it costs, and how close it comes to dense."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What each head of a method reads in one step of a run: its mask, and what that mask keeps of real attention."""
+"""The mask of each head in one step of a run, and the share of the real attention that it keeps."""
 
 import functools
 
@@ -86,7 +86,7 @@ def head_quality(masks: list[HeadMask], qkv, *, stride: int = STRIDE) -> dict[st
 
 @functools.partial(jax.jit, static_argnames="stride")
 def _under_masks(q, k, v, keep, blocks, *, stride):
-    """Recall and output error, f32 [1, H], of exact softmax attention with the pairs in `keep` alone.
+    """Recall and output error, f32 [1, H], of softmax attention over the pairs in `keep` alone.
 
     Args:
       q, k, v: [1, L, H, D].

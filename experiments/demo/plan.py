@@ -1,4 +1,4 @@
-"""What a call of the demo will run, checked before anything takes time."""
+"""Plans a call of the demo and checks it before anything takes time."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a method's step costs beside a dense one, and its attention's part of that."""
+"""Times a step of each method beside a dense one, and the part that attention takes of it."""
 
 import statistics
 import time
@@ -89,7 +89,7 @@ def spreads_of(
     """Times and speed-ups of a method: step_ms, attention_ms, run_s, speedup_step, _attention and _run.
 
     The rest of the model takes the same time under every method, so a step's attention is what is left when that rest
-    is taken off. A run has its exact steps, its sparse ones, and what its searches add.
+    is taken off. A run has its dense steps, its sparse ones, and what its searches add.
 
     Args:
       pairs: ms of the method's sparse step and of the dense step beside it, in each round.

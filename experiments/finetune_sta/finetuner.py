@@ -1,4 +1,4 @@
-"""The finetuning itself: its flags, its loss, its steps."""
+"""The finetuning: its flags, its loss, its steps."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What the finetuned model is worth: held-out losses, sampled clips, and pictures of both."""
+"""Measures a finetuned model: held-out losses, sampled clips, and pictures of both."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""The clips at which published models are used: one denoising step of each, and decoding, as functions of shapes."""
+"""One denoising step of each published model at its usual clip, and decoding, as functions of shapes."""
 
 import dataclasses
 import functools

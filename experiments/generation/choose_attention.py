@@ -33,8 +33,8 @@ def choose_attention(
       num_heads: heads of each.
       num_steps: denoising steps of the run.
       model: family of the model, for which a method may have settings of its own; see `attention_for`.
-      dense_steps: leading exact steps, in place of the setting's or the file's.
-      dense_last_steps: exact steps at the end, likewise.
+      dense_steps: number of dense steps at the start, in place of the setting's or the file's.
+      dense_last_steps: number of dense steps at the end, likewise.
       dense_layers: layers that stay dense, from 0. All three as in `SparseAttention.with_dense`.
 
     Raises:

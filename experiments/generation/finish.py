@@ -1,4 +1,4 @@
-"""The end of a run: its video and report, of which nothing is lost and nothing is overwritten."""
+"""Ends a run: writes its video and report, loses nothing and overwrites nothing."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What the flags of `experiments.generate` rule out: by themselves, and beside a model's configurations."""
+"""Checks the flags of `experiments.generate`, by themselves and against a model's configurations."""
 
 import math
 from collections.abc import Iterable
@@ -113,21 +113,10 @@ def _check_pairs(config: Config) -> None:
     if config.embeddings is None and not config.prompt:
         raise ValueError('there is no --prompt and no --embeddings; give one ("" is a prompt, too)')
     if config.attention == "dense":
-        if config.compare:
-            raise ValueError(
-                "--compare compares with dense attention, which --attention is already; choose another one, or leave "
-                "--compare out"
-            )
-        given = [name for name, value in config.dense_part.items() if value not in (None, ())]
-        if given:
-            flag = given[0].replace("_", "-")
-            raise ValueError(
-                f"--{flag} says what stays dense of a sparse attention, and --attention is dense as a whole; choose "
-                f"another --attention, or leave --{flag} out"
-            )
+        _check_dense(config)
     if config.shard_weights and config.cfg * config.seq == 1:
         raise ValueError(
-            "shard_weights=True lays weights over several devices; give --cfg or --seq, or leave it out"
+            "shard_weights=True shards weights over several devices; give --cfg or --seq, or leave it out"
         )
     inputs = [config.image, config.embeddings, config.latents]
     if any(path is not None and path.resolve() == config.out.resolve() for path in inputs):
@@ -143,6 +132,14 @@ def check_family(given: Config, config: Config, family: "LatentFamily") -> list[
       family: of the model.
     """
     family.check_clip(config.clip)
+    if config.attention == "dense":
+        _check_dense(config)
+    trained = getattr(family.transformer, "combine", None)
+    if trained is not None and (config.attention == "dense" or config.compare):
+        raise ValueError(
+            f"{config.model} was trained with {trained}, and dense attention would leave out a branch that its weights "
+            f"expect; take --attention {trained}, or leave --attention and --compare out"
+        )
     if family.takes_image and config.image is None:
         raise ValueError(
             f"{config.model} holds an image-to-video model; give its first frame, --image"
@@ -171,3 +168,19 @@ def check_family(given: Config, config: Config, family: "LatentFamily") -> list[
     if given.fps is not None and config.out.suffix == "":
         unused.append(f"--fps {given.fps} has no effect on a folder of pictures, {config.out}")
     return unused
+
+
+def _check_dense(config: Config) -> None:
+    """ValueError for flags that have no meaning beside dense attention."""
+    if config.compare:
+        raise ValueError(
+            "--compare compares with dense attention, which --attention is already; choose another one, or leave "
+            "--compare out"
+        )
+    given = [name for name, value in config.dense_part.items() if value not in (None, ())]
+    if given:
+        flag = given[0].replace("_", "-")
+        raise ValueError(
+            f"--{flag} says what stays dense of a sparse attention, and --attention is dense as a whole; choose "
+            f"another --attention, or leave --{flag} out"
+        )

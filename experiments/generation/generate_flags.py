@@ -1,4 +1,4 @@
-"""The flags of `experiments.generate`; `flag_rules.py` has what they rule out."""
+"""The flags of `experiments.generate`; `flag_rules.py` checks them."""
 
 import dataclasses
 from pathlib import Path
@@ -44,7 +44,8 @@ class Config:
       text_dtype: dtype of the text encoder; --dtype by default.
       tile: decode in tiles. auto does so if the whole clip would not fit, and always for HunyuanVideo.
       save_every: steps between saves of the run. 0 saves only its end.
-      attention: dense, sta, adaspa, sparse-vdit, or a JSON file.
+      attention: dense, the name of a method (README.md lists them), or a JSON file. By default the method with which
+        the model was trained, and dense for a model trained dense.
       dense_steps: number of dense steps at the start; the attention's own by default.
       dense_last_steps: number of dense steps at the end; the attention's own by default.
       dense_layers: layers that are dense in every step, counted from 0.
@@ -65,7 +66,7 @@ class Config:
     image_fit: Literal["crop", "stretch", "pad"] = "crop"
     embeddings: Path | None = None
     latents: Path | None = None
-    attention: str = "dense"
+    attention: str | None = None
     dense_steps: int | None = None
     dense_last_steps: int | None = None
     dense_layers: tuple[int, ...] = ()
@@ -117,6 +118,7 @@ class Config:
             "steps": default.steps,
             "guidance": default.guidance,
             "fps": default.fps,
+            "attention": getattr(family.transformer, "combine", None) or "dense",
         }
         values = {k: v if getattr(self, k) is None else getattr(self, k) for k, v in values.items()}
         dtype = self.dtype

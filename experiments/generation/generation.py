@@ -30,6 +30,7 @@ from experiments.generation.store import (
 from experiments.generation.weights import Weights
 from experiments.progress import progress_bar
 from models import check_loras, load_vae
+from models.combine import check_branches
 from models.pipelines import Conditions, Denoiser
 from models.text_embeddings import TextEmbeddings
 from sparsevdit_jax import Phase, SparseAttention
@@ -65,6 +66,7 @@ class Generation:
             model=type(self.family).__name__.lower(),
             **config.dense_part,
         )
+        check_branches(getattr(self.family.transformer, "combine", None), self.attention)
         self.attentions = {"dense": None} if config.compare else {}
         self.attentions[config.attention] = self.attention
         self.jobs = unfinished(

@@ -1,4 +1,4 @@
-"""The videos of one call: every prompt with every seed, and what their files are called."""
+"""The videos of one call: every prompt with every seed, and the names of their files."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""All that can be known of a call without compiling: read and checked here, in this order, in a second or two.
+"""Reads and checks all that can be known of a call without compiling, in this order, in a second or two.
 
 1. flags by themselves; 2. the folder's configurations, and flags beside them; kernels on this device; 3. what is
 written: names, encoder, nothing overwritten; 4. the user's files: image, embeddings, latents; 5. tokenizer and headers

@@ -1,4 +1,4 @@
-"""What a run took, and how its video differs from the dense one."""
+"""The report of a run: its times, and how its video differs from the dense one."""
 
 import json
 import statistics

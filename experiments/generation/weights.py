@@ -1,4 +1,4 @@
-"""The models of a run: without weights to plan with, then with them, where they lie on a mesh."""
+"""The models of a run: first without weights, to plan with, then with weights, placed on the mesh."""
 
 from collections.abc import Callable
 from typing import Any

@@ -200,7 +200,7 @@ def _checks(rows: list[dict[str, Any]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints the table and draws the picture of each device."""
-    parser = argparse.ArgumentParser(prog="roofline")
+    parser = argparse.ArgumentParser(prog="python -m experiments.gpu_check.roofline")
     parser.add_argument("--folder", type=Path, help="of gpu_check.jsonl; all devices by default")
     parser.add_argument(
         "--picture", type=Path, help="DIR/roofline.png beside the records by default"

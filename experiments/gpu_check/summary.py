@@ -1,4 +1,4 @@
-"""What became of the steps of a run, and what to run next."""
+"""Sums up how the steps of a run ended, and what to run next."""
 
 import json
 import shlex

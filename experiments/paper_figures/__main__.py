@@ -1,4 +1,4 @@
-"""The comparison's flags, table and file. What it asks and answers: the package's docstring."""
+"""The comparison's flags, table and file. The package's docstring has the question and the answer."""
 
 import dataclasses
 import json

@@ -12,7 +12,7 @@ A mean's interval is Student's t at 95 % over clips; two settings are compared b
 Interrupt it when you like: what is recorded is not run again, and clips or settings can be added later. Dense
 clips are kept in out/quality. 19 settings of 4 clips take about 20 minutes on two CPU cores.
 
-Density counts what attention computes in the steps that are not exact; `run_density` counts the exact ones too.
+Density counts what attention computes in the sparse steps; `run_density` counts the dense steps too.
 AdaSpa's is the mean over the clips of a batch and guidance's two rows.
 """
 
@@ -31,7 +31,13 @@ from experiments.demo.clip_runner import VIDEO, WEIGHTS, faster_dtype
 from experiments.progress import progress_bar
 from experiments.quality.picture import draw
 from experiments.quality.printed_tables import REFERENCE, print_duels, print_table
-from experiments.quality.settings import Setting, check_distinct, from_file, published
+from experiments.quality.settings import (
+    Setting,
+    check_distinct,
+    from_file,
+    of_methods,
+    published,
+)
 from experiments.quality.statistics import Point, points_of
 from experiments.quality.sweep import Clips, closeness, dense_run, run_setting
 from experiments.record import RESULTS, Run, read
@@ -117,6 +123,7 @@ class Sweep:
         config, sizes = self.config, self.model.config
         grid = self.model.grid((1, *config.video, sizes.channels))
         found = list(published(sizes.num_layers, config.steps))
+        found += of_methods(sizes.num_layers, sizes.num_heads, grid, config.steps)
         known = dict(grid=grid, model=sizes, num_steps=config.steps)
         found += [from_file(path, **known) for path in config.attention]
         check_distinct(found)

@@ -59,7 +59,7 @@ def write_strategy(path: Path, attention: SparseAttention, tile: tuple[int, int,
         if tile != TILE:
             raise ValueError(f"the format is for tiles of {TILE}, and these are {tile}")
         if to_strategy(from_strategy(text, attention.grid)) != text:
-            raise ValueError("it would be read as made for another canvas")
+            raise ValueError("it would be read as made for another latent grid")
     except ValueError as problem:
         print(f"no {path.name} is written: {problem}. {path.with_name('attention.json')} says all")
         return

@@ -52,7 +52,7 @@ def compare(calibration: np.ndarray, held_out: np.ndarray | None, task: Task) ->
 
 
 def _run_density(task, choice) -> float:
-    """Mean over all steps of the run, exact ones included."""
+    """Mean over all steps of the run, dense ones included."""
     sparse = choice_density(choice, task.densities).mean(1).mean(1)
     total = task.subject.num_steps
     return (sparse.sum() + total - len(sparse)) / total

@@ -36,7 +36,7 @@ def measure(
     """Errors of all candidates for all prompts and steps, from `config.out` as far as they are there.
 
     Args:
-      rule: Sparse-vDiT's, to go on with the chosen outputs; None goes on with the exact ones.
+      rule: Sparse-vDiT's, to go on with the chosen outputs; None goes on with the dense ones.
       name: of the file in `config.out`.
     """
     settings = {key: getattr(config, key) for key in _DECIDES} | dict(

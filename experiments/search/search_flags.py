@@ -183,7 +183,7 @@ def without_effect(config: Config) -> list[str]:
 def schedule_of(config: Config, num_steps: int) -> StepSchedule:
     """The method's schedule, with `dense_steps` where given."""
     if config.method == "mixture":
-        # The first search is exact for AdaSpa's heads alone, so it comes after the steps exact for all.
+        # The first search is dense for AdaSpa's heads alone, so it comes after the steps that are dense for all.
         usual = adaspa_schedule(num_steps)
         dense = exact_steps(usual) if config.dense_steps is None else config.dense_steps
         searches = {min(dense + 1, num_steps), max(dense + 1, usual.search_steps[-1])}

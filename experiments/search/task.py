@@ -49,7 +49,7 @@ class Task:
         config, method = self.config, self.config.method
         if not len(self.steps):
             raise ValueError(
-                f"of {self.schedule} no step counts: all are exact; lower --dense-steps or raise --steps"
+                f"of {self.schedule} no step counts: all are dense; lower --dense-steps or raise --steps"
             )
         if (self.densities == 1).all():
             raise ValueError(

@@ -164,7 +164,7 @@ class CogVideoXTransformer(Transformer):
         if shapes != [expected, expected]:
             raise ValueError(
                 f"image_rotary_emb has shapes {shapes}; it must be two arrays {expected} for {grid.shape} video "
-                "tokens; make it for this canvas"
+                "tokens; make it for this latent grid"
             )
         cos, sin = (jnp.asarray(part, jnp.float32)[:, ::2] for part in image_rotary_emb)
         text = ((grid.text_len, 0), (0, 0))

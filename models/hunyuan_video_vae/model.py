@@ -73,8 +73,8 @@ class HunyuanVideoVAE(VideoVAE):
         """The frames of `decode(z, tile=tile)` as they become ready; with `default_tile` 13, then 12 at a time.
 
         For writing a long clip to disk: the whole video is never in memory, only a tile's activations, a chunk and
-        its overlap with the next. Without `tile` it takes `default_tile`, for this model has no caches: it is cut
-        in time or not at all. z may be a numpy array. Under a mesh all frames come at once, as from `decode`.
+        its overlap with the next. Without `tile` it takes `default_tile`: this model has no caches, so it must be cut
+        in time. z may be a numpy array. Under a mesh all frames come at once, as from `decode`.
 
         Yields:
           [B, 3, frames, 8 h, 8 w].

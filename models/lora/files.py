@@ -149,7 +149,7 @@ class LoraFile:
         return self.dtypes[name] in (_FLOATS | _INTEGERS if integers else _FLOATS)
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor as float32, whatever it is stored in."""
+        """One tensor as float32, from any dtype."""
         with np.errstate(over="ignore"):  # `largest` tells
             return self._stored(name).astype(np.float32)
 

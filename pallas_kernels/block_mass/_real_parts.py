@@ -52,6 +52,12 @@ def over_real_parts(
     return keys.to_blocks(queries.to_blocks(sums, 2), 3)
 
 
+def binary_shift(lse: jax.Array, real_q: jax.Array | None) -> jax.Array:
+    """`lse` in base 2, +inf for a query without mass: float32 [B, H, Lq]."""
+    live = lse > -jnp.inf if real_q is None else real_q & (lse > -jnp.inf)
+    return jnp.where(live, lse * np.float32(math.log2(math.e)), jnp.inf)
+
+
 class _Side:
     """The parts of one side's blocks of which something is real; `real` is None where all are kept."""
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _checks, _hopper, _interpret, _measured, _real_lists, _vmap
+from .. import _checks, _hopper, _interpret, _measured, _padding, _real_lists, _vmap
 from .._real_lists import RealLists
 from ..block_mask import BlockMask
 from . import mosaic_gpu_kernel as device
@@ -119,13 +119,7 @@ def _check(config, head_dim, block_q, block_kv):
 
 
 def block_sparse_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: BlockMask,
-    *,
-    scale: float,
-    skip_below: float | None = None,
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float, skip_below=None
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.block_sparse_attention`. Refuses what it has no tiles for, and other devices."""
     _checks.refuse_skipping("mosaic_gpu", skip_below)
@@ -260,9 +254,8 @@ def launch(
     (b, lq, h, d), lk = q.shape, k.shape[1]
     padded_q = mask.num_q_blocks * mask.block_q
     padded_kv = mask.num_kv_blocks * mask.block_kv
-    if (real := mask.real_keys(lk)) is not None:
-        v = jnp.where(real.swapaxes(1, 2)[..., None], v, jnp.zeros((), v.dtype))
-    q, k, v = _pad(q, padded_q), _pad(k, padded_kv), _pad(v, padded_kv)
+    v = _padding.zero(v, mask.real_keys(lk))
+    q, k, v = (_padding.lengthen(x, n) for x, n in ((q, padded_q), (k, padded_kv), (v, padded_kv)))
 
     factor = scale * _hopper.LOG2E
     how = _interpret.active(), without
@@ -301,8 +294,3 @@ def launch(
         compiler_params=_hopper.compiler_params(),
     )(inputs)
     return out[:, :lq], lse[..., :lq]
-
-
-def _pad(x, length):
-    pad = length - x.shape[1]
-    return jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) if pad else x

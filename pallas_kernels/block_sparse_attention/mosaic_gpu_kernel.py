@@ -142,14 +142,14 @@ def kernel(problem: Problem, inputs: Inputs, out_ref, lse_ref, scratch: Scratch)
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     config = problem.config
-    walk, sync = _Walk(problem, inputs), _Sync(problem.without)
+    walk, barriers = _Walk(problem, inputs), _hopper.Barriers(scratch, problem.without)
     wg = lax.axis_index("wg")
     more, fewer = config.registers
 
     @pl.when(wg < config.consumers)
     def _():
         plgpu.set_max_registers(more, action="increase")
-        _compute(walk, sync, out_ref, lse_ref, scratch)
+        _compute(walk, barriers, out_ref, lse_ref, scratch)
 
     @pl.when(wg == config.consumers)
     def _():
@@ -158,39 +158,13 @@ def kernel(problem: Problem, inputs: Inputs, out_ref, lse_ref, scratch: Scratch)
         @plgpu.warp_map
         def _(warp):
             for stream in range(config.streams):
-                copy_kv = functools.partial(_copy_kv, walk, sync, scratch, stream)
-                copy_q = functools.partial(_copy_q, walk, sync, scratch, stream)
+                copy_kv = functools.partial(_copy_kv, walk, barriers, scratch, stream)
+                copy_q = functools.partial(_copy_q, walk, barriers, scratch, stream)
                 pl.when(warp == stream)(copy_kv)
                 pl.when(warp == config.streams + stream)(copy_q)
 
 
-class _Sync:
-    """Waits and arrivals, of which a test may leave one out by its name."""
-
-    def __init__(self, without: str):
-        self.without = without
-
-    def wait(self, scratch: Scratch, name: str, index):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        if self.without != f"{name} wait":
-            plgpu.barrier_wait(getattr(scratch, name).at[index])
-
-    def arrive(self, scratch: Scratch, name: str, index):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        if self.without != f"{name} arrive":
-            plgpu.barrier_arrive(getattr(scratch, name).at[index])
-
-    def wait_for_stores(self):
-        """Until results have left shared memory, which may then be written again."""
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        if self.without != "store wait":
-            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-
-
-def _copy_q(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
+def _copy_q(walk: _Walk, barriers: _hopper.Barriers, scratch: Scratch, stream: int):
     """One warp: queries of every item of a stream, each for its consumer."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -203,7 +177,7 @@ def _copy_q(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
     def _(turn):
         item = walk.item(stream, turn)
         for row, wg in enumerate(consumers):
-            pl.when(turn > 0)(functools.partial(sync.wait, scratch, "q_free", wg))
+            pl.when(turn > 0)(functools.partial(barriers.wait, "q_free", wg))
             rows = pl.ds(item.first + row * ROWS, ROWS)
             plgpu.copy_gmem_to_smem(
                 q.at[item.batch, rows, item.head], scratch.q.at[wg], scratch.q_full.at[wg]
@@ -212,10 +186,10 @@ def _copy_q(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
     @pl.when(turns > 0)
     def _():
         for wg in consumers:
-            sync.wait(scratch, "q_free", wg)
+            barriers.wait("q_free", wg)
 
 
-def _copy_kv(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
+def _copy_kv(walk: _Walk, barriers: _hopper.Barriers, scratch: Scratch, stream: int):
     """One warp: the listed tiles of K and V of every item of a stream, through a ring."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -233,7 +207,7 @@ def _copy_kv(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
             keys = pl.ds(part * walk.problem.part + offset, config.tile_kv)
             at, reused = slot(done), pl.when(done >= stages)
             for name in ("k", "v"):
-                reused(functools.partial(sync.wait, scratch, f"{name}_free", at))
+                reused(functools.partial(barriers.wait, f"{name}_free", at))
                 plgpu.copy_gmem_to_smem(
                     getattr(walk.inputs, name).at[item.batch, keys, item.head],
                     getattr(scratch, name).at[at],
@@ -247,11 +221,11 @@ def _copy_kv(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
 
     @pl.loop(lax.max(done - stages, 0), done)
     def _(i):
-        sync.wait(scratch, "k_free", slot(i))
-        sync.wait(scratch, "v_free", slot(i))
+        barriers.wait("k_free", slot(i))
+        barriers.wait("v_free", slot(i))
 
 
-def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
+def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch: Scratch):
     """One warpgroup: 64 query rows of every item of its stream."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -267,7 +241,12 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
     # Where all logits are -0.0 or 0.0 they may be so of any scale; -inf x 0 would be NaN.
     scale = max(abs(problem.scale), float(np.finfo(np.float32).tiny))
 
-    wait, arrive = functools.partial(sync.wait, scratch), functools.partial(sync.arrive, scratch)
+    wait, arrive = barriers.wait, barriers.arrive
+
+    def wait_for_stores():
+        """Until results have left shared memory, which may then be written again."""
+        if problem.without != "store wait":
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
     def spread(x, shape):
         return lax.broadcast_in_dim(x, shape, [0])
@@ -406,7 +385,7 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
         if walk.inputs.q_lengths is not None:
             rows = plgpu.broadcasted_iota(jnp.int32, (ROWS,), 0, layout=per_row)
             live = live & (rows < walk.real_queries(item, row))
-        sync.wait_for_stores()
+        wait_for_stores()
         out = jnp.where(spread(live, acc.shape), acc * spread(1.0 / total, acc.shape), 0.0)
         results[...] = out.astype(results.dtype)
         lse = (top + jnp.log2(total)) * _hopper.LN2
@@ -425,7 +404,7 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
             arrive("q_free", wg)
         store(item, *sums)
         if not config.own_out:
-            sync.wait_for_stores()
+            wait_for_stores()
             arrive("q_free", wg)
         return done + item.steps
 

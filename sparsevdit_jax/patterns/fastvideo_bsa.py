@@ -1,4 +1,4 @@
-"""FastVideoBSA: fewer queries, and key tiles by their share of the mass (BSA, arXiv 2509.01085)."""
+"""FastVideoBsa: fewer queries, and key tiles by their share of the mass (BSA, arXiv 2509.01085)."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import numpy as np
 
 from pallas_kernels import BlockMask
 from pallas_kernels._values import share, whole
-from sparsevdit_jax.clusters import largest_share
+from sparsevdit_jax.block_rules import keep_share
 from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.coreset import least_alike, likeness, standing_in
 from sparsevdit_jax.method import Method
@@ -19,12 +19,12 @@ from sparsevdit_jax.token_permutation import TokenPermutation
 
 
 @dataclasses.dataclass(frozen=True)
-class FastVideoBSA(AttentionPattern):
+class FastVideoBsa(AttentionPattern):
     """Of each tile the queries least like its middle one attend, to the tiles with most of their mass.
 
     A tile keeps ``int(tokens * query_keep)`` queries, one at least: those whose cosine to the query in
     its middle slot is smallest. The mass of a key tile is estimated as the softmax of (mean kept query
-    . mean key); the heaviest tiles are kept while the sum before them is below `cumulative`. A query
+    . mean key); the heaviest tiles are kept until their sum passes `cumulative`. A query
     that was left out takes the result of the kept query nearest by slot, the earlier of two. All keys
     of a kept tile are read. Text is kept, as queries, rows and columns.
 
@@ -109,7 +109,7 @@ class FastVideoBSA(AttentionPattern):
 
     def keep_tiles(self, mass) -> jax.Array:
         """Which tiles each tile reads, bool [B, H, T, T]."""
-        return largest_share(mass, self.cumulative, self.min_kv_blocks, crossing=False)
+        return keep_share(mass, self.cumulative, crossing=True, least=self.min_kv_blocks)
 
     def query_order(self, slots, order: TokenOrder, ctx: StepContext) -> TokenPermutation:
         """The kept queries of each tile, by slot; one that was left out looks at the nearest."""
@@ -131,6 +131,6 @@ METHODS = (
         name="fastvideo-bsa",
         title="BSA (FastVideo)",
         source="FastVideo, bsa_attn.py: its defaults, which name no dense steps",
-        pattern=lambda grid, num_heads, layer: FastVideoBSA(),
+        pattern=lambda grid, num_heads, layer: FastVideoBsa(),
     ),
 )

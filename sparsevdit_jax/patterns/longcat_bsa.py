@@ -65,7 +65,6 @@ class LongCatBsa(PooledPattern):
         if self.density is not None:
             video = order.num_video_blocks
             least, _ = row_budget(self.density, video, ctx, rounding=round_down)
-            least = least[..., None] if isinstance(self.density, tuple) else least
         weights = video_weights(scores, order)
         keep = keep_share(weights, self.mass, crossing=False, least=least)
         return video_mask(keep, order)

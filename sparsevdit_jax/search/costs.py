@@ -271,7 +271,7 @@ def _measurement(fields):
 
 def _whole(cls, value):
     if not isinstance(value, dict):
-        raise ValueError(f"{value!r} stands where {cls.__name__} belongs; measure again")
+        raise ValueError(f"{value!r} must be a {cls.__name__}; measure again")
     return value
 
 

@@ -69,7 +69,7 @@ def test_the_sentence_on_closeness_names_every_sparse_method(tmp_path):
         row(method="AdaSpa", density=0.206, psnr_db=28.61),
     ]
     (tmp_path / "demo.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert closeness(tmp_path).endswith("STA 22.1 dB at 0.21; AdaSpa 28.6 dB at 0.21.")
+    assert closeness(tmp_path).endswith("STA 22.1 dB, 0.21; AdaSpa 28.6 dB, 0.21.")
 
 
 def test_the_last_record_of_a_kind_wins():

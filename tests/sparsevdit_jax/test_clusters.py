@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import StepContext, VideoGrid, clusters
-from sparsevdit_jax.clusters import Clusters, cluster_order, k_means, largest_share
+from sparsevdit_jax.clusters import Clusters, cluster_order, k_means
 from tests.sparsevdit_jax import oracles
 
 
@@ -79,13 +79,3 @@ def test_no_block_holds_two_clusters(text):
     assert (np.asarray(order.lengths)[:, :, :video].sum(-1) == 30).all()
     if written:
         np.testing.assert_array_equal(order.lengths[:, 0, video:], [[4, 1], [2, 0]])
-
-
-def test_a_share_is_passed_by_the_entry_that_crosses_it():
-    weights = np.array([[0.25, 0.5, 0.125, 0.125], [1, 0, 0, 0]], np.float32)
-    kept = largest_share(weights, 0.75)
-    np.testing.assert_array_equal(kept, [[1, 1, 1, 0], [1, 0, 0, 0]])
-    kept = largest_share(weights, 0.75, crossing=False)
-    np.testing.assert_array_equal(kept, [[1, 1, 0, 0], [1, 0, 0, 0]])
-    np.testing.assert_array_equal(largest_share(weights, 0.1, 2)[1], [1, 1, 0, 0])
-    assert np.all(largest_share(weights, 1.0))

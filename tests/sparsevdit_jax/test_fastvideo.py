@@ -179,7 +179,7 @@ def test_a_golden_search_result_is_read_as_it_was_meant():
         ('{"0_0_0": [1, 1, true]}', r"\[1, 1, True\] must be"),
         ('{"0_0_0": [1, 1, 1.0]}', "must be"),
         ('{"0_0_00": [1, 1, 1]}', "entry '0_0_00'"),
-        ('{"0_0_0": [1, 1, 1], "0_0_0": [1, 1, 3]}', "entry '0_0_0' stands there twice"),
+        ('{"0_0_0": [1, 1, 1], "0_0_0": [1, 1, 3]}', "entry '0_0_0' occurs twice"),
     ],
 )
 def test_other_files_are_refused(text, message):

@@ -11,6 +11,7 @@ from experiments.generation.generate_flags import Config
 
 HERE = Path(__file__)
 PROMPT = dict(model=HERE.parent, prompt=("a cat",))
+DENSE = PROMPT | dict(attention="dense")
 FILE = dict(model=HERE.parent, embeddings=HERE)
 
 
@@ -20,11 +21,14 @@ FILE = dict(model=HERE.parent, embeddings=HERE)
         ({}, r'no --prompt and no --embeddings; give one \("" is a prompt, too\)'),
         (PROMPT | dict(embeddings=HERE), "'a cat' and --embeddings .* contradict"),
         (FILE | dict(negative_prompt=""), "--negative-prompt '' cannot join --embeddings"),
-        (PROMPT | dict(compare=True), "which --attention is already"),
-        (PROMPT | dict(dense_steps=2), "--dense-steps says what stays dense of a sparse"),
-        (PROMPT | dict(dense_last_steps=0), "--dense-last-steps says"),
-        (PROMPT | dict(dense_layers=(0,)), "--dense-layers says"),
-        (PROMPT | dict(shard_weights=True), "shard_weights=True lays weights over several devices"),
+        (DENSE | dict(compare=True), "which --attention is already"),
+        (DENSE | dict(dense_steps=2), "--dense-steps says what stays dense of a sparse"),
+        (DENSE | dict(dense_last_steps=0), "--dense-last-steps says"),
+        (DENSE | dict(dense_layers=(0,)), "--dense-layers says"),
+        (
+            PROMPT | dict(shard_weights=True),
+            "shard_weights=True shards weights over several devices",
+        ),
         (FILE | dict(out=HERE), "is one of the files that are read; choose another"),
         (PROMPT | dict(steps=0), "steps=0 must be at least 1; 20 to 50 are usual"),
         (PROMPT | dict(frames=0), "frames=0 must be at least 1"),

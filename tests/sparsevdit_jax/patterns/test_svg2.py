@@ -1,39 +1,26 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, StepContext, VideoGrid
-from sparsevdit_jax.clusters import drawn_tokens
-from sparsevdit_jax.patterns import SVG2
+from sparsevdit_jax import StepContext, VideoGrid
+from sparsevdit_jax.patterns import Svg2
 from sparsevdit_jax.presets import attention_for
-from tests.attending import attended, jitted
-from tests.conformance.pattern_suite import PatternSuite, make_case
+from tests.attending import attended
+from tests.conformance.pattern_suite import PatternSuite
 from tests.sparsevdit_jax import oracles
+from tests.sparsevdit_jax.clustering import cluster_mass, clustered
 
-PATTERN = SVG2(4, 6, top_p=0.5, min_kc_ratio=0.2, block_q=4, block_kv=8)
-
-
-def clustered(pattern, x, row, head, place, grid):
-    """(labels, centroids) of the queries (place 0) or keys (1) of a head in the first step."""
-    video = np.asarray(x)[row, ~oracles.text_tokens(grid), head]
-    count = (pattern.q_clusters, pattern.k_clusters)[place]
-    drawn = drawn_tokens(min(count, len(video)), len(video), 2 * pattern.seed + place)
-    return oracles.lloyd(video, video[np.asarray(drawn)], pattern.first_iterations)
+PATTERN = Svg2(4, 6, top_p=0.5, min_kc_ratio=0.2, block_q=4, block_kv=8)
 
 
 def kept_clusters(pattern, q, k, sizes):
-    """Pairs of clusters of centroids q, k in float64."""
-    logits = q @ k.T * q.shape[-1] ** -0.5
-    mass = np.exp(logits - logits.max(-1, keepdims=True)) * sizes
-    mass /= mass.sum(-1, keepdims=True)
+    """Pairs of clusters of centroids q, k."""
     least = int(pattern.min_kc_ratio * len(sizes))
-    return np.stack([oracles.top_p(row, pattern.top_p, least) for row in mass])
+    return np.stack([oracles.top_p(row, pattern.top_p, least) for row in cluster_mass(q, k, sizes)])
 
 
-class TestSVG2(PatternSuite):
+class TestSvg2(PatternSuite):
     pattern = PATTERN
     moves = True
 
@@ -54,44 +41,10 @@ class TestSVG2(PatternSuite):
         return self.planned_density(case, state)
 
 
-@pytest.fixture(scope="module")
-def attend():
-    return jitted(TestSVG2.pattern)
-
-
-def test_later_steps_begin_where_the_last_one_ended(attend):
-    """Two iterations from the centroids of the first step, on other tokens."""
-    case = make_case("video")
-    q, k, v = case.qkv
-    state = PATTERN.init(case.grid, batch=2, num_heads=2, head_dim=8)
-    *_, state = attend(q, k, v, state, case.ctx(Phase.REUSE))
-    *_, later = attend(k, q, v, state, case.ctx(Phase.REUSE))
-    for place, (x, y) in enumerate(((q, k), (k, q))):
-        for b, h in np.ndindex(2, 2):
-            _, centroids = clustered(PATTERN, x, b, h, place, case.grid)
-            _, moved = oracles.lloyd(np.asarray(y)[b, :, h], centroids, PATTERN.iterations)
-            found = (later.q, later.k)[place][b, h]
-            np.testing.assert_allclose(found, moved, rtol=1e-5, atol=1e-5)
-    assert np.asarray(later.warm).all()
-
-
-def test_dense_steps_can_warm_the_centroids(attend):
-    case = make_case("text_first")
-    warming = dataclasses.replace(PATTERN, zero_step_init=True)
-    state = PATTERN.init(case.grid, batch=2, num_heads=2, head_dim=8)
-    out, lse, warm = jitted(warming)(*case.qkv, state, case.ctx(Phase.DENSE))
-    *_, expected = attend(*case.qkv, state, case.ctx(Phase.REUSE))
-    jax.tree.map(np.testing.assert_array_equal, warm, expected)
-    dense, dense_lse, cold = attend(*case.qkv, state, case.ctx(Phase.DENSE))
-    np.testing.assert_array_equal(out, dense)
-    np.testing.assert_array_equal(lse, dense_lse)
-    assert not np.asarray(cold.warm).any()
-
-
 def test_fewer_tokens_than_clusters_in_bfloat16():
     grid = VideoGrid(1, 1, 1, 2)
     x = jax.random.normal(jax.random.key(0), (1, 3, 2, 8), jnp.bfloat16)
-    pattern = SVG2()
+    pattern = Svg2()
     state = pattern.init(grid, batch=1, num_heads=2, head_dim=8)
     out, _, after = attended(pattern, x, x, x, state, StepContext(grid))
     assert out.dtype == jnp.bfloat16
@@ -123,4 +76,4 @@ def test_settings_of_the_models():
 )  # fmt: skip
 def test_bad_fields(field, value):
     with pytest.raises(ValueError, match=f"{field}={value} must"):
-        SVG2(**{field: value})
+        Svg2(**{field: value})
