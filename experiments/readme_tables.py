@@ -5,6 +5,7 @@ python -m experiments.readme_tables --check    # fail if a page is out of date
 """
 
 import dataclasses
+import functools
 import re
 import sys
 import textwrap
@@ -16,7 +17,10 @@ from experiments import command, record
 from experiments.demo.rounds import READING, spread_of, word_for
 from experiments.gpu_check import roofline
 from experiments.kernel_resources import facts
+from experiments.methods import page as methods
+from experiments.provenance import machine, newest, provenance
 from experiments.quality.statistics import points_of
+from sparsevdit_jax.presets import METHODS
 
 README = record.ROOT / "README.md"
 DEMO = record.ROOT / "experiments" / "demo" / "README.md"
@@ -26,6 +30,7 @@ MODELS = record.ROOT / "models" / "README.md"
 KERNELS = record.ROOT / "pallas_kernels" / "README.md"
 CPU_SPEED = record.ROOT / "pallas_kernels" / "CPU_SPEED.md"
 HOPPER = record.ROOT / "pallas_kernels" / "HOPPER.md"
+PATTERNS = record.ROOT / "sparsevdit_jax" / "patterns" / "README.md"
 
 DEMO_COLUMNS = {
     "method": "{measured[method]}",
@@ -118,36 +123,6 @@ class Config:
     check: bool = False
 
 
-def newest(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The last record for each combination of measured `keys`, in order of first appearance."""
-    last: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        last[tuple(row["measured"][key] for key in keys)] = row
-    return list(last.values())
-
-
-def machine(row: dict[str, Any]) -> str:
-    """The machine and the versions of a record."""
-    where = row["environment"]
-    device = "" if where["device"] == "cpu" else f"{where['device']}, "
-    return (
-        f"{device}{where['processor']}, {where['num_cores']} cores, Python {where['python']}, jax {where['jax']}, "
-        f"flax {where['flax']}"
-    )
-
-
-def provenance(rows: list[dict[str, Any]]) -> str:
-    """Where records were made: each machine once, with its commits and their last day."""
-    commits: dict[str, dict[str, str]] = {}
-    for row in sorted(rows, key=lambda row: row["time"]):
-        commits.setdefault(machine(row), {})[row["git_sha"][:10]] = row["time"][:10]
-    parts = []
-    for where, shas in commits.items():
-        word = "commit" if len(shas) == 1 else "commits"
-        parts.append(f"{where}; {word} {', '.join(shas)}, {max(shas.values())}")
-    return ". ".join(parts)
-
-
 def last_demo(folder: Path = record.RESULTS) -> list[dict[str, Any]]:
     """The record of each method in the newest run of the demo."""
     rows = record.read("demo", folder=folder)
@@ -160,7 +135,7 @@ def status(folder: Path = record.RESULTS) -> str:
                     for row in record.read("gpu_check", folder=file.parent)})  # fmt: skip
     speed = f"timed on {', '.join(timed)}" if timed else "**not yet timed on a GPU**"
     return _wrapped(
-        "**Status.** Everything runs on CPUs and is tested there, against float64 and against numbers of other "
+        "**Status.** The library runs on CPUs and is tested there, against float64 and against numbers of other "
         "projects. The GPU kernels run in JAX's GPU interpreter and compile to Hopper machine code; they are "
         f"{speed}. The models give diffusers' numbers on tiny random weights; **no published checkpoint has been run**."
     )
@@ -340,6 +315,11 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     KERNELS: {"roofline": roofline.readme_block},
     CPU_SPEED: {"bench": bench_table},
     HOPPER: {"loops": facts.loops_table, "resources": facts.resources_table},
+    PATTERNS: {"methods": methods.index},
+    **{
+        methods.PAGES / f"{name}.md": {"page": functools.partial(methods.page, method)}
+        for name, method in METHODS.items()
+    },
 }
 """Page -> its blocks, each between <!-- name --> and <!-- /name -->."""
 
@@ -358,6 +338,10 @@ def filled(text: str, page: Path) -> str:
 def main(config: Config) -> None:
     """Rewrites or checks the pages."""
     for page in TABLES:
+        if not page.exists():
+            sys.exit(
+                f"{page.relative_to(record.ROOT)} is missing: run python -m experiments.methods"
+            )
         old = page.read_text(encoding="utf-8")
         if config.check and filled(old, page) != old:
             name = page.relative_to(record.ROOT)

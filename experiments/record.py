@@ -165,7 +165,7 @@ def code(*, allow_dirty: bool = False) -> tuple[str, bool]:
 
 
 def git_state(root: Path = ROOT) -> tuple[str, list[str]]:
-    """The commit of the tree at `root` and the lines of `git status` about it, results left out.
+    """The commit of the tree at `root` and the lines of `git status` about it, without what runs write.
 
     Where `git archive` wrote the tree, the commit stands in a file, and a Python file that is newer than that file was
     changed since. Without a repository or a commit: "unknown" and one line that says so, so it counts as dirty.
@@ -184,7 +184,8 @@ def git_state(root: Path = ROOT) -> tuple[str, list[str]]:
 
     try:
         sha = git("rev-parse", "HEAD").strip()
-        status = git("status", "--porcelain", "--", ".", ":(exclude)experiments/results")
+        written = [f":(exclude)experiments/{folder}" for folder in ("results", "methods/pages")]
+        status = git("status", "--porcelain", "--", ".", *written)
     except (OSError, subprocess.CalledProcessError):
         return "unknown", ["no git commit here"]
     return sha, status.splitlines()

@@ -1,4 +1,4 @@
-"""What lies at a path of a checkpoint: a folder, a file that was really downloaded, an object in JSON."""
+"""Reads and checks what a checkpoint's paths hold: folders, downloaded files, objects in JSON."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the video autoencoders share: their arguments' checks, and streaming a clip chunk by chunk.
+"""The base of the video autoencoders: checks of their arguments, and streaming a clip chunk by chunk.
 
 Models take and return torch's [B, C, T, H, W]; inside, arrays are channels-last.
 """

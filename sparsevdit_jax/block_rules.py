@@ -1,4 +1,4 @@
-"""Scores of block pairs -> which are kept, bool: rules whose rows may keep different numbers.
+"""Rules that turn scores of block pairs into a bool matrix; rows may keep different numbers of blocks.
 
 Ties go to the lowest index where nothing else is said. Where every row of a head keeps the same
 number, the lists of `selection.top_blocks` are cheaper.
@@ -26,7 +26,7 @@ def keep_top(scores: jax.Array, counts: Any) -> jax.Array:
 
 
 def keep_share(weights: jax.Array, share: float, *, crossing: bool, least: Any = 0) -> jax.Array:
-    """The heaviest entries of each row, in turn while their sum is at most `share`: bool [..., N].
+    """The heaviest entries of each row, as long as their sum is at most `share`: bool [..., N].
 
     Args:
       weights: f32 [..., N], not negative.

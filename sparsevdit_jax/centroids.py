@@ -1,4 +1,4 @@
-"""Attention to the means of blocks: what a plan leaves out enters its softmax as one key a block.
+"""Attention to the means of blocks: each block that a plan leaves out enters the softmax as one key.
 
 A block of n keys with mean k' and mean value v' counts as n keys that are all k': one key with logit
 q . k' * scale + log n and value v'. Sol-Attn (arXiv 2607.24027) and SVG-EAR (arXiv 2603.08982) do so.
@@ -151,7 +151,7 @@ def attend_left_out(
       ctx: the step's grid, text lengths and kernel options.
 
     Raises:
-      ValueError: the tokens of a sequence lie on several devices.
+      ValueError: the tokens of a sequence are sharded.
     """
     if current() is not None:
         raise ValueError(

@@ -21,9 +21,9 @@ class AttentionPlan:
 
     Attributes:
       mask: the block pairs, in block order. Blocks of queries and of keys may differ in size and in
-        number. Without lengths in it, a mask takes those of its orders. A NumPy mask that is full, or
-        empty, costs what dense attention costs, or nothing (a full one under a TokenPermutation,
-        which may leave tokens out, does not).
+        number. A mask without lengths takes those of its orders. A full NumPy mask runs as dense
+        attention (unless a TokenPermutation orders it, which may leave tokens out), and an empty
+        one costs nothing.
       q_order: block order of the queries; TokenPermutation has one for each head or row. None: raster.
       kv_order: block order of the keys and values; None: `q_order`.
       compensated: blocks that are not kept enter the softmax all the same, each as one key: its

@@ -44,8 +44,8 @@ class Config:
       text_dtype: dtype of the text encoder; --dtype by default.
       tile: decode in tiles. auto does so if the whole clip would not fit, and always for HunyuanVideo.
       save_every: steps between saves of the run. 0 saves only its end.
-      attention: dense, the name of a method (README.md lists them), or a JSON file. By default the method with which
-        the model was trained, and dense for a model trained dense.
+      attention: dense, the name of a method (sparsevdit_jax/patterns/README.md lists them), or a JSON file. By default
+        the method that the model was trained with, or dense.
       dense_steps: number of dense steps at the start; the attention's own by default.
       dense_last_steps: number of dense steps at the end; the attention's own by default.
       dense_layers: layers that are dense in every step, counted from 0.

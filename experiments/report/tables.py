@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments import record
 from experiments.html.markup import NOTHING, Safe, element, finite
-from experiments.readme_tables import provenance
+from experiments.provenance import provenance
 
 OPEN_ROWS = 24
 """A longer table is folded."""

@@ -1,4 +1,4 @@
-"""What users call: LoRA files checked against a model, and merged into it."""
+"""The functions for users: they check LoRA files against a model and merge them into it."""
 
 import logging
 from collections.abc import Callable, Sequence

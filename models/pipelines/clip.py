@@ -1,4 +1,4 @@
-"""What to generate, in frames and pixels, and what becomes of it: bytes."""
+"""A clip to generate, in frames and pixels, and its decoded frames as bytes."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What a family of latent video models agrees on: clips, latents, prompts, guidance.
+"""The conventions of a family of latent video models: clips, latents, prompts, guidance.
 
 A `LatentFamily` is made from the configurations in a checkpoint folder (`read_family`), before any weight is read:
 it knows which clips are possible, what the transformer is called with, and how latents become video.

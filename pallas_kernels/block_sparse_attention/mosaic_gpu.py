@@ -143,17 +143,15 @@ def attention(
     config: Config | None = None,
     num_sms: int = _hopper.NUM_SMS,
 ) -> tuple[jax.Array, jax.Array]:
-    """The same without a look at the device, so that it can be lowered and compiled anywhere.
+    """The same for any device, so that it can be lowered and compiled anywhere.
 
-    Costs outside the kernel: the lists without padding and the order of work (a sort of the counts),
-    none if the mask is known on the host; with kv_lengths, a copy of v with its padding zeroed, because
-    0 x NaN would reach the sums; for a length that is no multiple of the block, padded copies of the
-    arrays of that length.
+    Work outside the kernel: lists without padding and the order of work (a sort of the counts), unless
+    the mask is known on the host. With kv_lengths v is copied with zeros as padding, because 0 x NaN
+    would reach the sums. Arrays whose length is no multiple of the block are copied with padding.
 
     Args:
       q: [B, Lq, H, D], bfloat16 or float16.
-      k: [B, Lk, H, D].
-      v: [B, Lk, H, D].
+      k, v: [B, Lk, H, D].
       mask: see `api.block_sparse_attention`.
       scale: factor on the logits.
       config: by default `configure`'s.

@@ -13,7 +13,7 @@ from sparsevdit_jax.grid import VideoGrid
 
 
 def fitted_block(grid: VideoGrid) -> int:
-    """Tokens in a block of patterns made of frames: 128, or on a small canvas the largest power of two
+    """Tokens in a block of patterns made of frames: 128, or on a small latent grid the largest power of two
     that a frame holds twice, but 16 at least.
     """
     half = max(16, grid.height * grid.width // 2)

@@ -24,6 +24,7 @@ from .skip_softmax import SkipSoftmax as SkipSoftmax
 from .sla import SLA as SLA
 from .sliding_tile import SlidingTile as SlidingTile
 from .sol_attn import SolAttn as SolAttn
+from .sparge import SpargeAttn as SpargeAttn
 from .ssta import SSTA as SSTA
 from .sub_block import SubBlock as SubBlock
 from .svg import SVG as SVG
@@ -31,6 +32,7 @@ from .svg2 import Svg2 as Svg2
 from .svg_ear import SvgEar as SvgEar
 from .table import Table as Table
 from .vertical_stripe import VerticalStripe as VerticalStripe
+from .vmoba import VMoBA as VMoBA
 from .vorta import Coreset as Coreset
 from .vsa import VSA as VSA
 from .vsa_h3 import VSAH3 as VSAH3

@@ -7,18 +7,18 @@ from sparsevdit_jax.pattern import AttentionPattern
 
 @dataclasses.dataclass(frozen=True)
 class Compensated(AttentionPattern):
-    """The pattern's own choice of blocks, but what it drops enters the same softmax as one key a block.
+    """Keeps the pattern's choice of blocks, and adds each dropped block to the softmax as one key.
 
     The key is the mean of the block's n real keys, with logit q . mean * scale + log n, and its value
-    is the mean of the values. So a query loses how keys differ inside a block, and not their mass.
+    is the mean of the values. So a query keeps the mass of a block, and loses only the differences between its keys.
     Sol-Attn (arXiv 2607.24027) does this for its own choice; around other patterns it is ours. It costs
     attention to one key a block: 1 / block of dense attention.
 
     Blocks are those of the pattern's plan: tiles, packed tokens, text in its own blocks. A row that
-    keeps all blocks is what it was; one that keeps none attends to all centroids, and so does a head of
-    `Skip` (by itself it has one block, all tokens). `Dense`, exact phases and the state are the
-    pattern's; a pattern that remembers its lse remembers that of the whole softmax. Density counts
-    what is kept. The sequence must be whole on a device: heads fewer than devices are refused.
+    keeps all blocks does not change. A row that keeps none attends to all centroids, and so does a head
+    of `Skip` (by itself it has one block, all tokens). `Dense`, dense steps and the state stay the
+    pattern's. A pattern that remembers its lse remembers that of the whole softmax. Density counts
+    what is kept. Fewer heads than devices are refused, because sequences must not be sharded.
 
     Attributes:
       member: the pattern; one that is a softmax over blocks.
@@ -61,6 +61,11 @@ class Compensated(AttentionPattern):
     def num_steps(self) -> int | None:  # pyrefly: ignore
         """Those of the pattern."""
         return self.member.num_steps
+
+    @property
+    def num_heads(self) -> int | None:
+        """Heads that the pattern names; None: any number."""
+        return getattr(self.member, "num_heads", None)
 
     @property
     def serves_any_head(self) -> bool:

@@ -21,9 +21,10 @@ class GlobalFrames(StaticPattern):
     of frames keeps what either of its frames keeps; so counted, in blocks of 128, all nine sparsities that
     the paper prints come out (`experiments.paper_figures`).
 
-    The paper's code was not to be had: which frames are global is read from those figures. The paper
-    chooses k for each layer by a search for the sparsest tile whose loss stays below a bound, and then
-    distils the model; `sparsevdit_jax.search` chooses among such patterns for each head.
+    Differs from the paper, whose code was not to be had: which frames are global is read from those
+    figures. The paper chooses k for each layer by a search for the sparsest tile whose loss stays below
+    a bound, and then distils the model; `sparsevdit_jax.search` chooses among such patterns for each
+    head.
 
     Attributes:
       count: global frames, k. With as many as there are frames, or more, attention is full. Where k does
@@ -65,5 +66,6 @@ METHODS = (
         pattern=lambda grid, num_heads, layer: GlobalFrames(
             max(1, round(grid.frames / 4)), fitted_block(grid)
         ),
+        trained=True,
     ),
 )

@@ -32,13 +32,13 @@ class LiteState:
 
 @dataclasses.dataclass(frozen=True)
 class LiteAttention(AttentionPattern):
-    """Each block of queries drops the key blocks that lay far below its running maximum one step before.
+    """Each block of queries drops the key blocks whose logits were far below its running maximum one step before.
 
-    A step computes what is listed, exactly. Its queries walk their lists from the last block to the
-    first; a block stays listed where a real query has a logit of more than `threshold` (in base-2
-    units, negative) over its maximum before the block. The first block of a walk always stays, and so
-    does, for one more step, the block that ends a run. What is no longer listed never returns before
-    a new video (`init`). The first step lists everything. Exact steps vote on nothing.
+    A step computes the listed blocks. Its queries walk their lists from the last block to the first. A
+    block stays listed if a real query has a logit of more than `threshold` (in base-2 units, negative)
+    over its maximum before the block. The first block of a walk always stays. The block that ends a
+    run stays for one more step. A dropped block returns only with a new video (`init`). The first step
+    lists everything. Dense steps change no list.
 
     The authors vote inside their Hopper kernel. Here the vote is a pass of its own over q and k in
     plain JAX, so that any implementation computes the step, but the vote costs about what the product

@@ -23,11 +23,13 @@ class LVSA(AttentionPattern):
 
     Anchors are the first frames and every `interval`-th frame of the F of the clip, counted from step mod
     `interval` and around the end; so another denoising step has other anchors. The window is shifted
-    inwards at the ends of the clip, never cut. Text is kept, as rows and columns. The rule follows
-    JiusiServe/LongVideoSparseAttention c72a36b; masks are not symmetric.
+    inwards at the ends of the clip, never cut. Masks are not symmetric.
 
-    The step (`StepContext.step`) may be traced: all steps share one program. Frames are not multiples of
-    blocks in general, so a block on a border of frames keeps what any of its frames keeps.
+    The step (`StepContext.step`) may be traced: all steps share one program.
+
+    Follows JiusiServe/LongVideoSparseAttention c72a36b. Differs: text is kept, as rows and columns, and
+    frames need not be multiples of blocks: a block on a border of frames keeps what any of its frames
+    keeps.
 
     Attributes:
       window: frames on each side, W; 0: anchors alone.

@@ -34,9 +34,9 @@ class Monarch(AttentionPattern):
     With several iterations R is found anew from the queries that look at its row, averaged by their weights.
 
     Follows Infini-AI-Lab/MonarchRT 34867c0, with the true scale (its training call passes the number of
-    iterations in its place). That code is for video alone on canvases that divide; here tiles at the
+    iterations in its place). That code is for video alone on latent grids that divide; here tiles at the
     border may be ragged (their padding has no weight; R of a row without a query in column j is uniform),
-    and text takes part: its keys stand beside the rows, its queries see everything exactly.
+    and text takes part: its keys join the rows' mixtures, and its queries are dense.
 
     Not a softmax over keys: `Attended.lse` is None. Memory is a few times that of one head's q for each
     batch row, since heads and tiles of queries follow one another; the gradient computes each tile again.
@@ -82,7 +82,7 @@ class Monarch(AttentionPattern):
         return np.full(num_heads, 1 - video * (1 - share), np.float32)
 
     def compute(self, q, k, v, state, ctx):
-        """Exact in Phase.DENSE, else the product."""
+        """Dense attention in Phase.DENSE, else the product."""
         if ctx.phase is Phase.DENSE:
             return Attended(*attend_dense(q, k, v, ctx), state)
         grid = ctx.grid

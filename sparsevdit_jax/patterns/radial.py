@@ -16,7 +16,7 @@ _RULES = ("code", "paper")
 
 @dataclasses.dataclass(frozen=True)
 class Radial(StaticPattern):
-    """Frames see the frames beside them whole, and of others the less the further away they are.
+    """Frames see all of the frames beside them, and less of a frame the further away it is.
 
     A token sees the tokens of another frame whose place in the frame is near its own. With P tokens in
     a frame and d frames between the two:

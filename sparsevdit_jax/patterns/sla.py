@@ -102,5 +102,6 @@ METHODS = (
         title="SLA",
         source="arXiv 2509.24006; TurboDiffusion: blocks of 128 x 64, a tenth of the key blocks",
         pattern=lambda grid, num_heads, layer: SLA(),
+        trained=True,
     ),
 )

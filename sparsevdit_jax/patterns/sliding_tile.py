@@ -1,9 +1,4 @@
-"""SlidingTile: a 3-D window that moves in steps of a tile (STA, arXiv 2502.04507, Algorithm 3).
-
-All tokens of a tile are neighbours in block order, so each block pair is kept or dropped whole.
-Differs from the paper: any latent grid (tiles at the border may be ragged, the authors' must divide),
-and the even-window rule is a choice.
-"""
+"""SlidingTile: a 3-D window that moves in steps of a tile (STA, arXiv 2502.04507, Algorithm 3)."""
 
 import dataclasses
 import functools
@@ -27,6 +22,10 @@ _WINDOW_REMEDY = (
 @dataclasses.dataclass(frozen=True)
 class SlidingTile(StaticPattern):
     """Each tile attends the tiles of a window around it, shifted inwards at borders, and all text.
+
+    All tokens of a tile are neighbours in block order, so each block pair is kept or dropped whole.
+    Differs from the paper: any latent grid will do (tiles at the border may be ragged, the authors'
+    must divide it), and the even-window rule is a choice.
 
     Density of the video part: the product over the axes of min(window, tiles) / tiles, for odd or
     full windows on a latent grid that the tile divides.

@@ -27,7 +27,7 @@ class SSTA(PooledPattern):
     counts for as much of a mean as it has tokens of a tile, because the authors divide by all its
     places. Text is kept, as rows and as columns.
 
-    Follows Tencent's HunyuanVideo-1.5 (`ssta_attention.py`). Differs: the authors pad a ragged canvas
+    Follows Tencent's HunyuanVideo-1.5 (`ssta_attention.py`). Differs: the authors pad a ragged latent grid
     with zero keys and the text's last block with copies of its last token, and both take weight in
     the softmax. Here padding has none. The blocks that are kept are the same.
 
@@ -119,5 +119,6 @@ METHODS = (
         dense_layers=lambda num_layers: tuple(
             layer for layer in range(1, num_layers) if layer % 10 == 9 or layer == num_layers - 1
         ),
+        trained=True,
     ),
 )

@@ -73,5 +73,6 @@ METHODS = (
         title="VSA",
         source="arXiv 2505.13389; FastVideo, sparsity 0.8 as FastWan's weights were trained",
         pattern=lambda grid, num_heads, layer: VSA(),
+        trained=True,
     ),
 )

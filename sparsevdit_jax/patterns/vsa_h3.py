@@ -170,5 +170,6 @@ METHODS = (
         title="VSA-H3",
         source="FastVideo, tiles of 64 tokens and sparsity 0.9 as FastH3's weights were trained",
         pattern=lambda grid, num_heads, layer: VSAH3(),
+        trained=True,
     ),
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import (
+    KernelOptions,
     Phase,
     SparseAttention,
     StepContext,
@@ -33,6 +34,24 @@ CASES = {
 BATCH, HEADS, HEAD_DIM = 2, 2, 8
 
 
+def density_of_plan(pattern, case, ctx):
+    """Kept share of real token pairs of each head, by the plan of the case's own q and k."""
+
+    @jax.jit
+    def count(q, k, ctx):
+        plan, _ = pattern.plan(q, k, (), ctx)
+        mask = ops.with_lengths(plan.mask, plan.q_order, plan.kv_order, ctx)
+        return mask.density(per_head=True)
+
+    return count(*case.qkv[:2], ctx)
+
+
+def density_of_tokens(keep, case):
+    """The same of bool [B, H, L, L]."""
+    real = oracles.real_tokens(case.grid, case.text_lengths, BATCH).sum(1)
+    return keep.sum((0, 2, 3)) / (real**2.0).sum()
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One grid with q, k, v and the results of a pattern on it."""
@@ -42,7 +61,12 @@ class Case:
     qkv: jax.Array
 
     def ctx(self, phase, **kwargs):
-        return StepContext(self.grid, phase, text_lengths=self.text_lengths, **kwargs)
+        # The plain kernel compiles fastest, and kernels have tests of their own; the case with most in it takes the
+        # one that users get.
+        whole = self.grid == RAGGED_TEXT_LAST
+        kernel = KernelOptions(None if whole else "reference")
+        more = dict(text_lengths=self.text_lengths, kernel=kernel)
+        return StepContext(self.grid, phase, **more | kwargs)
 
 
 def make_case(name: str) -> Case:

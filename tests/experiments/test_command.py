@@ -274,4 +274,4 @@ def test_tables_without_their_records_are_named(tmp_path, monkeypatch):
 def test_commands_start_in_no_other_way():
     own = {"command.py"}
     files = (ROOT / "experiments").rglob("*.py")
-    assert {path.name for path in files if "import tyro" in path.read_text("utf-8")} == own
+    assert {path.name for path in files if "tyro.cli(" in path.read_text("utf-8")} == own

@@ -4,15 +4,8 @@ import re
 import pytest
 
 from experiments import readme_tables, record
-from experiments.readme_tables import (
-    bench_table,
-    closeness,
-    demo_table,
-    filled,
-    newest,
-    provenance,
-    status,
-)
+from experiments.provenance import newest, provenance
+from experiments.readme_tables import bench_table, closeness, demo_table, filled, status
 from tests.test_architecture import FILES
 
 

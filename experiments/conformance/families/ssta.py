@@ -37,7 +37,7 @@ def ssta(vectors):
         out = sparse_attention(q, k, v, grid=grid, pattern=pattern, text_lengths=lengths)
         yield np.asarray(out)
 
-    # Padding as tokens: zeros beyond the canvas, copies of the last text token, blocks of text whole.
+    # Padding as tokens: zeros beyond the latent grid, copies of the last text token, blocks of text whole.
     sizes = [-(-n // t) * t for n, t in zip(canvas, pattern.tile, strict=True)]
     blocks = -(-room // block)
     padded = VideoGrid(*sizes, blocks * block)

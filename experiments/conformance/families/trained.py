@@ -59,7 +59,7 @@ def _cubes(order, sizes, perm):
 
 
 def vsa_metadata(vectors):
-    """Cubes of canvases of any size: how many, how large, and in which order their tokens stand."""
+    """Cubes of latent grids of any size: how many, how large, and in which order their tokens stand."""
     for name in dict.fromkeys(key.partition("__")[0] for key in vectors if "__" in key):
         canvas, tile = (tuple(int(n) for n in part[1:].split("x")) for part in name.split("_"))
         order = TokenOrder(VideoGrid(*canvas), int(np.prod(tile)), tile)

@@ -2,10 +2,11 @@ import jax
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, StepContext, VideoGrid, ops
+from sparsevdit_jax import Phase, StepContext, VideoGrid
 from sparsevdit_jax.patterns import SolAttn
 from sparsevdit_jax.presets import attention_for
 from tests.conformance.compensated_suite import CompensatedSuite, cut
+from tests.conformance.pattern_suite import density_of_plan, density_of_tokens
 from tests.sparsevdit_jax import oracles
 
 BLOCK = 8
@@ -62,15 +63,11 @@ class TestSolAttn(CompensatedSuite):
         block_of[~oracles.text_tokens(grid)] = blocks_on(grid, self.pattern)
         return block_of
 
-    def test_counted_density_is_that_of_the_truth(self, case, reuse):
+    def test_counted_density_is_that_of_the_truth(self, case):
         """The rule follows q and k, so what the settings say is an example, of random ones."""
-        ctx, keep = case.ctx(Phase.REUSE), self.keep_tokens(case)
-        plan, _ = self.pattern.plan(*case.qkv[:2], (), ctx)
-        mask = ops.with_lengths(plan.mask, plan.q_order, None, ctx)
-        real = oracles.real_tokens(case.grid, case.text_lengths, len(keep)).sum(1)
-        np.testing.assert_allclose(
-            mask.density(per_head=True), keep.sum((0, 2, 3)) / (real**2.0).sum(), rtol=1e-5
-        )
+        found = density_of_plan(self.pattern, case, case.ctx(Phase.REUSE))
+        want = density_of_tokens(self.keep_tokens(case), case)
+        np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
