@@ -64,21 +64,6 @@ class Recorded(AttentionPattern):
         """The pattern."""
         return (self.pattern,)
 
-    @property
-    def in_ring(self) -> bool:  # pyrefly: ignore
-        """Whether the pattern is."""
-        return self.pattern.in_ring
-
-    @property
-    def takes_density(self) -> bool:  # pyrefly: ignore
-        """Whether the pattern does."""
-        return self.pattern.takes_density
-
-    @property
-    def num_steps(self) -> int | None:  # pyrefly: ignore
-        """Those of the pattern."""
-        return self.pattern.num_steps
-
     def with_density(self, density):
         """Of the pattern with this density."""
         return Recorded(self.pattern.with_density(density), self.heads)
