@@ -6,9 +6,8 @@
     print(markdown_table(rows, {"tokens": "{measured[tokens]}", "ms": "{measured[forward_ms]}"}))
 
 A line holds: name, time (UTC), git_sha, dirty, environment (versions, device, processor), config,
-measured. Files only ever grow. Units stand in the keys of `measured` (`latency_ms`,
-`peak_memory_mib`); a fractional number without one is refused unless its name is known to have no
-unit (`density`, `recall`, `speedup`, ...).
+measured. Files only ever grow. Units stand in the keys of `measured` (`latency_ms`, `peak_memory_mib`);
+a fractional number without one is refused unless its name is known to have no unit (`density`, ...).
 """
 
 import dataclasses

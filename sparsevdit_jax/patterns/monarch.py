@@ -33,11 +33,10 @@ class Monarch(AttentionPattern):
 
     With several iterations R is found anew from the queries that look at its row, averaged by their weights.
 
-    Follows Infini-AI-Lab/MonarchRT 34867c0. Differs: the scale is the true one (its training call passes
-    the number of iterations in its place). That code is for video alone on latent grids that divide;
-    here tiles at the border may be ragged (their padding has no weight; R of a row without a query in
-    column j is uniform), and text takes part: its keys join the rows' mixtures, and its queries are
-    dense.
+    Follows Infini-AI-Lab/MonarchRT 34867c0. Differs: the scale is the true one (the code's training call
+    passes the number of iterations in its place). Tiles at the border of a latent grid may be ragged: their
+    padding has no weight, and R of a row without a query in column j is uniform. Text takes part: its keys
+    join the rows' mixtures, and its queries are dense. The code is for video alone, on grids that divide.
 
     Not a softmax over keys: `Attended.lse` is None. Memory is a few times that of one head's q for each
     batch row, since heads and tiles of queries follow one another; the gradient computes each tile again.

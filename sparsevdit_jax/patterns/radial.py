@@ -30,10 +30,10 @@ class Radial(StaticPattern):
       else the same place (i = j) of every ``ceil(2**r / P)``-th distance. A block pair with any token
       pair is kept.
 
-    Differs from the code: it needs P * F to be a multiple of the block and fails or drops tokens
-    elsewhere; here the ragged last block sees and is seen by all, as the block that text begins in is in
-    the code. Blocks on the diagonal are always kept: where frames are much smaller than a block, the rule
-    would leave rows empty. All text is kept, as rows and columns.
+    Follows mit-han-lab/radial-attention 72788d4. Differs from the code: it needs P * F to be a multiple of
+    the block and fails or drops tokens elsewhere; here the ragged last block sees and is seen by all, as
+    the block that text begins in is in the code. Blocks on the diagonal are always kept: where frames are
+    much smaller than a block, the rule would leave rows empty. All text is kept, as rows and columns.
 
     Attributes:
       decay: factor of the code's windows, in (0, 1]: 0.95 for HunyuanVideo, 0.2 for Wan 2.1.

@@ -53,11 +53,12 @@ class Rettention(AttentionPattern):
     cancels, P(ratio' * window') + R' = A (ratio' * window' + full - ratio * window) + b, which is P of
     ratio' * window' + residual. So b is added once.
 
-    Text sees and is seen by all; for its rows, too, the ratio grows beyond 1, as in the code
-    (cccrrrccc/Re-ttention bbec1f5, whose window for a site counts places in the flattened frame and is cut
-    at its ends). Differs: tokens are cut into blocks in site-major order, and a block that holds one pair of
-    the window is kept whole. The ratio is that of the blocks, so that the identity above holds; blocks of
-    one token for each frame give the code's window.
+    Text sees and is seen by all; for its rows, too, the ratio grows beyond 1. A site's window counts places
+    in the flattened frame and is cut at its ends.
+
+    Follows cccrrrccc/Re-ttention bbec1f5. Differs: tokens are cut into blocks in site-major order, and a
+    block that holds one pair of the window is kept whole. The ratio is that of the blocks, so that the
+    identity above holds; blocks of one token for each frame give the code's window.
 
     State for CogVideoX 2B at 480p (30 heads, 17,776 tokens, 2 CFG rows): 4 MB of ratios and 273 MB of
     residual per layer, half of that with ``residual_dtype="bfloat16"``. Before any search ratio is 1 and

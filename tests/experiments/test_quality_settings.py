@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.quality import sweep
 from experiments.quality.counted import Counted, counted
 from experiments.quality.settings import (
     FOUNDING,
@@ -23,7 +24,7 @@ from sparsevdit_jax import (
     metrics,
     ops,
 )
-from sparsevdit_jax.patterns import Dense, Diagonal, LongCatBsa
+from sparsevdit_jax.patterns import Dense, Diagonal, LongCatBsa, Rettention
 from sparsevdit_jax.presets import METHODS
 
 

@@ -104,9 +104,17 @@ VALUES = {
         5,
         dict(cfg=2, seq=2),
     ),
-    "svg": (SVG(dialect="hunyuanvideo", block=16, unit=16), 5, dict(cfg=2, seq=4)),
-    "monarch": (Monarch(2, width_parts=2), 5, dict(cfg=2, seq=4)),
-    "re-ttention": (Rettention(0.3, block=16), 5, dict(cfg=2, seq=4)),
+    "online without blocks": (
+        PerHead(
+            (
+                (SVG(dialect="hunyuanvideo", block=16, unit=16), (0, 3)),
+                (Monarch(2, width_parts=2), (1,)),
+                (Rettention(0.3, block=16), (2, 4)),
+            )
+        ),
+        5,
+        dict(cfg=2, seq=2),
+    ),
     "probe": (
         Probe((TopK(0.25, 16), Skip()), SparseVditRule((0.25, 0.0), lam=0.02)),
         5,
