@@ -1,7 +1,7 @@
 """What is each method, how does it choose, how close and how well verified is it? A page for each.
 
     python -m experiments.methods                  # compares with the vectors, draws, writes: minutes
-    python -m experiments.methods --only svg2      # draws and writes one
+    python -m experiments.methods --only svg2      # the same for one
     python -m experiments.methods --no-draw        # writes the pages anew from docstrings and records
 
 Pages and pictures are experiments/methods/pages/NAME.md and NAME.png; sparsevdit_jax/patterns/README.md has the
@@ -23,8 +23,8 @@ class Config:
     """Flags.
 
     Attributes:
-      only: names of methods; all, and the comparison with the vectors, where none is given.
-      draw: draw the pictures, and record what they show.
+      only: names of methods; all where none is given.
+      draw: compare with the vectors and draw the pictures, and record both.
       allow_dirty: record results of uncommitted code, marked as such.
     """
 
@@ -68,8 +68,8 @@ def main(config: Config) -> None:
             record.Run.start(name, config, allow_dirty=config.allow_dirty)
             for name in (vectors.NAME, "methods")
         )
-        if not config.only:
-            vectors.log(compared)
+        kinds = [kind for name in names for kind in page.kinds_of(METHODS[name])]
+        vectors.log(compared, set().union(*map(vectors.families_of, kinds)))
         for name in names:
             print(f"drawing {name}", flush=True)
             draw(METHODS[name], run)

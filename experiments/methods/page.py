@@ -76,9 +76,17 @@ def paper(method: Method) -> str:
 
 
 def facts(folder: Path = record.RESULTS) -> dict[str, dict[str, Any]]:
-    """What `python -m experiments.methods` found of each method when it drew it."""
+    """What `python -m experiments.methods` found of each method when it drew it.
+
+    Raises:
+      ValueError: it has not drawn one.
+    """
     rows = newest(record.read("methods", folder=folder), ("method",))
-    return {row["measured"]["method"]: row["measured"] for row in rows}
+    found = {row["measured"]["method"]: row["measured"] for row in rows}
+    if absent := [name for name in METHODS if name not in found]:
+        names = " ".join(absent)
+        raise ValueError(f"no record of {names}: run python -m experiments.methods --only {names}")
+    return found
 
 
 def chooses(found: dict[str, Any]) -> str:

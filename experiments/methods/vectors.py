@@ -1,14 +1,14 @@
 """Which vector files of the authors a pattern is compared with, and the record of how it went."""
 
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments import record
-from experiments.conformance.__main__ import judged
+from experiments.conformance.__main__ import judge
 from experiments.conformance.families import FAMILIES, family_of
 
 GOLDEN = record.ROOT / "tests" / "golden"
@@ -36,23 +36,25 @@ def _named(function: Callable, seen: set) -> Iterator[Any]:
             yield from _named(value, seen)
 
 
-def log(run: record.Run, folder: Path = GOLDEN) -> None:
-    """Compares every vector file of a folder and prints how it went; a record each.
+def log(run: record.Run, families: Collection[str], folder: Path = GOLDEN) -> None:
+    """Compares the vector files of some families and prints how it went; a record each.
 
     Raises:
       ValueError: one does not agree.
     """
-    for verdict in judged(folder):
-        print(verdict.line(), flush=True)
-        if verdict.verdict == "unknown":
+    for path in sorted(folder.glob("*.npz")):
+        family = family_of(path.stem)
+        if family not in families:
             continue
+        verdict = judge(path)
+        print(verdict.line(), flush=True)
         if verdict.verdict != "ok":
             raise ValueError(f"{verdict.line()}; a page says only what holds")
         worst = max(verdict.checks, key=lambda check: check.share)
         exact = sum(check.allowed == 0 for check in verdict.checks)
         run.log(
             file=verdict.name,
-            family=family_of(verdict.name),
+            family=family,
             compared=len(verdict.checks),
             exact=exact,
             worst=worst.what if exact < len(verdict.checks) else "",

@@ -23,7 +23,8 @@ def test_a_picture_and_what_it_shows(tmp_path, monkeypatch):
         6 * 5 / 8**2 * (2048 / 2064) ** 2
     )  # two of eight frames are global; 16 tokens of text
     assert [title for title, _ in rows] == [f"GlobalFrames, density {1 - left_out:.2f}"]
-    assert page.facts(tmp_path)["efficient-vdit"] == dict(
+    (row,) = record.read("methods", folder=tmp_path)
+    assert row["measured"] == dict(
         method="efficient-vdit",
         online=False,
         has_plan=True,
@@ -31,6 +32,15 @@ def test_a_picture_and_what_it_shows(tmp_path, monkeypatch):
         skips=False,
         hopper=True,
     )
+
+
+def test_a_method_that_was_not_drawn(tmp_path):
+    run = record.Run.start("methods", {}, allow_dirty=True, folder=tmp_path)
+    for name in METHODS:
+        if name != "sla":
+            run.log(method=name)
+    with pytest.raises(ValueError, match=r"no record of sla: run python .* --only sla"):
+        page.facts(tmp_path)
 
 
 def test_a_page_that_is_not_there_yet(monkeypatch):
