@@ -142,18 +142,15 @@ class SparseAttention:
                 f"these patterns were made for {self.grid}, not for the grid {grid}; search or "
                 "choose anew for it"
             )
-        if num_layers is not None and num_layers != self.num_layers:
-            raise ValueError(
-                f"these patterns are for {self.num_layers} layers, but the model's layer count is "
-                f"{num_layers}; "
-                "use the file that was made for this model"
-            )
-        if num_heads is not None and self.num_heads is not None and num_heads != self.num_heads:
-            raise ValueError(
-                f"these patterns were made for {self.num_heads} heads, but the model's head count "
-                f"is {num_heads}; "
-                "use the file that was made for this model"
-            )
+        for what, own, given in (
+            ("layer", self.num_layers, num_layers),
+            ("head", self.num_heads, num_heads),
+        ):
+            if own is not None and given is not None and own != given:
+                raise ValueError(
+                    f"these patterns were made for {own} {what}s, but the model's {what} count is {given}; "
+                    "use the file that was made for this model"
+                )
 
     def init(
         self, grid: VideoGrid, *, batch: int, num_heads: int, head_dim: int

@@ -64,21 +64,6 @@ class Recorded(AttentionPattern):
         """The pattern."""
         return (self.pattern,)
 
-    @property
-    def in_ring(self) -> bool:  # pyrefly: ignore
-        """As in the pattern."""
-        return self.pattern.in_ring
-
-    @property
-    def takes_density(self) -> bool:  # pyrefly: ignore
-        """As in the pattern."""
-        return self.pattern.takes_density
-
-    @property
-    def num_steps(self) -> int | None:  # pyrefly: ignore
-        """Those of the pattern."""
-        return self.pattern.num_steps
-
     def with_density(self, density):
         """The same around the pattern with this density."""
         return Recorded(self.pattern.with_density(density), self.heads)

@@ -57,24 +57,38 @@ class AttentionPattern:
     A pattern overrides `plan`. If it is not a softmax over blocks, it overrides `compute`.
     """
 
-    takes_density: ClassVar[bool] = False
-    """Whether its number of blocks follows `StepContext.density` (it then has a field `density`)."""
-    in_ring: ClassVar[bool] = False
-    """Whether it also runs with fewer heads than devices. Then tokens are sharded: it plans without
-    looking at q or k, or looks only through `ops`."""
     sees_dense_steps: ClassVar[bool] = False
     """Whether it is called in Phase.DENSE too; the engine runs the others as dense attention."""
     is_dense: ClassVar[bool] = False
     """Whether it keeps every pair at every step."""
     searches_densely: ClassVar[bool] = False
     """Whether every searching step attends to everything, not the first alone."""
-    num_steps: int | None = None
-    """Steps of the run that it was made for; None: any."""
+    is_static: ClassVar[bool] = False
+    """Whether it depends on positions alone: `StaticPattern`."""
 
     @property
     def members(self) -> tuple["AttentionPattern", ...]:
         """The patterns that it mixes; none by default."""
         return ()
+
+    @property
+    def takes_density(self) -> bool:
+        """Whether its number of blocks follows `StepContext.density` (a field `density`), or a member's."""
+        return any(p.takes_density for p in self.members)
+
+    @property
+    def in_ring(self) -> bool:
+        """Whether it also runs where heads are fewer than devices: it plans without looking at q or k, or
+        looks only through `ops`, on arrays whose tokens are sharded. By default, if all members do."""
+        return bool(self.members) and all(p.in_ring for p in self.members)
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps of the run that it, or a member, was made for; None: any."""
+        steps = {p.num_steps for p in self.members} - {None}
+        if len(steps) > 1:
+            raise ValueError(f"{self} mixes patterns of {steps} steps; give one number")
+        return steps.pop() if steps else None
 
     @property
     def searches(self) -> bool:
@@ -176,8 +190,9 @@ class AttentionPattern:
         only an example for a rule that keeps a share of the mass.
         """
         ctx = StepContext(grid, Phase.REUSE, step, text_lengths)
-        plan = self.static_plan(grid, num_heads) if isinstance(self, StaticPattern) else None
-        if plan is None:
+        if isinstance(self, StaticPattern):
+            plan = self.static_plan(grid, num_heads)
+        else:
             batch = 1 if ctx.text_lengths is None else len(ctx.text_lengths)
             shape = (2, batch, grid.num_tokens, num_heads, _DRAWN)
             q, k = jax.random.normal(jax.random.key(0), shape, np.float32)
@@ -198,11 +213,6 @@ class AttentionPattern:
         return 0 if order is None else order.block
 
     @property
-    def is_static(self) -> bool:
-        """Whether it depends on positions alone: `StaticPattern`."""
-        return False
-
-    @property
     def serves_any_head(self) -> bool:
         """Whether it can be given to any number of heads: it names none."""
         return True
@@ -215,11 +225,7 @@ class StaticPattern(AttentionPattern):
     """
 
     in_ring = True
-
-    @property
-    def is_static(self) -> bool:
-        """True."""
-        return True
+    is_static = True
 
     def keep_blocks(self, grid: VideoGrid, num_heads: int) -> np.ndarray:
         """Block pairs to compute, bool [H|1, N, N] (numpy), text blocks last."""

@@ -80,6 +80,7 @@ def pooled_scores(
     *,
     parts: tuple[int, int] = (1, 1),
     rounded: bool = False,
+    centred: bool = False,
     kv_order: TokenOrder | None = None,
 ) -> jax.Array:
     """Scaled logits of pooled queries and keys: f32 [B, H, Nq, Nk] in their orders.
@@ -94,6 +95,8 @@ def pooled_scores(
       parts: equal parts of a query block and of a key block. The score is the log-sum-exp over all
         pairs of parts that hold real tokens.
       rounded: means are rounded to bfloat16, those of queries after the scale and log2(e).
+      centred: the mean of all real keys is subtracted from them. It moves a row's scores alike, so it
+        matters to what compares rows, or rounds (SLA, SpargeAttn).
       kv_order: block order of the keys; None: `order`.
     """
     scale = _scale(q, ctx)
@@ -101,15 +104,19 @@ def pooled_scores(
     orders = (order, order if kv_order is None else kv_order)
     cells = [o.pool(x, ctx.text_lengths, n) for o, x, n in zip(orders, (q, k), parts, strict=True)]
     cells[0] = cells[0] * np.float32(scale * unit)
+    text = ctx.text_lengths if ctx.grid.text_len else None
+    sizes = [jnp.asarray(o.lengths(text, n)) for o, n in zip(orders, parts, strict=True)]
+    if centred:
+        weights = (sizes[1] / sizes[1].sum(-1, keepdims=True)).swapaxes(1, 2)[..., None]
+        cells[1] = cells[1] - (cells[1] * weights).sum(1, keepdims=True)
     if rounded:
         # A cast there and back may be compiled away.
         cells = [jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7) for x in cells]
     if parts == (1, 1):
         return _products(*(x.swapaxes(1, 2) for x in cells)) / np.float32(unit)
-    text = ctx.text_lengths if ctx.grid.text_len else None
     split = [
-        (_by_part(x.swapaxes(1, 2), 2, n), _by_part(jnp.asarray(o.lengths(text, n)) > 0, 2, n))
-        for o, x, n in zip(orders, cells, parts, strict=True)
+        (_by_part(x.swapaxes(1, 2), 2, n), _by_part(size > 0, 2, n))
+        for x, size, n in zip(cells, sizes, parts, strict=True)
     ]
 
     def over_queries(total, query):

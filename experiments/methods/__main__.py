@@ -11,11 +11,9 @@ and quality.
 
 import dataclasses
 
-import numpy as np
-
 from experiments import command, readme_tables, record
 from experiments.methods import page, picture, vectors
-from experiments.methods.reads import reads
+from experiments.methods.reads import blocks_of, is_online, reads
 from sparsevdit_jax.method import Method
 from sparsevdit_jax.presets import METHODS
 
@@ -43,22 +41,21 @@ class Config:
 
 def draw(method: Method, run: record.Run) -> None:
     """Draws a method's picture and records what it shows."""
-    rows, facts = [], []
-    for pattern in page.drawn(method):
-        seen, other = reads(pattern, seeds=(0, 1))
-        title = type(pattern).__name__
-        title += "" if seen.density is None else f", density {seen.density:.2f}"
-        rows.append((title, seen))
-        facts.append((seen, not np.array_equal(seen.tokens, other.tokens)))
+    rows, drawn = [], page.drawn(method)
+    for pattern in drawn:
+        seen = reads(pattern)
+        density = "" if seen.density is None else f", density {seen.density:.2f}"
+        rows.append((f"{type(pattern).__name__}{density}", seen))
     picture.draw(rows, page.PAGES / f"{method.name}.png")
-    blocks = [f"{q} x {k}" for q, k in (seen.block for seen, _ in facts if seen.block)]
+    plans = [blocks_of(pattern, page.FULL) for pattern in page.patterns_of(method, page.FULL)]
+    blocks = [f"{found.queries} x {found.keys}" for found in plans if found]
     run.log(
         method=method.name,
-        online=any(online for _, online in facts),
-        has_plan=all(seen.block is not None for seen, _ in facts),
+        online=any(map(is_online, drawn)),
+        has_plan=all(plans),
         blocks=list(dict.fromkeys(blocks)),
-        skips=any(seen.skips for seen, _ in facts),
-        hopper=all(seen.on_hopper for seen, _ in facts),
+        skips=any(found.skips for found in plans if found),
+        hopper=all(found is not None and found.on_hopper for found in plans),
     )
 
 

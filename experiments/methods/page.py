@@ -28,6 +28,12 @@ SMALLER: dict[str, dict[str, Any]] = {
     "lvsa": dict(window=1, reference=4),
     "nabla": dict(mass=0.6, window=(3, 1, 1), cell=(4, 4)),
     "draft": dict(cell=(4, 8)),
+    "lite-attention": dict(block_q=32, block_kv=32, threshold=-2.0),
+    "skip-softmax": dict(block_q=32, block_kv=32, threshold=0.3),
+    "jenga": dict(block=32),
+    "radial": dict(block=16, split=16, decay=0.25),
+    "re-ttention": dict(block=32),
+    "svg": dict(block=32, unit=32),
     "ssta": dict(tile=(2, 4, 4), window=(1, 3, 3), topk=6),
 }
 """Fields of the patterns that would keep nearly everything of the small grid that pictures show."""
@@ -128,7 +134,7 @@ def page(method: Method, folder: Path = record.RESULTS) -> str:
         [
             f"# {method.title}",
             summary(method),
-            f"- Paper: {paper(method)}. Settings here: {markdown(method.source)}.",
+            f"- Paper: {paper(method)}. Settings here: {markdown(method.source.rstrip('.'))}.",
             f"- It chooses blocks {chooses(found)}. It is for models "
             + ("that were trained for it." if method.trained else "as they are, without training."),
             f"- Use: `--attention {method.name}`, or `attention_for(\"{method.name}\", grid, ...)`.",
@@ -142,7 +148,7 @@ def page(method: Method, folder: Path = record.RESULTS) -> str:
             "## Published settings",
             settings(method),
             "## Where it differs from its source",
-            *(differs or ["Nothing is known to differ."]),
+            *(differs or ["Its docstring names no difference."]),
             "## Cost and closeness",
             closeness(method, folder),
             "## How it was verified",

@@ -19,6 +19,7 @@ def draw(rows: Sequence[tuple[str, Reads]], path: Path) -> None:
     from matplotlib.colors import ListedColormap, LogNorm
 
     colours = ListedColormap([DROPPED, KEPT])
+    levels = pyplot.get_cmap("Blues", 10)  # few, for a small file
     figure = pyplot.figure(figsize=(7.0, _ROW * len(rows)))
     grid = figure.add_gridspec(
         len(rows), 2, width_ratios=(1, 2.08), left=0.035, right=0.995, wspace=0.06,
@@ -31,7 +32,7 @@ def draw(rows: Sequence[tuple[str, Reads]], path: Path) -> None:
             axis.imshow(image, cmap=colours, vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         else:
             scale = LogNorm(1e-5, 1e-2, clip=True)
-            axis.imshow(image, cmap="Blues", norm=scale, interpolation="nearest", aspect="auto")
+            axis.imshow(image, cmap=levels, norm=scale, interpolation="nearest", aspect="auto")
         axis.set(xticks=[], yticks=[])
         return axis
 

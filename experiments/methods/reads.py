@@ -1,11 +1,12 @@
 """Which keys each query reads under a pattern: its block mask, and the same for every pair of tokens."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import Var
 from scipy import ndimage
 
 from pallas_kernels.block_sparse_attention import mosaic_gpu
@@ -25,26 +26,55 @@ class Reads:
       blocks: kept pairs of blocks that hold tokens, bool [Nq, Nk]; None where there is no plan of blocks.
       tokens: bool [L, L], queries first, or float weights that sum to 1 where there is no plan.
       density: kept / all pairs; None where there is no plan.
-      block: tokens in a block of queries and of keys; None where there is no plan.
-      skips: blocks of the plan are skipped while it is computed; they do not count as kept here.
     """
 
     blocks: np.ndarray | None
     tokens: np.ndarray
     density: float | None = None
-    block: tuple[int, int] | None = None
-    skips: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """The blocks of a pattern's plan.
+
+    Attributes:
+      queries: tokens in a block of queries.
+      keys: tokens in a block of keys.
+      skips: whether blocks of the plan may be skipped while it is computed.
+    """
+
+    queries: int
+    keys: int
+    skips: bool
 
     @property
     def on_hopper(self) -> bool:
-        """Whether the kernels for Hopper GPUs have tiles for these blocks."""
-        if self.block is None or self.skips:
+        """Whether the kernels for Hopper GPUs have tiles for them."""
+        if self.skips:
             return False
         try:
-            mosaic_gpu.configure(HEAD_DIM, *self.block)
+            mosaic_gpu.configure(HEAD_DIM, self.queries, self.keys)
         except NotImplementedError:
             return False
         return True
+
+
+def blocks_of(pattern: AttentionPattern, grid: VideoGrid) -> Blocks | None:
+    """The blocks of the pattern's plan on a grid, of which nothing is computed; None: it has no plan."""
+    if _has_no_plan(pattern):
+        return None
+    ctx, x = StepContext(grid), jax.ShapeDtypeStruct((1, grid.num_tokens, 1, HEAD_DIM), np.float32)
+
+    def plan(q, k):
+        state = pattern.init(grid, batch=1, num_heads=1, head_dim=HEAD_DIM)
+        return pattern.plan(q, k, state, ctx)[0]
+
+    found = jax.eval_shape(plan, x, x)
+    return Blocks(found.mask.block_q, found.mask.block_kv, found.skip_below is not None)
+
+
+def _has_no_plan(pattern: AttentionPattern) -> bool:
+    return type(pattern).plan is AttentionPattern.plan
 
 
 def video_like(grid: VideoGrid, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -65,32 +95,54 @@ def video_like(grid: VideoGrid, seed: int = 0) -> tuple[np.ndarray, ...]:
     return q, k, v
 
 
-def reads(
-    pattern: AttentionPattern, seeds: Sequence[int] = (0,), grid: VideoGrid = GRID
-) -> list[Reads]:
-    """What one head reads of `video_like` of each seed.
+def reads(pattern: AttentionPattern, grid: VideoGrid = GRID) -> Reads:
+    """What one head reads of `video_like`, one step after a first one, which searches where the pattern does."""
+    ctx, (q, k, v) = StepContext(grid), video_like(grid)
+    jit = (lambda f: f) if pattern.is_static else jax.jit
+    state = jit(functools.partial(_first_state, pattern, grid))(q, k, v)
+    if _has_no_plan(pattern):
+        compute = jit(lambda v: pattern.compute(q, k, v, state, ctx).out[0, :, 0])
+        weights = np.concatenate([compute(part) for part in _units(q.shape[1])], axis=1)
+        return Reads(None, weights[:, : q.shape[1]])
+    return of_plan(jit(lambda q, k: pattern.plan(q, k, state, ctx)[0])(q, k), q, k, ctx)
 
-    The step does not search. One step went before, a search where the pattern searches.
-    """
-    before = StepContext(grid, Phase.FIRST_SEARCH if pattern.searches else Phase.REUSE)
-    ctx = StepContext(grid, Phase.REUSE)
-    blank = pattern.init(grid, batch=1, num_heads=1, head_dim=HEAD_DIM)
-    compute = jax.jit(pattern.compute)
-    plan = jax.jit(lambda q, k, state: pattern.plan(q, k, state, ctx)[0])
-    found = []
-    for seed in seeds:
-        q, k, v = video_like(grid, seed)
-        state = compute(q, k, v, blank, before).state if jax.tree.leaves(blank) else blank
-        if type(pattern).plan is AttentionPattern.plan:
-            weights = [compute(q, k, part, state, ctx).out[0, :, 0] for part in _units(q.shape[1])]
-            found.append(Reads(None, np.concatenate(weights, axis=1)[:, : q.shape[1]]))
-        else:
-            found.append(of_plan(plan(q, k, state), q, k, ctx))
-    return found
+
+def is_online(pattern: AttentionPattern, grid: VideoGrid = GRID) -> bool:
+    """Whether what it reads depends on q, k or v, and not on positions alone."""
+    if _has_no_plan(pattern):
+        return True
+    ctx, skips = StepContext(grid), []
+
+    def plan(q, k, v):
+        state = _first_state(pattern, grid, q, k, v)
+        found = pattern.plan(q, k, state, ctx)[0]
+        skips.append(found.skip_below is not None)
+        return found
+
+    x = jax.ShapeDtypeStruct((1, grid.num_tokens, 1, HEAD_DIM), np.float32)
+    traced = jax.make_jaxpr(plan)(x, x, x).jaxpr
+    needed = set(_variables(traced.outvars))
+    for equation in reversed(traced.eqns):
+        if needed.intersection(equation.outvars):
+            needed.update(_variables(equation.invars))
+    return any(skips) or not needed.isdisjoint(traced.invars)
+
+
+def _variables(atoms) -> list[Var]:
+    return [atom for atom in atoms if isinstance(atom, Var)]
+
+
+def _first_state(pattern, grid, q, k, v):
+    """The state that a first step leaves."""
+    state = pattern.init(grid, batch=1, num_heads=1, head_dim=HEAD_DIM)
+    if not jax.tree.leaves(state):
+        return state
+    phase = Phase.FIRST_SEARCH if pattern.searches else Phase.REUSE
+    return pattern.compute(q, k, v, state, StepContext(grid, phase)).state
 
 
 def of_plan(plan: AttentionPlan, q, k, ctx: StepContext) -> Reads:
-    """What the first head of a plan for q and k [B, L, H, D] reads."""
+    """What the first head of a plan for q and k [B, L, H, D] reads, without the blocks that it skips."""
     q_order = plan.q_order
     kv_order = q_order if plan.kv_order is None else plan.kv_order
     mask = plan.mask
@@ -107,7 +159,7 @@ def of_plan(plan: AttentionPlan, q, k, ctx: StepContext) -> Reads:
     tokens = keep[rows][:, columns] & (columns >= 0)
     density = float(ops.density(mask, q_order, kv_order, ctx)[0])
     blocks = keep[np.unique(rows)][:, np.unique(columns[columns >= 0])]
-    return Reads(blocks, tokens, density, block, plan.skip_below is not None)
+    return Reads(blocks, tokens, density)
 
 
 def _places(order: Any, count: int, *, own: bool) -> np.ndarray:

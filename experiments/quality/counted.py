@@ -25,11 +25,6 @@ class Counted(AttentionPattern):
         """The pattern."""
         return (self.pattern,)
 
-    @property
-    def takes_density(self) -> bool:  # pyrefly: ignore
-        """Whether the pattern does."""
-        return self.pattern.takes_density
-
     def with_density(self, density):
         """Around the pattern with this density."""
         return Counted(self.pattern.with_density(density))

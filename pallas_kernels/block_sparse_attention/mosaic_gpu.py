@@ -119,13 +119,7 @@ def _check(config, head_dim, block_q, block_kv):
 
 
 def block_sparse_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: BlockMask,
-    *,
-    scale: float,
-    skip_below: float | None = None,
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float, skip_below=None
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.block_sparse_attention`. Refuses what it has no tiles for, and other devices."""
     _checks.refuse_skipping("mosaic_gpu", skip_below)

@@ -33,6 +33,7 @@ from jax import lax
 from .. import _hopper
 
 ROWS = _hopper.TILE  # query rows of one consumer
+_LANES = 8  # columns of a wgmma tile that different threads hold, or one thread holds twice
 
 
 class Problem(NamedTuple):
@@ -266,28 +267,32 @@ def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch:
 
         return pl.run_scoped(product, logits_type)
 
-    def next_logits_and_sums(now, before, acc, p, after_issue, after_logits) -> tuple[Any, Any]:
-        """The two products of a step; `after_logits` runs while the second is under way."""
+    def next_logits_and_sums(now, before, acc, shrink, p, after_issue, after_logits):
+        """The two products of a step: older sums shrink under the first, `after_logits` runs under the second."""
+        acc = acc * spread(shrink, acc.shape)
         if problem.interpret:
-            s, acc = dot(queries[...], scratch.k[now].T), acc + dot(p, scratch.v[before])
+            s = dot(queries[...], scratch.k[now].T)
+            wait("v_full", before)
+            acc = acc + dot(p, scratch.v[before])
             plgpu.commit_smem()
             after_issue()
-            return acc, after_logits(s)
+            return acc, *after_logits(s)
 
-        def both(refs):
-            acc_ref, *result_refs = refs
+        def products(s_ref):
+            plgpu.wgmma(s_ref, queries, scratch.k.at[now].T)
+            wait("v_full", before)
 
-            def products(s_ref):
-                plgpu.wgmma(s_ref, queries, scratch.k.at[now].T)
+            def sums(refs):
+                acc_ref, *result_refs = refs
                 plgpu.wgmma(acc_ref, p, scratch.v.at[before])
                 after_issue()
-                return after_logits(plgpu.wgmma_accumulator_load(s_ref, wait_n=1))
+                values = after_logits(plgpu.wgmma_accumulator_load(s_ref, wait_n=1))
+                for ref, value in zip(result_refs, values, strict=True):
+                    ref[...] = value
 
-            for ref, value in zip(result_refs, pl.run_scoped(products, logits_type), strict=True):
-                ref[...] = value
+            return pl.run_state(sums)((plgpu.ACC.init(acc), *blank_softmax()))
 
-        acc, *values = pl.run_state(both)((plgpu.ACC.init(acc), *blank_softmax()))
-        return acc, values
+        return pl.run_scoped(products, logits_type)
 
     def last_sums(before, acc, p):
         if problem.interpret:
@@ -301,12 +306,14 @@ def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch:
         low = plgpu.layout_cast(jnp.full((ROWS,), -jnp.inf, jnp.float32), per_row)
         zero = plgpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), per_row)
         p = jnp.zeros((ROWS, config.tile_kv), jnp.float32)
-        return low, zero, zero, plgpu.layout_cast(p, per_logit)
+        total = plgpu.layout_cast(jnp.zeros((ROWS, _LANES), jnp.float32), per_logit)
+        return low, total, zero, plgpu.layout_cast(p, per_logit)
 
     def softmax(real, s, top, total):
         """New top, total, the factor on older sums, and weights relative to the new top.
 
-        `real` is how many keys are, None if all are.
+        `real` is how many keys are, None if all are. A total has the columns of one thread; those of its
+        neighbours are added once, in the end.
         """
         if problem.scale < 0:
             s = -s
@@ -321,7 +328,9 @@ def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch:
         shift = jnp.where(top_now == -jnp.inf, 0.0, top_now)  # padding, or logits that overflowed
         shrink = jnp.exp2(top - shift)
         p = jnp.exp2(s * scale - spread(shift, s.shape))
-        return top_now, total * shrink + p.sum(axis=1), shrink, p
+        columns = (p[:, at : at + _LANES] for at in range(0, config.tile_kv, _LANES))
+        total = total * spread(shrink, total.shape) + functools.reduce(jnp.add, columns)
+        return top_now, total, shrink, p
 
     def walk_list(item, done):
         """acc, top, total of an item with at least one step."""
@@ -339,13 +348,12 @@ def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch:
         wait("k_full", slot(0))
         s = first_logits(slot(0))
         arrive("k_free", slot(0))
-        top, total, _, p = softmax(real, s, *blank_softmax()[:2])
+        *first, p = softmax(real, s, *blank_softmax()[:2])
         wait_for_keys(1)
 
         def step(i, carry):
-            acc, top, total, p = carry
+            acc, top, total, shrink, p = carry
             real = real_keys(i)  # read from global memory while others work
-            wait("v_full", slot(i - 1))
             if config.ping_pong:
                 wait("turn", wg)
 
@@ -361,18 +369,18 @@ def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch:
                 wait_for_keys(i + 1)
                 return now
 
-            acc, (top, total, shrink, weights) = next_logits_and_sums(
-                slot(i), slot(i - 1), acc, p, after_issue, after_logits
+            *now, weights = next_logits_and_sums(
+                slot(i), slot(i - 1), acc, shrink, p, after_issue, after_logits
             )
             arrive("v_free", slot(i - 1))
             # Only now: the product has to have read the old weights before registers change.
-            return acc * spread(shrink, acc.shape), top, total, weights.astype(p.dtype)
+            return *now, weights.astype(p.dtype)
 
-        carry = no_sums(), top, total, p.astype(queries.dtype)
-        acc, top, total, p = lax.fori_loop(1, item.steps, step, carry)
+        carry = no_sums(), *first, p.astype(queries.dtype)
+        acc, top, total, shrink, p = lax.fori_loop(1, item.steps, step, carry)
         last = slot(item.steps - 1)
         wait("v_full", last)
-        acc = last_sums(last, acc, p)
+        acc = last_sums(last, acc * spread(shrink, acc.shape), p)
         arrive("v_free", last)
         return acc, top, total
 
@@ -380,6 +388,7 @@ def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch:
         return plgpu.layout_cast(jnp.zeros((ROWS, d), jnp.float32), per_logit)
 
     def store(item, acc, top, total):
+        total = total.sum(axis=1)
         live = total != 0.0  # also where it is NaN, which is to be seen
         total = jnp.where(live, total, 1.0)
         if walk.inputs.q_lengths is not None:

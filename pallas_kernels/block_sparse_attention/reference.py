@@ -7,13 +7,7 @@ from ..block_mask import BlockMask
 
 
 def block_sparse_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: BlockMask,
-    *,
-    scale: float,
-    skip_below: float | None = None,
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float, skip_below=None
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.block_sparse_attention`; holds arrays of [B, H, Lq, Lk]."""
     dtype, lq, lk = q.dtype, q.shape[1], k.shape[1]

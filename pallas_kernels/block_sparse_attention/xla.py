@@ -20,13 +20,7 @@ _EMPTY_SHARE = 1 / 16
 
 
 def block_sparse_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: BlockMask,
-    *,
-    scale: float,
-    skip_below: float | None = None,
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float, skip_below=None
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.block_sparse_attention`."""
     dtype = q.dtype

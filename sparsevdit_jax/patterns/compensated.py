@@ -26,6 +26,8 @@ class Compensated(AttentionPattern):
 
     member: AttentionPattern
 
+    in_ring = False  # centroids of a whole sequence are not those of its parts
+
     def __post_init__(self):
         if not isinstance(self.member, AttentionPattern):
             raise ValueError(f"member={self.member!r} must be an AttentionPattern object")
@@ -43,11 +45,6 @@ class Compensated(AttentionPattern):
         return (self.member,)
 
     @property
-    def takes_density(self) -> bool:  # pyrefly: ignore
-        """Whether the pattern does."""
-        return self.member.takes_density
-
-    @property
     def sees_dense_steps(self) -> bool:  # pyrefly: ignore
         """Whether the pattern does."""
         return self.member.sees_dense_steps
@@ -56,11 +53,6 @@ class Compensated(AttentionPattern):
     def is_dense(self) -> bool:  # pyrefly: ignore
         """Whether the pattern is."""
         return self.member.is_dense
-
-    @property
-    def num_steps(self) -> int | None:  # pyrefly: ignore
-        """Those of the pattern."""
-        return self.member.num_steps
 
     @property
     def num_heads(self) -> int | None:

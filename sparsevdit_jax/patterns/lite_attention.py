@@ -40,11 +40,11 @@ class LiteAttention(AttentionPattern):
     run stays for one more step. A dropped block returns only with a new video (`init`). The first step
     lists everything. Dense steps change no list.
 
-    The authors vote inside their Hopper kernel. Here the vote is a pass of its own over q and k in
-    plain JAX, so that any implementation computes the step, but the vote costs about what the product
-    of q and k over the listed blocks costs. Follows their code (moonmath-ai/LiteAttention), from which
-    a short last block of queries never drops anything (inferred: its padding votes to stay). Text is
-    walked like video, before it, and a short text block of queries drops nothing.
+    Follows the authors' code (moonmath-ai/LiteAttention), from which a short last block of queries
+    never drops anything (inferred: its padding votes to stay). Differs: they vote inside their Hopper
+    kernel. Here the vote is a pass of its own over q and k in plain JAX, so that any implementation
+    computes the step, but the vote costs about what the product of q and k over the listed blocks
+    costs. Text is walked like video, before it, and a short text block of queries drops nothing.
 
     State: 2 bytes for each block pair of each head and row.
 

@@ -64,29 +64,9 @@ class PerHead(AttentionPattern):
         return sum(len(heads) for _, heads in self.groups)
 
     @property
-    def in_ring(self) -> bool:  # pyrefly: ignore
-        """Whether all of its patterns are."""
-        return all(p.in_ring for p, _ in self.groups)
-
-    @property
     def members(self) -> tuple[AttentionPattern, ...]:
         """The groups' patterns."""
         return tuple(p for p, _ in self.groups)
-
-    @property
-    def takes_density(self) -> bool:  # pyrefly: ignore
-        """Whether one of its patterns does."""
-        return any(p.takes_density for p, _ in self.groups)
-
-    @property
-    def num_steps(self) -> int | None:  # pyrefly: ignore
-        """Steps that one of its patterns was made for; ValueError where two differ."""
-        steps = {p.num_steps for p, _ in self.groups if p.num_steps is not None}
-        if len(steps) > 1:
-            raise ValueError(
-                f"PerHead mixes patterns made for {sorted(steps)} steps; give one number"
-            )
-        return steps.pop() if steps else None
 
     def with_density(self, density):
         """Each pattern with another budget where it has one."""

@@ -21,9 +21,10 @@ class SkipSoftmax(AttentionPattern):
     block of queries). So a row loses at most threshold * keys of its largest weight. What is skipped
     depends on the order: here video in raster order, then text, which counts as any other block.
 
-    TensorRT-LLM and SGLang have it inside the kernel, where skipping saves the exponentials and the
-    product with v. Here implementations "reference" and "xla" take it, with a pass of its own to find
-    the blocks: its meaning and its error, not yet its speed. The GPU kernels refuse it.
+    Differs from TensorRT-LLM and SGLang, which have it inside the kernel, where skipping saves the
+    exponentials and the product with v. Here implementations "reference" and "xla" take it, with a pass
+    of its own to find the blocks: its meaning and its error, not yet its speed. The GPU kernels refuse
+    it.
 
     Attributes:
       threshold: share of the largest weight; the authors' static setting is 0.1.

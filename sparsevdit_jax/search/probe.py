@@ -83,11 +83,6 @@ class Probe(AttentionPattern):
         """The candidates."""
         return self.candidates
 
-    @property
-    def in_ring(self) -> bool:  # pyrefly: ignore
-        """Whether all of its candidates are."""
-        return all(p.in_ring for p in self.candidates)
-
     def init(self, grid, *, batch, num_heads, head_dim):
         """Zeros, and the candidates' own states."""
         sizes = dict(batch=batch, num_heads=num_heads, head_dim=head_dim)

@@ -1,16 +1,24 @@
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.methods.picture import QUERY, draw
-from experiments.methods.reads import GRID, Reads, of_plan, reads, video_like
+from experiments.methods.reads import (
+    GRID,
+    Blocks,
+    Reads,
+    blocks_of,
+    is_online,
+    of_plan,
+    reads,
+    video_like,
+)
 from pallas_kernels import BlockMask
 from sparsevdit_jax import AttentionPattern, AttentionPlan, StepContext, VideoGrid
 from sparsevdit_jax.pattern import Attended
-from sparsevdit_jax.patterns import SlidingTile
+from sparsevdit_jax.patterns import LVSA, SVG, LongCatBsa, SkipSoftmax, SlidingTile
 from sparsevdit_jax.token_permutation import TokenPermutation
 
 SMALL = VideoGrid(2, 4, 4, text_len=3)
@@ -25,15 +33,13 @@ class Mean(AttentionPattern):
 
 
 def test_a_window_of_tiles():
-    (seen,) = reads(SlidingTile((1, 2, 4), (1, 1, 1)), grid=SMALL)
+    seen = reads(SlidingTile((1, 2, 4), (1, 1, 1)), grid=SMALL)
     tile = np.append(np.arange(32) // 8, [4] * 3)
     text = tile == 4
     expected = (tile[:, None] == tile) | text[:, None] | text
     np.testing.assert_array_equal(seen.tokens, expected)
     assert seen.blocks.shape == (5, 5)
     assert seen.density == pytest.approx(expected.mean())
-    assert seen.block == (8, 8)
-    assert not seen.on_hopper
 
 
 def test_a_query_that_is_left_out_reads_what_stands_for_it():
@@ -57,22 +63,39 @@ def test_blocks_that_a_plan_skips_do_not_count():
     k = q * np.array([9, 9, 0, 0], np.float32)[:, None, None]
     mask = BlockMask.full(2, 2, block_q=2, block_kv=2)
     seen = of_plan(AttentionPlan(mask, skip_below=0.1), q, k, StepContext(grid))
-    assert seen.skips
-    assert not seen.on_hopper
     np.testing.assert_array_equal(seen.blocks, [[True, False]] * 2)
 
 
 def test_weights_where_there_is_no_plan():
-    (seen,) = reads(Mean(), grid=SMALL)
+    seen = reads(Mean(), grid=SMALL)
     np.testing.assert_allclose(seen.tokens, np.full((35, 35), 1 / 35), rtol=1e-5)
     assert seen.blocks is None
-    assert not seen.on_hopper
 
 
-def test_kernels_take_blocks_of_multiples_of_64():
-    nothing = np.zeros((1, 1), bool)
-    assert Reads(nothing, nothing, 0.0, (128, 64)).on_hopper
-    assert not Reads(nothing, nothing, 0.0, (1, 64)).on_hopper
+def test_blocks_of_a_plan_and_what_kernels_take():
+    found = blocks_of(SlidingTile((1, 8, 8), (1, 1, 1)), VideoGrid(2, 16, 16))
+    assert found == Blocks(64, 64, False)
+    assert found.on_hopper
+    assert blocks_of(SkipSoftmax(), SMALL) == Blocks(128, 128, True)
+    assert not Blocks(128, 128, True).on_hopper
+    assert not Blocks(1, 64, False).on_hopper
+    assert blocks_of(Mean(), SMALL) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "online"),
+    [
+        (SlidingTile((1, 2, 4), (1, 1, 1)), False),
+        (LVSA(window=0, reference=1, block=16), False),  # not static, and yet it looks at no q
+        (LongCatBsa(), True),
+        (SVG(block=16, unit=16), True),  # by its state
+        (SkipSoftmax(block_q=16, block_kv=16), True),  # by what its plan skips
+        (Mean(), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_online_is_what_depends_on_q_and_k(pattern, online):
+    assert is_online(pattern, SMALL) is online
 
 
 def test_the_scene_moves_a_column_in_each_frame():
@@ -90,6 +113,5 @@ def test_pictures_of_masks_and_of_weights(tmp_path):
     tokens = np.zeros((GRID.num_tokens,) * 2, bool)
     tokens[np.ravel_multi_index(QUERY, GRID.shape), :256] = True
     weights = Reads(None, tokens / np.float32(256))
-    draw([("a", Reads(tokens[:4, :4], tokens, 0.1, (64, 64))), ("b", weights)], tmp_path / "p.png")
+    draw([("a", Reads(tokens[:4, :4], tokens, 0.1)), ("b", weights)], tmp_path / "p.png")
     assert 3_000 < (tmp_path / "p.png").stat().st_size < 40_000
-    assert jax.__version__

@@ -45,7 +45,7 @@ MIXED = (
         ("sta", "wan"),
         ("sparse-vdit", "hunyuan_video"),
         ("mixture", "cogvideox"),
-        ("mixture", "wan"),
+        pytest.param("mixture", "wan", marks=pytest.mark.slow),
     ],
 )
 def test_searches_take_every_family(method, family, checkpoints, tmp_path):
