@@ -107,7 +107,7 @@ _FOUNDING = (
     Method(
         name="sparse-vdit",
         title="Sparse-vDiT",
-        source="arXiv 2506.03065",
+        source="arXiv 2506.03065, whose table of modes was never published: heads take the sparse modes in turn",
         pattern=lambda grid, num_heads, layer: sparse_vdit_pattern(
             grid, num_heads, SPARSE_VDIT_DENSITY
         ),

@@ -9,6 +9,7 @@ from typing import Any
 _SENTENCE = re.compile(r"(?<=[.:;])\s+(?=Differs\b)|(?<=\.)\s+(?=[A-Z`\"])")
 _DIFFERS = re.compile(r"\bDiffers\b|\bdiffers from\b")
 _SOURCE = re.compile(r"^(Source|Reference|Follows)\b")
+_BAR = re.compile(r"(?<!\\)\|")
 _LIST = re.compile(r"[*-] ")
 _FIELD = re.compile(r"^  (\w+): ")
 _ARXIV = re.compile(r"(?<![\[\w])(?:arXiv )?(\d{4}\.\d{5})\b")
@@ -106,7 +107,7 @@ def arguments_table(kind: type) -> str:
             )
         shown = type_name(field.type).replace("|", r"\|")
         default = "" if field.default is dataclasses.MISSING else f"`{_value(field.default)}`"
-        meaning = markdown(meanings[field.name]).replace("\n", " ")
+        meaning = _BAR.sub(r"\|", markdown(meanings[field.name]))  # in code, too
         lines.append(f"| `{field.name}` | `{shown}` | {default} | {meaning} |")
     return "\n".join(lines)
 

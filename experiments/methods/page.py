@@ -2,14 +2,13 @@
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments import record
-from experiments.methods import vectors
 from experiments.methods.docstrings import arguments_table, arxiv_of, call, markdown, parse
 from experiments.methods.reads import GRID
+from experiments.methods.verification import UP, verified
 from experiments.provenance import newest, provenance
 from experiments.quality.printed_tables import FORMATS, shown
 from experiments.quality.statistics import points_of
@@ -18,7 +17,6 @@ from sparsevdit_jax.method import Method
 from sparsevdit_jax.presets import METHODS
 
 PAGES = record.ROOT / "experiments" / "methods" / "pages"
-UP = "../../../"
 FULL = VideoGrid(21, 45, 80)
 """Wan's latent grid of 81 frames of 720 x 1280."""
 HEADS, LAYERS, STEPS = 12, 30, 50
@@ -123,7 +121,8 @@ def page(method: Method, folder: Path = record.RESULTS) -> str:
     rules, differs = [], []
     for kind, doc in zip(kinds, docs, strict=True):
         head = f"**`{kind.__name__}`.** " if several else ""
-        rules.append(head + "\n\n".join(map(markdown, doc.rule)))
+        rule = doc.rule if several or doc.rule[0] != doc.summary else doc.rule[1:]
+        rules.append(head + "\n\n".join(map(markdown, rule)))
         differs += [head + "\n\n".join(map(markdown, doc.differs))] if doc.differs else []
     source = "\n\n".join(markdown(part) for doc in docs for part in doc.source)
     tables = [
@@ -152,7 +151,7 @@ def page(method: Method, folder: Path = record.RESULTS) -> str:
             "## Cost and closeness",
             closeness(method, folder),
             "## How it was verified",
-            verified(method, kinds, found, folder),
+            verified(kinds, found, folder),
         ]
     )  # fmt: skip
 
@@ -245,60 +244,4 @@ def closeness(method: Method, folder: Path = record.RESULTS) -> str:
         f"\n\nThe tiny model on {clips} clips, beside dense attention from the same noise: means and 95 % intervals. "
         "Density is that of the sparse steps, and of the run the mean of all its steps, dense ones too: the share of "
         f"dense attention that is computed. [All methods]({UP}experiments/quality/README.md). {provenance(rows)}."
-    )
-
-
-def verified(
-    method: Method, kinds: Sequence[type], found: dict[str, Any], folder: Path = record.RESULTS
-) -> str:
-    """Vector files, tests, and which kernels run it."""
-    families = set().union(*map(vectors.families_of, kinds))
-    rows = newest(record.read(vectors.NAME, folder=folder), ("file",))
-    rows = [row for row in rows if row["measured"]["family"] in families]
-    parts = []
-    if rows:
-        lines = [
-            "| vectors of the authors | compared | of them exactly | largest error / allowed |",
-            "|---|---|---|---|",
-        ]
-        for measured in (row["measured"] for row in rows):
-            worst = (
-                f"{measured['worst_share']:.1%} ({measured['worst']})"
-                if measured["worst"]
-                else "no error"
-            )
-            file = f"[{measured['file']}]({UP}tests/golden/README.md)"
-            lines.append(f"| {file} | {measured['compared']} | {measured['exact']} | {worst} |")
-        parts.append(
-            "\n".join(lines)
-            + "\n\nMasks, orders and decisions are equal. Numbers may differ by what roundings in "
-            f"float32 explain. `python -m experiments.conformance FOLDER` compares other files. {provenance(rows)}."
-        )
-    else:
-        parts.append(
-            "The authors' code has made no vectors for it that are here; it is compared with an independent "
-            "statement of its rule in NumPy."
-        )
-    tests = [Path("tests", *kind.__module__.split(".")) for kind in kinds]
-    files = dict.fromkeys(path.with_name(f"test_{path.name}.py").as_posix() for path in tests)
-    links = ", ".join(f"[{file}]({UP}{file})" for file in files)
-    parts.append(
-        f"Tests: {links}. They run it on ragged grids, with text of several lengths, in bfloat16, under `jit`, `vmap` "
-        "and a mesh."
-    )
-    parts.append(_kernels(found))
-    return "\n\n".join(parts)
-
-
-def _kernels(found: dict[str, Any]) -> str:
-    if not found["has_plan"]:
-        return "Its `compute` is its own, beside that of other patterns: XLA runs it on any device."
-    if found["skips"]:
-        return "The GPU kernels refuse to skip blocks by their logits; XLA runs it on any device."
-    sizes = ", ".join(found["blocks"])
-    if found["hopper"]:
-        return f"The kernels for Hopper GPUs have tiles for its blocks of {sizes} tokens (queries x keys)."
-    return (
-        f"The kernels for Hopper GPUs refuse its blocks of {sizes} tokens (queries x keys), for they take multiples "
-        "of 64; XLA runs it on any device."
     )

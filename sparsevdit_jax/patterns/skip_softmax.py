@@ -1,4 +1,4 @@
-"""Skip-softmax: key blocks whose weights turn out to be tiny are left out (BLASST; NVIDIA Model-Optimizer)."""
+"""Skip-softmax: key blocks whose weights turn out to be tiny are left out (BLASST, arXiv 2512.12087)."""
 
 import dataclasses
 import math

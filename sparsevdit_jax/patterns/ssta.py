@@ -1,4 +1,4 @@
-"""SSTA: sliding tiles joined with the tiles of best score (HunyuanVideo 1.5)."""
+"""SSTA: sliding tiles joined with the tiles of best score (HunyuanVideo 1.5; arXiv 2511.18870)."""
 
 import dataclasses
 import math

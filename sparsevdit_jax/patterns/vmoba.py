@@ -1,4 +1,4 @@
-"""VMoBA: each query reads the chunks of keys whose mean it likes best (KwaiVGI's VMoBA)."""
+"""VMoBA: each query reads the chunks of keys whose mean it likes best (KwaiVGI's VMoBA; arXiv 2506.23858)."""
 
 import dataclasses
 

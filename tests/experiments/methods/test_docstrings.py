@@ -47,7 +47,7 @@ class Child(Base):
     """A child.
 
     Attributes:
-      name: "one" or "two".
+      name: "one" or "two", ``|a|``.
     """
 
     name: str = "one"
@@ -92,7 +92,7 @@ def test_markdown_has_links_and_one_kind_of_code():
 def test_arguments_come_from_fields_and_from_the_docstrings_of_bases():
     table = arguments_table(Child).splitlines()
     assert table[2] == r"| `block` | `int \| None` | `None` | tokens of the base. |"
-    assert table[3] == '| `name` | `str` | `"one"` | "one" or "two". |'
+    assert table[3] == '| `name` | `str` | `"one"` | "one" or "two", `\\|a\\|`. |'
     with pytest.raises(ValueError, match=r"Silent.block has no line under 'Attributes:'"):
         arguments_table(Silent)
 

@@ -5,6 +5,7 @@ import pytest
 
 from experiments import record
 from experiments.methods import page, vectors
+from experiments.methods.verification import verified
 from sparsevdit_jax import StepSchedule, VideoGrid
 from sparsevdit_jax.presets import METHODS
 
@@ -88,8 +89,7 @@ def test_closeness_takes_the_method_and_no_other(tmp_path):
 
 
 def test_verification_shows_the_newest_comparison_of_each_file(tmp_path):
-    method = METHODS["svg2"]
-    kinds = page.kinds_of(method)
+    kinds = page.kinds_of(METHODS["svg2"])
     known = dict(has_plan=True, skips=False, hopper=True, blocks=["64 x 64"])
 
     def compared(share, family="svg2_"):
@@ -97,17 +97,17 @@ def test_verification_shows_the_newest_comparison_of_each_file(tmp_path):
         return row("conformance", **measured, worst_share=share)
 
     write(tmp_path, vectors.NAME, compared(0.5), compared(0.25), compared(0.9, "sta_"))
-    text = page.verified(method, kinds, known, tmp_path)
-    assert "| [svg2_0](../../../tests/golden/README.md) | 4 | 1 | 25.0% (out) |" in text
+    text = verified(kinds, known, tmp_path)
+    assert "| svg2_0 | 4 | 1 | 25.0% (out) |" in text
     assert "sta_" not in text
     assert "have tiles for its blocks of 64 x 64 tokens" in text
     write(tmp_path, vectors.NAME, compared(0.9, "sta_"))
     odd = known | dict(hopper=False, blocks=["1 x 72"])
-    text = page.verified(method, kinds, odd, tmp_path)
-    assert "has made no vectors" in text
+    text = verified(kinds, odd, tmp_path)
+    assert "No numbers that other code has made" in text
     assert "refuse its blocks of 1 x 72" in text
-    assert "refuse to skip" in page.verified(method, kinds, known | dict(skips=True), tmp_path)
-    assert "is its own" in page.verified(method, kinds, known | dict(has_plan=False), tmp_path)
+    assert "refuse to skip" in verified(kinds, known | dict(skips=True), tmp_path)
+    assert "is its own" in verified(kinds, known | dict(has_plan=False), tmp_path)
 
 
 def test_the_table_has_a_row_for_each_method():
