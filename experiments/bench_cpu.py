@@ -4,8 +4,9 @@
     python -m experiments.bench_cpu --lengths 4096 --directions forward --dtypes float32
 
 Candidates of a row are timed in turns in one process, medians of `repeats`, after a correctness
-gate against float64. STA and AdaSpa run through `sparsevdit_jax`: reordering, padding, mask
-building and AdaSpa's search (a cached-LSE step) are inside the timed region. Records go to
+gate against float64. STA, AdaSpa and a pooled choice of blocks of 64 tokens run through
+`sparsevdit_jax`: reordering, padding, mask building and AdaSpa's search (a cached-LSE step) are
+inside the timed region. "pooled_choice" is what of "pooled" chooses the blocks. Records go to
 experiments/results/bench_cpu.jsonl; ratios compare medians of one run.
 """
 
@@ -23,7 +24,7 @@ from experiments import command
 from experiments.record import Run
 from pallas_kernels import BlockMask, block_sparse_attention, dense_attention
 from sparsevdit_jax import KernelOptions, Phase, StepContext, VideoGrid, attend, sparse_attention
-from sparsevdit_jax.patterns import AdaSpa, SlidingTile
+from sparsevdit_jax.patterns import AdaSpa, LongCatBsa, SlidingTile
 
 TILE = (4, 8, 4)
 CANVAS_AND_WINDOW = {
@@ -37,7 +38,21 @@ MATERIALISED_LIMIT = 8192  # tokens up to which jax.nn's logits fit in memory wi
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Flags of the benchmark."""
+    """Flags of the benchmark.
+
+    Attributes:
+      lengths: numbers of tokens.
+      dtypes: dtypes of q, k and v.
+      directions: time the forward pass, or the forward and backward pass.
+      heads: number of heads.
+      head_dim: channels of a head.
+      block: tokens in a block.
+      density: share of the blocks that sparse attention keeps.
+      repeats: how often all candidates are timed, in turns.
+      patterns: also time STA, AdaSpa and a pooled choice of blocks.
+      record: append to experiments/results; --no-record only prints.
+      allow_dirty: record results of uncommitted code, marked as such.
+    """
 
     lengths: tuple[int, ...] = (4096, 8192, 16384, 32768)
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
@@ -48,9 +63,7 @@ class Config:
     density: float = 0.125
     repeats: int = 7
     patterns: bool = True
-    """Also time STA and AdaSpa."""
     record: bool = True
-    """Append to experiments/results; --no-record only prints."""
     allow_dirty: bool = False
 
     def __post_init__(self):
@@ -156,7 +169,7 @@ def candidates(config: Config, length: int, q, k, v, d_out, direction: str) -> d
 
 
 def pattern_candidates(config: Config, length: int, q, k, v, build, both: bool) -> dict:
-    """STA and AdaSpa from raster order to raster order, everything included."""
+    """STA, AdaSpa and a pooled choice from raster order to raster order, everything included."""
     canvas, window = CANVAS_AND_WINDOW[length]
     grid = VideoGrid(*canvas)
     sta = SlidingTile(TILE, window)
@@ -167,6 +180,19 @@ def pattern_candidates(config: Config, length: int, q, k, v, build, both: bool) 
 
     table = {"sta": (build(attend_sta), density, None)}
     if not both:
+        pooled = LongCatBsa(config.density)
+        ctx = StepContext(grid, kernel=KernelOptions("xla"))
+
+        def choose(q, k, v):
+            return pooled.plan(q, k, (), ctx)[0].mask
+
+        mask = jax.jit(choose)(q, k, v)
+        table["pooled"] = (
+            build(lambda q, k, v: attend(pooled, q, k, v, (), ctx).out),
+            float(mask.density()),
+            None,
+        )
+        table["pooled_choice"] = (build(choose), 0.0, None)  # no pair is attended
         adaspa = AdaSpa(density=config.density, block=config.block)
         state = adaspa.init(grid, batch=1, num_heads=config.heads, head_dim=config.head_dim)
         first, search = (
@@ -230,7 +256,10 @@ def main(config: Config) -> None:
                     )
                     if run is not None:
                         run.log(**row)
+                if "pooled" in seconds:
+                    share = seconds["pooled_choice"] / seconds["pooled"]
+                    print(f"  the choice is {share:.0%} of pooled attention")
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

@@ -1,4 +1,4 @@
-"""Scores of block pairs -> which are kept, bool: rules whose rows may keep different numbers.
+"""Rules that turn scores of block pairs into a bool matrix; rows may keep different numbers of blocks.
 
 Ties go to the lowest index where nothing else is said. Where every row of a head keeps the same
 number, the lists of `selection.top_blocks` are cheaper.
@@ -19,23 +19,24 @@ def keep_top(scores: jax.Array, counts: Any) -> jax.Array:
 
     Args:
       scores: f32 [..., N].
-      counts: int32, broadcasts to ``scores.shape[:-1]``; 0 keeps nothing.
+      counts: int32 of the leading axes of `scores`, such as [B|1, H|1] for all rows of a head; 0
+        keeps nothing.
     """
-    return _keep_first(scores, _descending(scores), counts)
+    return _keep_first(scores, _highest(scores, counts), counts)
 
 
 def keep_share(weights: jax.Array, share: float, *, crossing: bool, least: Any = 0) -> jax.Array:
-    """The heaviest entries of each row, in turn while their sum is at most `share`: bool [..., N].
+    """The heaviest entries of each row, as long as their sum is at most `share`: bool [..., N].
 
     Args:
       weights: f32 [..., N], not negative.
       share: of the sum of a row, where rows sum to 1.
       crossing: also keep the entry whose weight takes the sum past `share`.
-      least: entries that are kept in any case, int32 that broadcasts to ``weights.shape[:-1]``.
+      least: entries that are kept in any case, int32 as in `keep_top`.
     """
     ranked = _descending(weights)
     counts = (jnp.cumsum(ranked, axis=-1) <= share).sum(-1, dtype=np.int32) + int(crossing)
-    counts = jnp.clip(jnp.maximum(counts, least), 0, weights.shape[-1])
+    counts = jnp.clip(jnp.maximum(counts, _of_rows(least, ranked)[..., 0]), 0, weights.shape[-1])
     return _keep_first(weights, ranked, counts)
 
 
@@ -44,9 +45,22 @@ def keep_from(scores: jax.Array, counts: Any) -> jax.Array:
 
     Args:
       scores: f32 [..., N].
-      counts: int32, broadcasts to ``scores.shape[:-1]``; from 1 on.
+      counts: int32 as in `keep_top`; from 1 on.
     """
-    return scores >= _at(_descending(scores), counts)
+    return scores >= _at(_highest(scores, counts), counts)
+
+
+def keep_over_head(scores: jax.Array, dropped: Any) -> jax.Array:
+    """Entries not below the `dropped`-th lowest of their head's whole map: bool [B, H, N, N].
+
+    That one is kept too, so that n entries leave n - dropped + 1, and rows may be empty.
+
+    Args:
+      scores: f32 [B, H, N, N].
+      dropped: int32, broadcasts to [B, H]; 0 keeps all.
+    """
+    ranked = jnp.sort(scores.reshape(*scores.shape[:2], -1), axis=-1)
+    return scores >= _at(ranked, dropped)[..., None]
 
 
 def video_mask(keep: jax.Array, order: TokenOrder, capacity: int | None = None) -> BlockMask:
@@ -68,16 +82,28 @@ def _descending(scores):
     return -jnp.sort(-scores, axis=-1)
 
 
+def _highest(scores, counts):
+    """Rows from the highest entry down, as far as rank `counts` needs them."""
+    whole = isinstance(counts, int) and counts > 0
+    return jax.lax.top_k(scores, counts)[0] if whole else _descending(scores)
+
+
 def _at(ranked, counts):
     """The value of rank `counts`, from 1, of each row: [..., 1]."""
-    counts = jnp.broadcast_to(jnp.asarray(counts, np.int32), ranked.shape[:-1])
-    return jnp.take_along_axis(ranked, jnp.maximum(counts - 1, 0)[..., None], axis=-1)
+    counts = _of_rows(counts, ranked)
+    return jnp.take_along_axis(ranked, jnp.maximum(counts - 1, 0), axis=-1)
+
+
+def _of_rows(counts, ranked):
+    """Counts that broadcast to the leading axes of `ranked`, as int32 [..., 1]."""
+    counts = jnp.asarray(counts, np.int32)
+    counts = counts.reshape(*counts.shape, *(1,) * (ranked.ndim - 1 - counts.ndim))
+    return jnp.broadcast_to(counts, ranked.shape[:-1])[..., None]
 
 
 def _keep_first(scores, ranked, counts):
     """The first `counts` of each row by rank; of equal ones at the end those of lowest index."""
-    last = _at(ranked, counts)
-    counts = jnp.broadcast_to(jnp.asarray(counts, np.int32), ranked.shape[:-1])[..., None]
+    last, counts = _at(ranked, counts), _of_rows(counts, ranked)
     above, equal = scores > last, scores == last
     left = counts - above.sum(-1, keepdims=True, dtype=np.int32)
     return (counts > 0) & (above | (equal & (jnp.cumsum(equal, -1, dtype=np.int32) <= left)))

@@ -1,4 +1,4 @@
-"""Attention to the means of blocks: what a plan leaves out enters its softmax as one key a block.
+"""Attention to the means of blocks: each block that a plan leaves out enters the softmax as one key.
 
 A block of n keys with mean k' and mean value v' counts as n keys that are all k': one key with logit
 q . k' * scale + log n and value v'. Sol-Attn (arXiv 2607.24027) and SVG-EAR (arXiv 2603.08982) do so.
@@ -19,7 +19,7 @@ from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.ops import Order, with_lengths
 from sparsevdit_jax.parallel.mesh import current
 
-_LOGITS = 2**22  # of one chunk of query blocks, in all heads and rows: 16 MiB
+_LOGITS = 2**23  # of one chunk of query blocks: 32 MiB
 
 
 def attend_centroids(
@@ -61,33 +61,47 @@ def attend_centroids(
     factor = np.float32(resolve_scale(scale, dim))
     sizes = jnp.asarray(sizes).astype(np.float32)
     bias = jnp.where(sizes > 0, jnp.log(jnp.maximum(sizes, 1) + np.float32(epsilon)), -jnp.inf)
-    chunk = max(1, min(rows, _LOGITS // (batch * heads * block_q * count)))
+    chunk = max(1, min(rows, _LOGITS // (block_q * count)))
     chunks = -(-rows // chunk)
     q = jnp.pad(q, ((0, 0), (0, chunks * chunk * block_q - length), (0, 0), (0, 0)))
-    q = q.reshape(batch, chunks, chunk, block_q, heads, dim).transpose(1, 0, 4, 2, 3, 5)
+    q = q.swapaxes(1, 2).reshape(batch * heads, chunks, chunk * block_q, dim)
     left_out = jnp.asarray(left_out)
     left_out = jnp.pad(left_out, ((0, 0), (0, 0), (0, chunks * chunk - rows), (0, 0)))
     left_out = left_out.reshape(*left_out.shape[:2], chunks, chunk, count)
-    k, v = (x.astype(np.float32).swapaxes(1, 2) for x in (k, v))
+    k, v = (x.swapaxes(1, 2).reshape(batch * heads, count, dim) for x in (k, v))
 
-    def attend(chunk):
-        q, counted = chunk
-        logits = jnp.einsum("bhcqd,bhnd->bhcqn", q.astype(np.float32), k) * factor
-        logits = jnp.where(counted[..., None, :], logits + bias[:, :, None, None], -jnp.inf)
-        top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-        top = jnp.where(jnp.isfinite(top), top, 0)
-        weights = jnp.exp(logits - top)
-        total = weights.sum(-1, keepdims=True)
-        some, total = total > 0, jnp.where(total > 0, total, 1)
-        out = jnp.einsum("bhcqn,bhnd->bhcqd", weights / total, v)
-        return out, jnp.where(some, top + jnp.log(total), -jnp.inf)[..., 0]
+    # Head by head, so that a chunk's size is its own and products are large.
+    def one_head(operands):
+        index, q, k, v = operands
+        own, far = (x[_entry(x, index, heads)] for x in (bias, left_out))
+        k, v = (x.astype(np.float32) for x in (k, v))
 
-    # Inside of a scan nothing can be merged with the first computation: no barrier is needed.
-    again = jax.checkpoint(attend, prevent_cse=False)
-    out, lse = jax.lax.map(again, (q, jnp.moveaxis(left_out, 2, 0)))
-    out = out.transpose(1, 0, 3, 4, 2, 5).reshape(batch, -1, heads, dim)
-    lse = lse.transpose(1, 2, 0, 3, 4).reshape(batch, heads, -1)
+        def attend(chunk):
+            q, counted = chunk
+            logits = jnp.einsum("qd,nd->qn", q.astype(np.float32), k) * factor + own[None]
+            logits = jnp.where(jnp.repeat(counted, block_q, 0), logits, -jnp.inf)
+            top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+            top = jnp.where(jnp.isfinite(top), top, 0)
+            weights = jnp.exp(logits - top)
+            total = weights.sum(-1, keepdims=True)
+            some, total = total > 0, jnp.where(total > 0, total, 1)
+            out = jnp.einsum("qn,nd->qd", weights / total, v)
+            return out, jnp.where(some, top + jnp.log(total), -jnp.inf)[:, 0]
+
+        # Inside of a scan nothing can be merged with the first computation: no barrier is needed.
+        return jax.lax.map(jax.checkpoint(attend, prevent_cse=False), (q, far))
+
+    numbers = jnp.arange(batch * heads, dtype=np.int32)
+    out, lse = jax.lax.map(one_head, (numbers, q, k, v))
+    out = out.reshape(batch, heads, -1, dim).swapaxes(1, 2)
+    lse = lse.reshape(batch, heads, -1)
     return out[:, :length], lse[..., :length]
+
+
+def _entry(x, index, heads):
+    """Where x [B|1, H|1, ...] has what belongs to a head, counted over all rows."""
+    place = index // np.int32(heads), index % np.int32(heads)
+    return tuple(jnp.minimum(i, n - 1) for i, n in zip(place, x.shape, strict=False))
 
 
 def block_means(
@@ -137,7 +151,7 @@ def attend_left_out(
       ctx: the step's grid, text lengths and kernel options.
 
     Raises:
-      ValueError: the tokens of a sequence lie on several devices.
+      ValueError: the tokens of a sequence are sharded.
     """
     if current() is not None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""ClusteredPattern: what patterns between clusters of queries and of keys have in common."""
+"""ClusteredPattern: the base of patterns between clusters of queries and clusters of keys."""
 
 import dataclasses
 
@@ -129,7 +129,7 @@ def logit_scale(clusters: Clusters, ctx: StepContext) -> np.float32:
 def authors_setting(grid: VideoGrid, q_clusters: int = 300) -> dict:
     """Numbers of clusters, 300 (or others) and 1000, and blocks of 64.
 
-    Canvases far smaller than the authors' have as few clusters as leave 64 queries and 16 keys to
+    Latent grids far smaller than the authors' get fewer clusters, of at least 64 queries or 16 keys
     each, and smaller blocks.
     """
     tokens = grid.num_video_tokens

@@ -1,4 +1,4 @@
-"""Tokens of a tile that are so like its centre that another stands for them.
+"""Leaves out tokens of a tile that are very similar to its centre; a kept token represents each of them.
 
 VORTA (arXiv 2505.18809) leaves them out as queries and as keys, FastVideo's BSA (arXiv 2509.01085) as
 queries. Likeness is the cosine of queries. Tiles that stick out of the video hold fewer tokens, in

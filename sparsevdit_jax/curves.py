@@ -1,4 +1,4 @@
-"""Walks through a video: every token once, in an order that keeps neighbours near each other.
+"""Curves through a video: orders of all tokens that keep neighbours near each other.
 
 A walk of shape (frames, rows, columns) is an int64 array with the raster index of the token at each
 place. `PATHS` names them; `TokenOrder.path` takes the names.
@@ -40,6 +40,23 @@ def gilbert(shape: Shape) -> np.ndarray:
         stride, n = max(sides, key=lambda side: abs(side[1]))
         walk += range(start, start + stride * n, stride if n > 0 else -stride)
     return np.array(walk)
+
+
+def gilbert_of_frames(shape: Shape) -> np.ndarray:
+    """That curve through each frame, from the corner nearest to where it left the frame before.
+
+    Jenga walks Wan's videos so.
+    """
+    frames, rows, columns = shape
+    curve = np.stack(np.unravel_index(gilbert((1, rows, columns)), (rows, columns)))
+    walks, end = [], np.zeros(2, int)
+    last = np.array([rows - 1, columns - 1])
+    for frame in range(frames):
+        turned = end >= np.array([rows, columns]) / 2
+        y, x = np.where(turned[:, None], last[:, None] - curve, curve)
+        walks.append((frame * rows + y) * columns + x)
+        end = np.array([y[-1], x[-1]])
+    return np.concatenate(walks)
 
 
 def _split(start, a, b, c):
@@ -151,6 +168,7 @@ def _cells(tokens, cell):
 
 PATHS: dict[str, Callable[[Shape], np.ndarray]] = {
     "gilbert": gilbert,
+    "gilbert-frames": gilbert_of_frames,
     "morton": morton,
     "morton-frame": functools.partial(morton, lowest="frame"),
     "rainfusion": cells_then_first_frame,

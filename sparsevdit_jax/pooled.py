@@ -21,8 +21,8 @@ class PooledPattern(AttentionPattern):
 
     takes_density = True
 
-    def token_order(self, grid) -> TokenOrder:
-        """Block order of queries and keys."""
+    def token_order(self, grid) -> Any:
+        """The TokenOrder of queries and keys; None from one that overrides `plan`."""
         raise NotImplementedError
 
     def choose(self, q, k, order: TokenOrder, ctx: StepContext) -> BlockMask:
@@ -80,42 +80,49 @@ def pooled_scores(
     *,
     parts: tuple[int, int] = (1, 1),
     rounded: bool = False,
+    centred: bool = False,
     kv_order: TokenOrder | None = None,
 ) -> jax.Array:
-    """Scaled logits of pooled queries and keys: f32 [B, H, Nq, Nk] in the order of `order`.
+    """Scaled logits of pooled queries and keys: f32 [B, H, Nq, Nk] in their orders.
 
     Means are of real tokens; a block without any has the score 0, or -inf where it has parts.
 
     Args:
       q: [B, L, H, D], raster order.
       k: as q.
-      order: block order.
+      order: block order of the queries.
       ctx: the step's text lengths and scale.
       parts: equal parts of a query block and of a key block. The score is the log-sum-exp over all
         pairs of parts that hold real tokens.
       rounded: means are rounded to bfloat16, those of queries after the scale and log2(e).
+      centred: the mean of all real keys is subtracted from them. It moves a row's scores alike, so it
+        matters to what compares rows, or rounds (SLA, SpargeAttn).
       kv_order: block order of the keys; None: `order`.
     """
-    scale = q.shape[-1] ** -0.5 if ctx.kernel.scale is None else ctx.kernel.scale
+    scale = _scale(q, ctx)
     unit = np.log2(np.e) if rounded else 1.0
     orders = (order, order if kv_order is None else kv_order)
     cells = [o.pool(x, ctx.text_lengths, n) for o, x, n in zip(orders, (q, k), parts, strict=True)]
     cells[0] = cells[0] * np.float32(scale * unit)
+    text = ctx.text_lengths if ctx.grid.text_len else None
+    sizes = [jnp.asarray(o.lengths(text, n)) for o, n in zip(orders, parts, strict=True)]
+    if centred:
+        weights = (sizes[1] / sizes[1].sum(-1, keepdims=True)).swapaxes(1, 2)[..., None]
+        cells[1] = cells[1] - (cells[1] * weights).sum(1, keepdims=True)
     if rounded:
         # A cast there and back may be compiled away.
         cells = [jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7) for x in cells]
     if parts == (1, 1):
-        return _logits(*(x.swapaxes(1, 2) for x in cells)) / np.float32(unit)
-    text = ctx.text_lengths if ctx.grid.text_len else None
+        return _products(*(x.swapaxes(1, 2) for x in cells)) / np.float32(unit)
     split = [
-        (_by_part(x.swapaxes(1, 2), 2, n), _by_part(jnp.asarray(o.lengths(text, n)) > 0, 2, n))
-        for o, x, n in zip(orders, cells, parts, strict=True)
+        (_by_part(x.swapaxes(1, 2), 2, n), _by_part(size > 0, 2, n))
+        for x, size, n in zip(cells, sizes, parts, strict=True)
     ]
 
     def over_queries(total, query):
         def over_keys(total, key):
             real = query[1][..., None] & key[1][:, :, None]
-            scores = _logits(query[0], key[0]) / np.float32(unit)
+            scores = _products(query[0], key[0]) / np.float32(unit)
             return jnp.logaddexp(total, jnp.where(real, scores, -jnp.inf)), None
 
         return jax.lax.scan(over_keys, total, split[1])[0], None
@@ -130,7 +137,16 @@ def video_weights(scores: jax.Array, order: TokenOrder) -> jax.Array:
     return jax.nn.softmax(scores[..., :video, :video], axis=-1)
 
 
-def _logits(q, k):
+def logits(q: jax.Array, k: jax.Array, ctx: StepContext) -> jax.Array:
+    """Scaled logits of means q and k, f32 [B, n, H, D], in float32: [B, H, n, n]."""
+    return _products((q * np.float32(_scale(q, ctx))).swapaxes(1, 2), k.swapaxes(1, 2))
+
+
+def _scale(q, ctx):
+    return q.shape[-1] ** -0.5 if ctx.kernel.scale is None else ctx.kernel.scale
+
+
+def _products(q, k):
     return jnp.einsum("bhid,bhjd->bhij", q, k, precision=jax.lax.Precision.HIGHEST)
 
 

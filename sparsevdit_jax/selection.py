@@ -33,6 +33,16 @@ def round_down(x):
     return jnp.floor(x).astype(np.int32) if isinstance(x, jax.Array) else math.floor(x)
 
 
+def ceil_count(x):
+    """`round_up`, where a product that is whole but for rounding counts as whole: 0.2 of 35 is 7."""
+    return round_up(x * (1 - 1e-6))
+
+
+def floor_count(x):
+    """`round_down`, likewise: 0.7 of 10 is 7."""
+    return round_down(x * (1 + 1e-6))
+
+
 def densities(value: Any) -> float | tuple[float, ...]:
     """A density in (0, 1], or a tuple of one for each head; ValueError for anything else."""
     remedy = "kept blocks / all blocks of a row, or a tuple with one for each head"
@@ -43,6 +53,27 @@ def densities(value: Any) -> float | tuple[float, ...]:
     return share("density", value, remedy=remedy)
 
 
+def by_head(density: float | tuple[float, ...], ctx: StepContext, count: Callable) -> Any:
+    """`count` of the density in force: an int, a traced scalar, or int32 [1, heads of this device].
+
+    Where the step has a density of its own (`StepContext.density`) it takes the place of the mean
+    over heads, and heads keep their proportions; numbers are then float32.
+
+    Args:
+      density: of all heads, or a tuple with one for each head of the layer.
+      ctx: the step.
+      count: density, a float or a traced array -> integers.
+    """
+    if ctx.density is None:
+        if not isinstance(density, tuple):
+            return count(density)
+        return ctx.local_heads(np.array([[count(d) for d in density]], np.int32))
+    own = np.asarray(density, np.float64)
+    proportion = (own / own.mean()).astype(np.float32)
+    counts = count(jnp.minimum(jnp.asarray(ctx.density) * proportion, np.float32(1)))
+    return ctx.local_heads(counts[None]) if isinstance(density, tuple) else counts
+
+
 def row_budget(
     density: float | tuple[float, ...],
     num_blocks: int,
@@ -50,47 +81,34 @@ def row_budget(
     *,
     rounding: Callable = round_half_up,
     multiple: int = 1,
+    single: bool = False,
 ) -> tuple[Any, int]:
     """(blocks that a row keeps, the most that any row ever keeps), both in 1..`num_blocks`.
-
-    Where the step has a density of its own (`StepContext.density`) it takes the place of the mean
-    over heads, and heads keep their proportions. The count is then rounded in float32.
 
     Args:
       density: share of the blocks; of each head of the layer if it is a tuple.
       num_blocks: all blocks.
-      ctx: the step.
+      ctx: the step, whose density is in force where it has one; see `by_head`.
       rounding: of density * num_blocks to an integer.
       multiple: counts are rounded up to a multiple of it.
-
-    Returns:
-      The count: an int, a traced scalar, or int32 [1, heads of this device]; and the room, an int.
+      single: multiply in float32 also where the density is not traced.
     """
-    heads = np.atleast_1d(np.asarray(density))
-    counts: Any
-    if ctx.density is None:
-        found = [_count(float(d), num_blocks, rounding, multiple) for d in heads]
-        room = max(found)
-        counts = np.array([found], np.int32)
-    else:
-        proportion = heads / heads.mean()
+
+    def count(density):
+        if single and not isinstance(density, jax.Array):
+            density = np.float32(density)
+        found = rounding(density * num_blocks)
+        found = -(-found // multiple) * multiple
+        if isinstance(found, jax.Array):
+            return jnp.clip(found, 1, num_blocks)
+        return min(max(found, 1), num_blocks)
+
+    largest = np.max(density)
+    if ctx.density is not None:
         most = 1.0 if ctx.room is None else ctx.room
-        largest = min(most * proportion.max(), 1.0)
-        above = float(np.nextafter(np.float32(largest), np.float32(2)))  # float32 may round up
-        room = _count(above, num_blocks, rounding, multiple)
-        each = jnp.asarray(ctx.density) * proportion.astype(np.float32)[None]
-        counts = jnp.minimum(_count(jnp.minimum(each, 1), num_blocks, rounding, multiple), room)
-    if isinstance(density, tuple):
-        return ctx.local_heads(counts), room
-    return counts[0, 0] if isinstance(counts, jax.Array) else room, room
-
-
-def _count(density, num_blocks, rounding, multiple) -> Any:
-    count = rounding(density * num_blocks)
-    count = -(-count // multiple) * multiple
-    if isinstance(count, jax.Array):
-        return jnp.clip(count, 1, num_blocks)
-    return min(max(count, 1), num_blocks)
+        largest = min(most * largest / np.mean(density), 1.0)
+        largest = np.nextafter(np.float32(largest), np.float32(2))  # float32 may round up
+    return by_head(density, ctx, count), int(count(float(largest)))
 
 
 def block_budget(
@@ -140,38 +158,49 @@ def row_top_k(scores: jax.Array, count: int) -> jax.Array:
     return list_ranked(rank_blocks(scores, count), count, scores.shape[-1])
 
 
-def rank_with_text(scores: jax.Array, order: TokenOrder, capacity: int) -> jax.Array:
+def rank_with_text(
+    scores: jax.Array, order: TokenOrder, capacity: int, kv_order: TokenOrder | None = None
+) -> jax.Array:
     """Indices of the `capacity` best blocks of each video row, text blocks first: int32 [B, H, Nv,
     capacity].
 
     Args:
-      scores: f32 [B, H, N, N], of query and key blocks in the order of `order`.
-      order: block order.
+      scores: f32 [B, H, Nq, Nk], of query and key blocks in their orders.
+      order: block order of the queries.
       capacity: video blocks that a row can keep, plus all text blocks.
+      kv_order: block order of the keys; None: `order`.
     """
-    video = order.num_video_blocks
+    columns = (kv_order or order).num_video_blocks
     # Text columns win every row: they take the first ranks and lie outside of any count.
-    return rank_blocks(scores[:, :, :video].at[..., video:].set(jnp.inf), capacity)
+    scores = scores[:, :, : order.num_video_blocks].at[..., columns:].set(jnp.inf)
+    return rank_blocks(scores, capacity)
 
 
-def ranked_mask(ranked: jax.Array, counts: jax.Array | int, order: TokenOrder) -> BlockMask:
+def ranked_mask(
+    ranked: jax.Array,
+    counts: jax.Array | int,
+    order: TokenOrder,
+    kv_order: TokenOrder | None = None,
+) -> BlockMask:
     """The mask whose video rows keep the first `counts` video blocks of `ranked`, and all text.
 
     Args:
       ranked: from `rank_with_text`.
       counts: int32, broadcasts to [B, H]; at most the video blocks that `ranked` has room for.
-      order: block order.
+      order: block order of the queries.
+      kv_order: block order of the keys; None: `order`.
     """
-    text, total = order.num_text_blocks, order.num_blocks
+    kv_order = kv_order or order
+    text, total = kv_order.num_text_blocks, kv_order.num_blocks
     counts = jnp.broadcast_to(jnp.asarray(counts, np.int32), ranked.shape[:2])
     counts = jnp.broadcast_to(counts[..., None] + np.int32(text), ranked.shape[:-1])
     listed = list_ranked(ranked, counts, total)
-    rows = ((0, 0), (0, 0), (0, text))
+    rows = ((0, 0), (0, 0), (0, order.num_text_blocks))
     return BlockMask(
         jnp.pad(jnp.where(listed == total, 0, listed), (*rows, (0, 0))),
         jnp.pad(counts, rows, constant_values=total),
         block_q=order.block,
-        block_kv=order.block,
+        block_kv=kv_order.block,
         num_kv_blocks=total,
     )
 
@@ -182,6 +211,7 @@ def top_blocks(
     order: TokenOrder,
     ctx: StepContext,
     *,
+    kv_order: TokenOrder | None = None,
     rounding: Callable = round_half_up,
     multiple: int = 1,
 ) -> BlockMask:
@@ -190,22 +220,23 @@ def top_blocks(
     No gradient flows through the choice.
 
     Args:
-      scores: f32 [B, H, N, N], of query and key blocks in the order of `order`.
+      scores: f32 [B, H, Nq, Nk], of query and key blocks in their orders.
       density: share of the video blocks that a row keeps, one at least; see `row_budget`.
-      order: block order.
+      order: block order of the queries.
       ctx: the step.
+      kv_order: block order of the keys; None: `order`.
       rounding: as in `row_budget`.
       multiple: as in `row_budget`.
     """
-    video = order.num_video_blocks
+    columns = kv_order or order
+    video, text = columns.num_video_blocks, columns.num_text_blocks
     counts, room = row_budget(density, video, ctx, rounding=rounding, multiple=multiple)
-    scores = jax.lax.stop_gradient(scores)
-    ranked = rank_with_text(scores, order, room + order.num_text_blocks)
-    return ranked_mask(ranked, counts, order)
+    ranked = rank_with_text(jax.lax.stop_gradient(scores), order, room + text, kv_order)
+    return ranked_mask(ranked, counts, order, kv_order)
 
 
 def head_levels(recall: jax.Array, threshold: float) -> jax.Array:
-    """Which heads can do with fewer blocks and which get theirs: int32 [..., H], -1, 0 or +1.
+    """Which heads give blocks (-1), keep theirs (0) or get more (+1): int32 [..., H].
 
     n heads have a recall above `threshold` (at most half of all heads count); the n best are marked
     -1, the n worst +1. Equal recalls are ordered by head.

@@ -7,24 +7,26 @@ from sparsevdit_jax.pattern import AttentionPattern
 
 @dataclasses.dataclass(frozen=True)
 class Compensated(AttentionPattern):
-    """The pattern's own choice of blocks, but what it drops enters the same softmax as one key a block.
+    """Keeps the pattern's choice of blocks, and adds each dropped block to the softmax as one key.
 
     The key is the mean of the block's n real keys, with logit q . mean * scale + log n, and its value
-    is the mean of the values. So a query loses how keys differ inside a block, and not their mass.
+    is the mean of the values. So a query keeps the mass of a block, and loses only the differences between its keys.
     Sol-Attn (arXiv 2607.24027) does this for its own choice; around other patterns it is ours. It costs
     attention to one key a block: 1 / block of dense attention.
 
     Blocks are those of the pattern's plan: tiles, packed tokens, text in its own blocks. A row that
-    keeps all blocks is what it was; one that keeps none attends to all centroids, and so does a head of
-    `Skip` (by itself it has one block, all tokens). `Dense`, exact phases and the state are the
-    pattern's; a pattern that remembers its lse remembers that of the whole softmax. Density counts
-    what is kept. The sequence must be whole on a device: heads fewer than devices are refused.
+    keeps all blocks does not change. A row that keeps none attends to all centroids, and so does a head
+    of `Skip` (by itself it has one block, all tokens). `Dense`, dense steps and the state stay the
+    pattern's. A pattern that remembers its lse remembers that of the whole softmax. Density counts
+    what is kept. Fewer heads than devices are refused, because sequences must not be sharded.
 
     Attributes:
       member: the pattern; one that is a softmax over blocks.
     """
 
     member: AttentionPattern
+
+    in_ring = False  # centroids of a whole sequence are not those of its parts
 
     def __post_init__(self):
         if not isinstance(self.member, AttentionPattern):
@@ -43,11 +45,6 @@ class Compensated(AttentionPattern):
         return (self.member,)
 
     @property
-    def takes_density(self) -> bool:  # pyrefly: ignore
-        """Whether the pattern does."""
-        return self.member.takes_density
-
-    @property
     def sees_dense_steps(self) -> bool:  # pyrefly: ignore
         """Whether the pattern does."""
         return self.member.sees_dense_steps
@@ -58,9 +55,9 @@ class Compensated(AttentionPattern):
         return self.member.is_dense
 
     @property
-    def num_steps(self) -> int | None:  # pyrefly: ignore
-        """Those of the pattern."""
-        return self.member.num_steps
+    def num_heads(self) -> int | None:
+        """Heads that the pattern names; None: any number."""
+        return getattr(self.member, "num_heads", None)
 
     @property
     def serves_any_head(self) -> bool:
@@ -83,6 +80,10 @@ class Compensated(AttentionPattern):
     def init(self, grid, *, batch, num_heads, head_dim):
         """The pattern's."""
         return self.member.init(grid, batch=batch, num_heads=num_heads, head_dim=head_dim)
+
+    def prepare(self, q, k, v, state, ctx):
+        """The pattern's."""
+        return self.member.prepare(q, k, v, state, ctx)
 
     def plan(self, q, k, state, ctx):
         """The pattern's, compensated."""

@@ -30,8 +30,8 @@ class FastVideoBsa(AttentionPattern):
 
     Source: FastVideo, fastvideo/attention/backends/bsa_attn.py. There the tokens that are left out are
     those like slot 32 of 64, and the "filling" is by slot, where the paper has more. Differs: any
-    canvas will do. A tile that sticks out of the video has m tokens, its middle slot is m // 2 and it
-    keeps ``max(1, int(m * query_keep))``; the authors' tiles must divide the canvas.
+    latent grid will do. A tile that sticks out of the video has m tokens, its middle slot is m // 2 and it
+    keeps ``max(1, int(m * query_keep))``; the authors' tiles must divide the latent grid.
 
     Density counts pairs of kept queries over all pairs. A block of queries has as many slots as a full
     tile keeps, 32 by default: kernels for Hopper, which need multiples of 64, refuse all but
@@ -132,5 +132,6 @@ METHODS = (
         title="BSA (FastVideo)",
         source="FastVideo, bsa_attn.py: its defaults, which name no dense steps",
         pattern=lambda grid, num_heads, layer: FastVideoBsa(),
+        trained=True,
     ),
 )

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import BlockMask
 from pallas_kernels._checks import resolve_scale
 from pallas_kernels._values import whole
+from sparsevdit_jax.block_rules import video_mask
 from sparsevdit_jax.context import StepContext
+from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.method import Method, warm_up
 from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan
 from sparsevdit_jax.token_order import TokenOrder
@@ -46,6 +47,8 @@ class SolAttn(AttentionPattern):
       neighbours: blocks before and after a block of queries that are exact.
       sink_tokens: video tokens, in block order, whose blocks are exact for all.
       sink_start: the first of them; None: they are the last.
+      path: in which walk tokens are packed into blocks (`TokenOrder.path`): "morton-frame" is
+        Sana's, "morton" LightX2V's, which says that it is Sana's and is not. None: raster order.
     """
 
     tau: float = 1.0
@@ -54,6 +57,7 @@ class SolAttn(AttentionPattern):
     neighbours: int = 1
     sink_tokens: int = 0
     sink_start: int | None = None
+    path: str | None = "morton-frame"
 
     def __post_init__(self):
         number = isinstance(self.tau, int | float | np.integer | np.floating)
@@ -70,6 +74,7 @@ class SolAttn(AttentionPattern):
             neighbours=whole("neighbours", self.neighbours, remedy="it counts blocks on each side"),
             sink_tokens=whole("sink_tokens", self.sink_tokens, remedy="it counts video tokens"),
         )
+        TokenOrder(VideoGrid(1, 1, 1), 1, path=self.path)  # refuses what is no walk
         if self.sink_start is not None:
             remedy = "None puts the sink at the end"
             checked["sink_start"] = whole("sink_start", self.sink_start, remedy=remedy)
@@ -77,18 +82,15 @@ class SolAttn(AttentionPattern):
             object.__setattr__(self, name, value)
 
     def token_order(self, grid) -> TokenOrder:
-        """Raster order with text last."""
-        return TokenOrder(grid, self.block)
+        """The walk's, with text last."""
+        return TokenOrder(grid, self.block, path=self.path)
 
     def plan(self, q, k, state, ctx):
         """Exact blocks by the rule; the others compensated."""
         order = self.token_order(ctx.grid)
         scores, threshold = self.routes(q, k, ctx)
-        text = ((0, 0), (0, 0), *((0, order.num_text_blocks),) * 2)
         keep = (scores > threshold[..., None]) | self.always(ctx.grid)[None, None]
-        keep = jnp.pad(keep, text, constant_values=True)
-        mask = BlockMask.from_dense(keep, block_q=self.block, block_kv=self.block)
-        return AttentionPlan(mask, order, compensated=True), state
+        return AttentionPlan(video_mask(keep, order), order, compensated=True), state
 
     def routes(self, q, k, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
         """Scores of pairs of video blocks, f32 [B, H, Nv, Nv], and the rows' thresholds [B, H, Nv].

@@ -203,5 +203,6 @@ METHODS = (
         source="FastVideo, vmoba.py and its settings of Wan 2.1 1.3B for 77 frames of 480 x 832",
         pattern=lambda grid, num_heads, layer: VMoBA(_CHUNKS[layer % 3]),
         schedule=warm_up(0.24),
+        trained=True,
     ),
 )

@@ -31,7 +31,7 @@ class Coreset(AttentionPattern):
     Source: wenhao728/VORTA, vorta/attention/coreset_select.py and wan.py; it is the query's likeness
     that decides about keys, too. Differs: a bucket that sticks out of the video has fewer tokens and
     keeps the same share of them, its centre at least, which is the middle of what there is; the
-    authors' buckets must divide the canvas.
+    authors' buckets must divide the latent grid.
 
     Density counts pairs of kept tokens over all pairs.
 

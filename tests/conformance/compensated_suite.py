@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsevdit_jax import Phase
-from tests.attending import attended
-from tests.conformance.pattern_suite import BATCH, PatternSuite, make_case
+from tests.conformance.pattern_suite import BATCH, PatternSuite
 from tests.sparsevdit_jax import oracles
 
 
@@ -87,16 +85,6 @@ class CompensatedSuite(PatternSuite):
         np.testing.assert_allclose(reuse[1], out, rtol=2e-5, atol=2e-5)
         np.testing.assert_allclose(reuse[2], lse, rtol=2e-5, atol=2e-5)
 
-    def test_gradients_are_those_of_the_masked_softmax(self, attend):
-        case = make_case("text_last")
-        state, keep = self.state(case, attend), self.keep_blocks(case)
-        weights = jax.random.normal(jax.random.key(9), case.qkv.shape[1:])
-
-        def loss(qkv):
-            return (attended(self.pattern, *qkv, state, case.ctx(Phase.REUSE))[0] * weights).sum()
-
-        def whole(qkv):
-            return (self.truth(case, qkv, keep, jnp)[0] * weights).sum()
-
-        got, expected = (jax.jit(jax.grad(f))(case.qkv) for f in (loss, whole))
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    def plain(self, case):
+        keep = self.keep_blocks(case)
+        return jax.jit(lambda qkv: self.truth(case, qkv, keep, jnp)[0])

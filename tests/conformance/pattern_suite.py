@@ -3,6 +3,7 @@ token-level truth.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import (
+    KernelOptions,
     Phase,
     SparseAttention,
     StepContext,
@@ -32,6 +34,24 @@ CASES = {
 BATCH, HEADS, HEAD_DIM = 2, 2, 8
 
 
+def density_of_plan(pattern, case, ctx):
+    """Kept share of real token pairs of each head, by the plan of the case's own q and k."""
+
+    @jax.jit
+    def count(q, k, ctx):
+        plan, _ = pattern.plan(q, k, (), ctx)
+        mask = ops.with_lengths(plan.mask, plan.q_order, plan.kv_order, ctx)
+        return mask.density(per_head=True)
+
+    return count(*case.qkv[:2], ctx)
+
+
+def density_of_tokens(keep, case):
+    """The same of bool [B, H, L, L]."""
+    real = oracles.real_tokens(case.grid, case.text_lengths, BATCH).sum(1)
+    return keep.sum((0, 2, 3)) / (real**2.0).sum()
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One grid with q, k, v and the results of a pattern on it."""
@@ -41,7 +61,12 @@ class Case:
     qkv: jax.Array
 
     def ctx(self, phase, **kwargs):
-        return StepContext(self.grid, phase, text_lengths=self.text_lengths, **kwargs)
+        # The plain kernel compiles fastest, and kernels have tests of their own; the case with most in it takes the
+        # one that users get.
+        whole = self.grid == RAGGED_TEXT_LAST
+        kernel = KernelOptions(None if whole else "reference")
+        more = dict(text_lengths=self.text_lengths, kernel=kernel)
+        return StepContext(self.grid, phase, **more | kwargs)
 
 
 def make_case(name: str) -> Case:
@@ -50,6 +75,23 @@ def make_case(name: str) -> Case:
     shape = (3, BATCH, grid.num_tokens, HEADS, HEAD_DIM)
     lengths = None if lengths is None else np.asarray(lengths, np.int32)
     return Case(grid, lengths, jax.random.normal(jax.random.key(7), shape))
+
+
+def weights_of(case: Case) -> jax.Array:
+    """Of the outputs in the sum that is differentiated."""
+    return jax.random.normal(jax.random.key(9), case.qkv.shape[1:])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step_and_gradient(pattern, qkv, state, ctx, weights):
+    """out, lse and state of a step, and the gradient of sum(out * weights) by qkv: one program for all."""
+
+    def loss(qkv):
+        out, *rest = attended(pattern, *qkv, state, ctx)
+        return (out * weights).sum(), (out, *rest)
+
+    (_, results), gradient = jax.value_and_grad(loss, has_aux=True)(qkv)
+    return *results, gradient
 
 
 def of_tokens(x, tokens):
@@ -109,12 +151,25 @@ class PatternSuite:
             *_, state = attend(*case.qkv, state, case.ctx(Phase.FIRST_SEARCH))
         return state
 
+    @classmethod
+    def step(cls, case, attend, qkv, state):
+        """out, lse and state of a REUSE step; with text last from the program that gives its gradient, too."""
+        if case.grid is RAGGED_TEXT_LAST:
+            return cls.differentiated(case, qkv, state)[:3]
+        return attend(*qkv, state, case.ctx(Phase.REUSE))
+
+    @classmethod
+    def differentiated(cls, case, qkv, state):
+        """`step_and_gradient` of a REUSE step."""
+        weights = weights_of(case)
+        return step_and_gradient(cls.pattern, qkv, state, case.ctx(Phase.REUSE), weights)
+
     @pytest.fixture(scope="class")
     @classmethod
     def reuse(cls, case, attend):
         """(state, out, lse) of a REUSE step."""
         state = cls.state(case, attend)
-        out, lse, after = attend(*case.qkv, state, case.ctx(Phase.REUSE))
+        out, lse, after = cls.step(case, attend, case.qkv, state)
         if not cls.moves:
             jax.tree.map(np.testing.assert_array_equal, after, state)
         return state, out, lse
@@ -136,15 +191,16 @@ class PatternSuite:
         noise = jax.random.normal(jax.random.key(8), case.qkv.shape) * 1e4
         qkv = jnp.where(real[None, :, :, None, None], case.qkv, noise)
         state, out, lse = reuse
-        again, again_lse, _ = attend(*qkv, state, case.ctx(Phase.REUSE))
+        again, again_lse, _ = self.step(case, attend, qkv, state)
         np.testing.assert_array_equal(again, out)
         np.testing.assert_array_equal(again_lse, lse)
         if self.searches:
             *_, searched = attend(*qkv, self._fresh(case), case.ctx(Phase.FIRST_SEARCH))
             jax.tree.map(np.testing.assert_array_equal, searched.mask, state.mask)
 
-    def test_dense_phase_is_exact(self, case, attend, reuse):
-        state = reuse[0]
+    def test_dense_phase_is_exact(self, attend):
+        case = make_case("text_last")
+        state = self.state(case, attend)
         out, lse, after = attend(*case.qkv, state, case.ctx(Phase.DENSE))
         everything = np.ones((1, case.grid.num_video_tokens, case.grid.num_video_tokens), bool)
         keep = oracles.join_text(everything, case.grid, case.text_lengths, BATCH)
@@ -162,7 +218,8 @@ class PatternSuite:
         expected = keep.sum((0, 2, 3)) / np.square(real).sum()
         np.testing.assert_allclose(counted, expected, rtol=1e-5)
 
-    def test_state_structure_is_constant(self, case, attend):
+    def test_state_structure_is_constant(self, attend):
+        case = make_case("text_first")
         state = self._fresh(case)
         shapes = jax.eval_shape(lambda: state)
         for phase in Phase:
@@ -181,7 +238,7 @@ class PatternSuite:
         np.testing.assert_array_equal(again_lse[::-1], lse)
 
     def test_same_bits_on_a_rerun(self, attend):
-        case = make_case("text_last")
+        case = make_case("text_first")
         runs = []
         for _ in range(2):
             state = self.state(case, attend)
@@ -190,22 +247,24 @@ class PatternSuite:
 
     def test_gradients_are_those_of_the_masked_softmax(self, attend):
         case = make_case("text_last")
-        state, keep = self.state(case, attend), self.keep_tokens(case)
-        queries = self.queries(case)
-        weights = jax.random.normal(jax.random.key(9), case.qkv.shape[1:])
+        state, weights = self.state(case, attend), weights_of(case)
+        *_, got = self.differentiated(case, case.qkv, state)
+        plain = self.plain(case)
+        expected = jax.grad(lambda qkv: (plain(qkv) * weights).sum())(case.qkv)
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
-        def loss(qkv):
-            return (attended(self.pattern, *qkv, state, case.ctx(Phase.REUSE))[0] * weights).sum()
+    def plain(self, case):
+        """out of qkv by the formula, to be differentiated."""
+        keep, queries = self.keep_tokens(case), self.queries(case)
 
         def masked(qkv):
             q, k, v = of_tokens(qkv[0], queries), *qkv[1:]
             logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * HEAD_DIM**-0.5
             logits = jnp.where(keep, logits, -1e30)
             p = jnp.where(keep, jax.nn.softmax(logits), 0.0)
-            return (jnp.einsum("bhqk,bkhd->bqhd", p, v) * weights).sum()
+            return jnp.einsum("bhqk,bkhd->bqhd", p, v)
 
-        got, expected = jax.jit(jax.grad(loss))(case.qkv), jax.grad(masked)(case.qkv)
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+        return masked
 
     def test_is_a_value(self):
         copy = dataclasses.replace(self.pattern)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import TokenOrder, VideoGrid
-from sparsevdit_jax.block_rules import keep_from, keep_share, keep_top, video_mask
+from sparsevdit_jax.block_rules import keep_from, keep_over_head, keep_share, keep_top, video_mask
 
 SCORES = np.random.RandomState(0).randint(-3, 4, (2, 3, 5, 7)).astype(np.float32)
 
@@ -36,6 +36,15 @@ def test_the_highest_of_a_row_ties_by_index():
 def test_what_is_not_below_a_rank_with_its_ties():
     want = rows(lambda row, _: row >= np.sort(row)[::-1][3])
     np.testing.assert_array_equal(keep_from(SCORES, 4), want)
+
+
+def test_one_threshold_for_a_head():
+    dropped = np.array([[0, 1, 20], [34, 35, 7]], np.int32)
+    got = keep_over_head(SCORES, dropped)
+    for head in np.ndindex(2, 3):
+        limit = np.sort(SCORES[head].ravel())[max(dropped[head] - 1, 0)]
+        np.testing.assert_array_equal(got[head], SCORES[head] >= limit)
+    assert got[0, 0].all()
 
 
 @pytest.mark.parametrize("crossing", [False, True])

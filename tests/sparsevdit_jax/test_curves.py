@@ -35,6 +35,12 @@ def test_gilbert_of_odd_sides_is_jenga_s(shape, walk):
     assert gilbert(shape).tolist() == walk
 
 
+def test_gilbert_of_frames_goes_on_where_the_frame_before_ended():
+    """Made by sliced_gilbert_mapping of the same file."""
+    walk = [0, 4, 5, 1, 2, 6, 7, 3, 11, 15, 14, 10, 9, 13, 12, 8, 16, 20, 21, 17, 18, 22, 23, 19]
+    assert PATHS["gilbert-frames"]((3, 2, 4)).tolist() == walk
+
+
 @pytest.mark.parametrize(("lowest", "order"), [("column", (0, 1, 2)), ("frame", (2, 1, 0))])
 def test_morton_interleaves_bits(lowest, order):
     shape, codes = (3, 5, 6), []

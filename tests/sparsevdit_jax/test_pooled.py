@@ -68,6 +68,19 @@ def test_rounded_means(qk):
     np.testing.assert_allclose(got[0, 1], a @ b.T / np.log2(np.e), rtol=2e-6, atol=1e-6)
 
 
+def test_keys_without_their_mean(qk):
+    """Of real tokens; a row moves by what its query makes of the mean."""
+    order, ctx = TokenOrder(GRID, 4), StepContext(GRID, text_lengths=TEXT)
+    q, k = qk
+    plain, centred = (pooled_scores(q, k, order, ctx, centred=c) for c in (False, True))
+    real = np.r_[:4, 9:39]  # text of the first row, video
+    moved = np.einsum("id,d->i", order.pool(q, TEXT)[0, :, 2], k[0, real, 2].mean(0)) / 2
+    used = order.lengths(TEXT[:1])[0, 0] > 0
+    difference = (plain - centred)[0, 2][np.ix_(used, used)]
+    want = np.broadcast_to(moved[used, None], difference.shape)
+    np.testing.assert_allclose(difference, want, rtol=1e-4, atol=1e-6)
+
+
 def test_weights_are_a_softmax_over_video_blocks(qk):
     order = TokenOrder(GRID, 4)
     scores = pooled_scores(*qk, order, StepContext(GRID))

@@ -10,10 +10,19 @@ from experiments.conformance.check import close, same, softmax_roundings
 from sparsevdit_jax import StepContext, TokenOrder, VideoGrid, sparse_attention
 from sparsevdit_jax.block_rules import keep_top
 from sparsevdit_jax.curves import PATHS
-from sparsevdit_jax.patterns import LongCatBsa, Nabla, SubBlock
-from sparsevdit_jax.pooled import pooled_scores
-from sparsevdit_jax.selection import round_up, row_budget
-from sparsevdit_jax.token_order import gather_indices
+from sparsevdit_jax.masks.blocks import touching
+from sparsevdit_jax.patterns import (
+    CubeSparse,
+    Draft,
+    Jenga,
+    LongCatBsa,
+    Nabla,
+    RainFusion,
+    SubBlock,
+)
+from sparsevdit_jax.pooled import pooled_scores, video_weights
+from sparsevdit_jax.selection import round_down, round_up, row_budget
+from sparsevdit_jax.token_order import gather_indices, slot_positions
 
 
 def shape_of(array):
@@ -110,6 +119,111 @@ def nabla(vectors):
     yield from attention(vectors, pattern, grid)
 
 
+def draft(vectors):
+    """The draft map of cells, its threshold, and attention; text stands last."""
+    grid = VideoGrid(*shape_of(vectors["grid"]), int(vectors["text"]))
+    pattern = Draft(1 - float(vectors["sparsity"]))
+    order, count = pattern.token_order(grid), vectors["draft_map"].shape[-1]
+    yield same(
+        "order",
+        gather_indices(order)[: grid.num_video_tokens],
+        vectors["perm"][: grid.num_video_tokens],
+    )
+    q, k, _ = sequence(vectors)
+    scores = jax.jit(lambda q, k: pooled_scores(q, k, order, StepContext(grid)))(q, k)
+    weights = video_weights(scores, order)[0]
+    yield close(
+        "draft map", weights, vectors["draft_map"], score_roundings(q, order.block) + count / 3
+    )
+    keep = mask_of(pattern, q, k, grid)[0]
+    blocks = vectors["block_mask"].shape[-1]
+    yield same("mask", keep[:, :blocks, :blocks], vectors["block_mask"])
+    yield from attention(vectors, pattern, grid)
+
+
+def jenga(vectors):
+    """The curve, its inverse and which blocks touch; mask and attention where the file has them, whose
+    tokens are in curve order.
+    """
+    shape, block = shape_of(vectors["grid"]), int(vectors["block"])
+    order = TokenOrder(VideoGrid(*shape), block, path="gilbert")
+    walk = PATHS["gilbert"](shape)
+    yield same("curve", walk, vectors["hilbert_order"])
+    yield same("inverse", slot_positions(order), vectors["linear_to_hilbert"])
+    yield same("neighbours", touching(order), vectors["neighbours"])
+    if "block_mask" not in vectors:
+        return
+    grid = VideoGrid(*shape, int(vectors["text"]))
+    # Half a block more than the file's number, so that rounding down gives it.
+    least = (int(vectors["top_k"]) + 0.5) / order.num_video_blocks
+    pattern = Jenga(min(least, 1.0), float(vectors["p"]), block)
+    places = slot_positions(pattern.token_order(grid))
+    q, k, _ = sequence(vectors, places)
+    yield same("mask", mask_of(pattern, q, k, grid), vectors["block_mask"])
+    yield from attention(vectors, pattern, grid, places)
+
+
+def cube_sparse(vectors):
+    """Labels, scores, counts, the mask of tokens and attention.
+
+    A file's sequence is text, keyframe, video, audio. Here audio is the end of the text, as both are
+    dense, and a keyframe is the grid's first frame.
+    """
+    frames, rows, columns = shape_of(vectors["video_shape"])
+    text, audio, keyframe = (int(vectors[name]) for name in ("text", "audio", "keyframe"))
+    key = None if keyframe < 0 else keyframe
+    grid = VideoGrid(frames + (key is not None), rows, columns, text + audio, text_first=True)
+    length = len(vectors["label_of_token"])
+    dense = np.r_[:text, length - audio : length]
+    order = np.concatenate([dense, np.arange(text, length - audio)])
+    pattern = CubeSparse(float(vectors["topk_ratio"]), shape_of(vectors["cube"]), key)
+    q, k, _ = sequence(vectors, order)
+    ctx, sparse = StepContext(grid), vectors["sparse_label"]
+    scores = jax.jit(lambda q, k: pattern.scores(q, k, ctx))(q, k)[0]
+    roundings = score_roundings(q, int(vectors["label_counts"].max()))
+    yield close("scores", scores, vectors["label_scores"][:, sparse][..., sparse], roundings)
+    count, _ = row_budget(pattern.density, sparse.sum(), ctx, rounding=round_down, single=True)
+    yield same("cubes of a row", count, vectors["selected_counts"].max())
+    # Blocks are numbered otherwise and text is cut otherwise, so masks of tokens are compared.
+    plan, _ = pattern.plan(q, k, (), ctx)
+    places = slot_positions(plan.q_order) if key is None else plan.q_order.positions[0, 0]
+    block_of = np.asarray(places) // plan.mask.block_q
+    slots, theirs = vectors["slot_token"], np.empty(length, int)
+    theirs[slots[slots >= 0]] = np.flatnonzero(slots >= 0) // plan.mask.block_q
+    keep, theirs = np.asarray(plan.mask.to_dense()), theirs[order]
+    want = vectors["block_mask"][..., theirs, :][..., theirs]
+    yield same("mask of tokens", keep[..., block_of, :][..., block_of], want)
+    yield from attention(vectors, pattern, grid, order)
+
+
+def rainfusion(vectors, dialect, text=0, text_first=False):
+    """Order, scores, mask and attention of one dialect."""
+    grid = VideoGrid(*shape_of(vectors["grid"]), text, text_first)
+    density = 1 - float(vectors["sparsity"])
+    pattern = RainFusion(density, int(vectors["pool_size"]), dialect)
+    order = pattern.token_order(grid)
+    yield same("order", gather_indices(order), vectors["order"])
+    q, k, _ = sequence(vectors)
+    scores = jax.jit(lambda q, k: pooled_scores(q, k, order, StepContext(grid)))(q, k)
+    roundings = score_roundings(q, order.block)
+    if dialect == "lightx2v":
+        scores, roundings = jax.nn.softmax(scores, -1), roundings + order.num_blocks / 3
+    yield close("scores", scores, vectors["block_scores"], roundings)
+    yield same("mask", mask_of(pattern, q, k, grid), vectors["block_mask"])
+    yield from attention(vectors, pattern, grid)
+
+
+def rainfusion_lightx2v(vectors):
+    """Text joins the blocks of the first frame."""
+    text = int(vectors["text_len"])
+    return rainfusion(vectors, "lightx2v", text, bool(vectors["text_first"]))
+
+
+def rainfusion_sglang(vectors):
+    """There is no text."""
+    return rainfusion(vectors, "sglang")
+
+
 def morton(vectors):
     """Tokens along the curve, with the frame (Sana) or the column (LightX2V) in the lowest bit."""
     paths = {"sana": "morton-frame", "lightx2v": "morton"}
@@ -124,5 +238,10 @@ FAMILIES = {
     "subblock_": subblock,
     "longcat_bsa": longcat_bsa,
     "nabla_": nabla,
+    "rainfusion_lightx2v": rainfusion_lightx2v,
+    "rainfusion_sglang": rainfusion_sglang,
+    "cube_sparse": cube_sparse,
+    "jenga_": jenga,
+    "draft_": draft,
     "morton3d": morton,
 }

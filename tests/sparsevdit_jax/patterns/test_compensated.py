@@ -3,8 +3,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, StepContext, VideoGrid
-from sparsevdit_jax.patterns import AdaSpa, Compensated, Dense, Diagonal, PerHead, Skip, SlidingTile
+from sparsevdit_jax import Phase, SparseAttention, StepContext, StepSchedule, VideoGrid
+from sparsevdit_jax.patterns import (
+    AdaSpa,
+    Compensated,
+    Dense,
+    Diagonal,
+    MultiDiagonal,
+    PerHead,
+    Skip,
+    SlidingTile,
+    Table,
+)
 from sparsevdit_jax.search.probe import Probe
 from sparsevdit_jax.search.rules import SparseVditRule
 from tests.attending import attended, jitted
@@ -79,19 +89,29 @@ def test_around_adaspa_searches_are_its_own_and_the_steps_between_are_compensate
 
 
 def test_heads_of_a_mixture_are_what_each_is_by_itself():
-    band = Diagonal(0.4, BLOCK)
-    pattern = Compensated(PerHead(((band, (0, 2)), (AdaSpa(0.4, BLOCK), (1,)))))
-    qkv, block = random_qkv(3), cut(GRID, BLOCK)
+    band, sites = Diagonal(0.4, BLOCK), MultiDiagonal(0.4, BLOCK)  # two orders, one launch
+    pattern = Compensated(PerHead(((band, (0,)), (AdaSpa(0.4, BLOCK), (1,)), (sites, (2,)))))
+    qkv, block = random_qkv(3), np.stack([cut(GRID, BLOCK)] * 3)[None]
+    block[:, 2, ~oracles.text_tokens(GRID)] = oracles.site_major_blocks(GRID, BLOCK)
     state = pattern.init(GRID, batch=2, num_heads=3, head_dim=8)
     out, lse, _ = jitted(pattern)(*qkv, state, ctx())
-    keep = np.ones((1, 3, block.max() + 1, block.max() + 1), bool)  # of AdaSpa before its search
-    keep[:, ::2] = band.keep_blocks(GRID, 2)
+    keep = np.ones((1, 3, *(block.max() + 1,) * 2), bool)  # of AdaSpa before its search
+    keep[:, 0], keep[:, 2] = band.keep_blocks(GRID, 1), sites.keep_blocks(GRID, 1)
     assert not keep.all()
     want, want_lse = compensated(*qkv, keep, (block, block), REAL)
     np.testing.assert_allclose(out, want, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(lse, want_lse, rtol=2e-5, atol=2e-5)
     assert pattern.at_step(0, 3)[0] == Compensated(band)
     assert not pattern.serves_any_head
+    assert pattern.num_heads == 3
+
+
+def test_a_table_stays_one_of_its_steps():
+    pattern = Compensated(Table((Diagonal(0.4, BLOCK), Dense()), ((1, 1), (0, 1))))
+    attention = SparseAttention.uniform(pattern, 2, StepSchedule(2, 1))
+    assert SparseAttention.from_json(attention.to_json()) == attention
+    with pytest.raises(ValueError, match="step 0 would be sparse, but the Table of layer 0"):
+        attention.with_dense(0)
 
 
 def test_a_head_left_out_attends_to_the_mean_of_all_real_tokens():

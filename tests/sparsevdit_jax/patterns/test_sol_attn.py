@@ -2,19 +2,30 @@ import jax
 import numpy as np
 import pytest
 
-from sparsevdit_jax import Phase, StepContext, VideoGrid, ops
+from sparsevdit_jax import Phase, StepContext, VideoGrid
 from sparsevdit_jax.patterns import SolAttn
 from sparsevdit_jax.presets import attention_for
 from tests.conformance.compensated_suite import CompensatedSuite, cut
+from tests.conformance.pattern_suite import density_of_plan, density_of_tokens
 from tests.sparsevdit_jax import oracles
 
 BLOCK = 8
 
 
+def blocks_on(grid, pattern):
+    """Block of each video token; by a Morton code whose lowest bit is the frame's."""
+    if pattern.path is None:
+        return oracles.frame_major_blocks(grid, pattern.block)
+    code = sum(((grid.coordinates() >> bit) & 1) @ [1, 2, 4] << 3 * bit for bit in range(5))
+    block_of = np.zeros(grid.num_video_tokens, int)
+    block_of[np.argsort(code, kind="stable")] = np.arange(len(code)) // pattern.block
+    return block_of
+
+
 def sol_keep(q, k, pattern, grid):
     """Video blocks that the rule keeps, bool [B, H, Nv, Nv], in float64."""
     video = ~oracles.text_tokens(grid)
-    block_of = oracles.frame_major_blocks(grid, pattern.block)
+    block_of = blocks_on(grid, pattern)
     member = np.eye(block_of.max() + 1)[block_of]
     q, k = (
         np.einsum("blhd,ln->bhnd", np.asarray(x, np.float64)[:, video], member / member.sum(0))
@@ -48,23 +59,21 @@ class TestSolAttn(CompensatedSuite):
         return np.pad(keep, ((0, 0), (0, 0), (0, text), (0, text)), constant_values=True)
 
     def block_of(self, grid):
-        return cut(grid, BLOCK)
+        block_of = cut(grid, BLOCK)
+        block_of[~oracles.text_tokens(grid)] = blocks_on(grid, self.pattern)
+        return block_of
 
-    def test_counted_density_is_that_of_the_truth(self, case, reuse):
+    def test_counted_density_is_that_of_the_truth(self, case):
         """The rule follows q and k, so what the settings say is an example, of random ones."""
-        ctx, keep = case.ctx(Phase.REUSE), self.keep_tokens(case)
-        plan, _ = self.pattern.plan(*case.qkv[:2], (), ctx)
-        mask = ops.with_lengths(plan.mask, plan.q_order, None, ctx)
-        real = oracles.real_tokens(case.grid, case.text_lengths, len(keep)).sum(1)
-        np.testing.assert_allclose(
-            mask.density(per_head=True), keep.sum((0, 2, 3)) / (real**2.0).sum(), rtol=1e-5
-        )
+        found = density_of_plan(self.pattern, case, case.ctx(Phase.REUSE))
+        want = density_of_tokens(self.keep_tokens(case), case)
+        np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     "pattern",
     [
-        SolAttn(1.5, "exact", BLOCK, neighbours=0),
+        SolAttn(1.5, "exact", BLOCK, neighbours=0, path=None),
         SolAttn(-0.2, block=16, sink_tokens=3),
         SolAttn(8.0, block=BLOCK, neighbours=0, sink_tokens=500),
     ],
@@ -99,6 +108,7 @@ def test_a_lower_threshold_keeps_more_and_none_is_dense_attention():
         ("neighbours", -1, "must be a whole number of at least 0"),
         ("sink_tokens", 1.5, "must be a whole number of at least 0"),
         ("sink_start", -1, "None puts the sink at the end"),
+        ("path", "hilbert", "must be None or one of"),
     ],
 )
 def test_bad_fields_are_refused(field, value, rule):
