@@ -206,9 +206,10 @@ def cluster_means(
     # Padding is zero, so that sums of blocks are those of their tokens.
     sums = x.reshape(batch, blocks, -1, heads, dim).sum(2, dtype=np.float32)
     member = owner[..., None] == np.arange(count, dtype=np.int32).reshape(1, 1, 1, -1)
-    total = jnp.einsum("bnhd,bhnc->bchd", sums, member.astype(np.float32), precision=_EXACT)
-    sizes = jnp.maximum(clusters.sizes, 1).swapaxes(1, 2)[..., None]
-    return total / sizes.astype(np.float32)
+    sums, member = sums.swapaxes(1, 2), member.astype(np.float32)
+    total = jnp.einsum("bhnc,bhnd->bhcd", member, sums, precision=_EXACT)
+    sizes = jnp.maximum(clusters.sizes, 1)[..., None].astype(np.float32)
+    return (total / sizes).swapaxes(1, 2)
 
 
 def cluster_mask(keep, q_owner, k_owner, *, block_q: int, block_kv: int) -> BlockMask:

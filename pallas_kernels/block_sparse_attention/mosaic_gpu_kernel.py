@@ -307,13 +307,21 @@ def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch:
         zero = plgpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), per_row)
         p = jnp.zeros((ROWS, config.tile_kv), jnp.float32)
         total = plgpu.layout_cast(jnp.zeros((ROWS, _LANES), jnp.float32), per_logit)
-        return low, total, zero, plgpu.layout_cast(p, per_logit)
+        return low, total if by_thread else zero, zero, plgpu.layout_cast(p, per_logit)
+
+    by_thread = config.consumers < 3  # else registers do not last for it
+
+    def sums_of(p):
+        """Of rows, over the columns of each thread; its neighbours' are added once, in the end."""
+        if not by_thread:
+            return p.sum(axis=1)
+        columns = (p[:, at : at + _LANES] for at in range(0, config.tile_kv, _LANES))
+        return functools.reduce(jnp.add, columns)
 
     def softmax(real, s, top, total):
         """New top, total, the factor on older sums, and weights relative to the new top.
 
-        `real` is how many keys are, None if all are. A total has the columns of one thread; those of its
-        neighbours are added once, in the end.
+        `real` is how many keys are, None if all are.
         """
         if problem.scale < 0:
             s = -s
@@ -328,8 +336,7 @@ def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch:
         shift = jnp.where(top_now == -jnp.inf, 0.0, top_now)  # padding, or logits that overflowed
         shrink = jnp.exp2(top - shift)
         p = jnp.exp2(s * scale - spread(shift, s.shape))
-        columns = (p[:, at : at + _LANES] for at in range(0, config.tile_kv, _LANES))
-        total = total * spread(shrink, total.shape) + functools.reduce(jnp.add, columns)
+        total = total * (spread(shrink, total.shape) if by_thread else shrink) + sums_of(p)
         return top_now, total, shrink, p
 
     def walk_list(item, done):
@@ -388,7 +395,7 @@ def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch:
         return plgpu.layout_cast(jnp.zeros((ROWS, d), jnp.float32), per_logit)
 
     def store(item, acc, top, total):
-        total = total.sum(axis=1)
+        total = total.sum(axis=1) if by_thread else total
         live = total != 0.0  # also where it is NaN, which is to be seen
         total = jnp.where(live, total, 1.0)
         if walk.inputs.q_lengths is not None:

@@ -10,10 +10,13 @@ import numpy as np
 
 from pallas_kernels import BlockMask
 from pallas_kernels._values import flag, whole
+from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.masks.blocks import with_text
 from sparsevdit_jax.masks.frame_bands import fitted_block, frame_blocks
 from sparsevdit_jax.method import Method
+from sparsevdit_jax.ops import density
 from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan
+from sparsevdit_jax.schedule import Phase
 from sparsevdit_jax.token_order import TokenOrder
 
 
@@ -127,6 +130,13 @@ class LVSA(AttentionPattern):
             keep, block_q=self.block, block_kv=self.block, capacity=capacity
         )
         return AttentionPlan(mask, order), state
+
+    def density_on(self, grid, num_heads, *, state=None, step=0, text_lengths=None):
+        """That of the step's frames."""
+        ctx = StepContext(grid, Phase.REUSE, step, text_lengths)
+        plan, _ = self.plan(None, None, state, ctx)
+        kept = density(plan.mask, plan.q_order, None, ctx)
+        return np.broadcast_to(kept, num_heads).copy()
 
     def _anchors(self, frames, interval, offset) -> list[int]:
         count = math.ceil(frames / interval)

@@ -108,27 +108,26 @@ class Monarch(AttentionPattern):
         """Output of the video's queries, [B, video tokens, H, D] in q's dtype."""
         grid, tile = ctx.grid, self.tile_on(ctx.grid)
         scale = q.shape[-1] ** -0.5 if ctx.kernel.scale is None else ctx.kernel.scale
-        real = _tiles(np.ones((1, grid.num_video_tokens, 1, 1), bool), grid, tile)[0, 0, ..., 0]
+        real = _tiles(np.ones((1, grid.num_video_tokens, 1), bool), grid, tile)[0, ..., 0]
         causal = grid.frames if self.causal_frames is None else self.causal_frames
         _, down, across = _counts(grid, tile)
         block = -(-causal // tile[0]) * down * across
-        seen = (
-            np.arange(len(real)) // block
-        )  # tiles see those of their own block and of the ones before
-        seen = seen[:, None] >= seen
+        block = np.arange(len(real)) // block
+        seen = block[:, None] >= block  # tiles of the same block and of the ones before
         place = np.arange(grid.text_len, dtype=np.int32)[None]
         is_text = jnp.ones((q.shape[0], grid.text_len), bool)
         if ctx.text_lengths is not None and grid.text_len:
             is_text = place < jnp.asarray(ctx.text_lengths)[:, None]
 
-        def of_head(arrays):
-            return jax.vmap(functools.partial(self._head, real=real, seen=seen))(*arrays, is_text)
+        attend = jax.vmap(functools.partial(self._head, real=real, seen=seen))
 
-        dtype = q.dtype
-        q, k, v = (_tiles(x.astype(np.float32), grid, tile) for x in (q, k, v))
-        texts = (jnp.moveaxis(x.astype(np.float32), 2, 0) for x in (text_k, text_v))
-        heads = (q * np.float32(scale), k, v, *texts)  # each [H, B, ...]
-        return _raster(jax.lax.map(of_head, heads), grid, tile).astype(dtype)
+        def of_head(arrays):
+            q, k, v, *texts = (x.astype(np.float32) for x in arrays)
+            q, k, v = (_tiles(x, grid, tile) for x in (q * np.float32(scale), k, v))
+            return _raster(attend(q, k, v, *texts, is_text), grid, tile).astype(arrays[0].dtype)
+
+        heads = tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v, text_k, text_v))
+        return jnp.moveaxis(jax.lax.map(of_head, heads), 0, 2)
 
     def _head(self, q, k, v, text_k, text_v, is_text, *, real, seen):
         """Output [A, b1, b2, D] of one head: q, k, v [A, b1, b2, D], text [T, D], `is_text` [T].
@@ -185,26 +184,25 @@ def _counts(grid, tile):
 
 
 def _tiles(x, grid, tile):
-    """[B, video tokens, H, D] -> [H, B, A, b1, b2, D], padded with zeros."""
+    """[B, video tokens, D] -> [B, A, b1, b2, D], padded with zeros."""
     xp = np if isinstance(x, np.ndarray) else jnp
-    batch, _, heads, dim = x.shape
+    batch, _, dim = x.shape
     counts = _counts(grid, tile)
     pads = [(0, c * t - n) for c, t, n in zip(counts, tile, grid.shape, strict=True)]
-    x = xp.pad(x.reshape(batch, *grid.shape, heads, dim), [(0, 0), *pads, (0, 0), (0, 0)])
+    x = xp.pad(x.reshape(batch, *grid.shape, dim), [(0, 0), *pads, (0, 0)])
     cut = [n for pair in zip(counts, tile, strict=True) for n in pair]
-    x = x.reshape(batch, *cut, heads, dim).transpose(7, 0, 1, 3, 5, 2, 4, 6, 8)
-    return x.reshape(heads, batch, math.prod(counts), tile[0] * tile[1], tile[2], dim)
+    x = x.reshape(batch, *cut, dim).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return x.reshape(batch, math.prod(counts), tile[0] * tile[1], tile[2], dim)
 
 
 def _raster(x, grid, tile):
     """The inverse of `_tiles`."""
-    heads, batch, *_, dim = x.shape
+    batch, *_, dim = x.shape
     counts = _counts(grid, tile)
-    x = x.reshape(heads, batch, *counts, *tile, dim).transpose(1, 2, 5, 3, 6, 4, 7, 0, 8)
-    sizes = [c * t for c, t in zip(counts, tile, strict=True)]
+    x = x.reshape(batch, *counts, *tile, dim).transpose(0, 1, 4, 2, 5, 3, 6, 7)
     frames, rows, columns = grid.shape
-    x = x.reshape(batch, *sizes, heads, dim)[:, :frames, :rows, :columns]
-    return x.reshape(batch, grid.num_video_tokens, heads, dim)
+    x = x.reshape(batch, *(c * t for c, t in zip(counts, tile, strict=True)), dim)
+    return x[:, :frames, :rows, :columns].reshape(batch, grid.num_video_tokens, dim)
 
 
 METHODS = (

@@ -17,7 +17,7 @@ from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.masks.blocks import with_text
 from sparsevdit_jax.masks.frame_bands import fitted_block
 from sparsevdit_jax.method import Method
-from sparsevdit_jax.ops import attend_dense, with_lengths
+from sparsevdit_jax.ops import attend_dense, density
 from sparsevdit_jax.pattern import Attended, AttentionPattern, AttentionPlan
 from sparsevdit_jax.schedule import Phase, StepSchedule
 from sparsevdit_jax.token_order import TokenOrder
@@ -146,8 +146,8 @@ class Rettention(AttentionPattern):
         """The window's."""
         del state
         ctx = StepContext(grid, Phase.REUSE, step, text_lengths)
-        mask = with_lengths(self.mask(ctx), self.token_order(grid), None, ctx)
-        return np.broadcast_to(np.asarray(mask.density(), np.float32), num_heads).copy()
+        kept = density(self.mask(ctx), self.token_order(grid), None, ctx)
+        return np.broadcast_to(kept, num_heads).copy()
 
     def mask(self, ctx: StepContext) -> BlockMask:
         """The window's blocks; in numpy unless the step has a traced density."""

@@ -16,7 +16,7 @@ from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.masks.blocks import band_width, with_text
 from sparsevdit_jax.masks.frame_bands import fitted_block
 from sparsevdit_jax.method import Method, warm_up
-from sparsevdit_jax.ops import with_lengths
+from sparsevdit_jax.ops import density
 from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan
 from sparsevdit_jax.schedule import Phase
 from sparsevdit_jax.token_order import TokenOrder
@@ -158,8 +158,8 @@ class SVG(AttentionPattern):
         """The band's, which both kinds share."""
         del state
         ctx = StepContext(grid, Phase.REUSE, step, text_lengths)
-        mask = with_lengths(self.band(ctx), self.orders(grid)[0], None, ctx)
-        return np.broadcast_to(np.asarray(mask.density(), np.float32), num_heads).copy()
+        kept = density(self.band(ctx), self.orders(grid)[0], None, ctx)
+        return np.broadcast_to(kept, num_heads).copy()
 
     def choose(self, q, k, v, ctx: StepContext) -> jax.Array:
         """Kind of each head and row, int32 [B, H]: 0 spatial, 1 temporal, and 0 where both are as good."""
@@ -188,10 +188,11 @@ class SVG(AttentionPattern):
             errors = [jnp.square(out(keep & real[None]) - exact).mean() for keep in profiles]
             return jnp.stack(errors)
 
-        def of_head(qkv):  # heads one by one, so that logits are [B, rows, L]
-            return jax.vmap(of_one)(*qkv, real)
+        def of_head(head):  # one by one, so that logits are [B, rows, L] and k and v are not copied
+            own = (jax.lax.dynamic_index_in_dim(x, head, 2, keepdims=False) for x in (q, k, v))
+            return jax.vmap(of_one)(*own, real)
 
-        heads = tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v))
+        heads = np.arange(q.shape[2], dtype=np.int32)
         return jnp.moveaxis(jax.lax.map(of_head, heads), -1, 0).swapaxes(1, 2)
 
     def sampled_rows(self, ctx: StepContext) -> jax.Array | np.ndarray:

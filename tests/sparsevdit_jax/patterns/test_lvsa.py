@@ -100,6 +100,14 @@ def test_settings_of_the_models():
     assert (wan.reference, hunyuan.reference, wan.block) == (21, 33, 128)
 
 
+def test_density_is_that_of_the_step():
+    pattern, grid = LVSA(0, 0, interval=4, block=6), VideoGrid(6, 2, 3)
+    # Two anchors of six frames in steps 0 to 3; with the first frame kept, too, three but in step 0.
+    assert [pattern.density_on(grid, 1, step=n)[0] for n in (0, 1)] == pytest.approx([1 / 3] * 2)
+    more = LVSA(0, 1, interval=4, block=6)
+    assert [more.density_on(grid, 1, step=n)[0] for n in (0, 1)] == pytest.approx([1 / 3, 1 / 2])
+
+
 def test_traced_and_known_steps_give_one_mask():
     pattern, grid = LVSA(1, 1, interval=4, block=8), VideoGrid(9, 2, 3, 5)
     plan = jax.jit(lambda step: pattern.plan(None, None, (), StepContext(grid, step=step))[0].mask)

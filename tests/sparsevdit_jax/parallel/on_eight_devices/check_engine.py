@@ -26,6 +26,7 @@ from sparsevdit_jax.patterns import (
     AdaSpa,
     Compensated,
     Diagonal,
+    LiteAttention,
     Monarch,
     PerHead,
     Rettention,
@@ -99,6 +100,7 @@ VALUES = {
         5,
         dict(cfg=2, seq=2),
     ),
+    "voted in the step": (LiteAttention(-1.0, 16, 16), 5, dict(cfg=2, seq=4)),
     "compensated": (
         Compensated(PerHead(((TopK(0.25, 16), (0, 4)), (Diagonal(0.3, 16), (1, 2, 3))))),
         5,
