@@ -1,4 +1,4 @@
-"""A budget for each head: the densities at which all heads keep the same share of their attention.
+"""A budget for each head, from the attention that heads were measured to have.
 
     mass = metrics.attention_map(q, k, ctx, order=pattern.token_order(grid))   # of a probe
     curves = recall_curves(mass, pattern.token_order(grid))
@@ -47,21 +47,23 @@ def recall_curves(mass, order: TokenOrder | None = None) -> np.ndarray:
     return curves.reshape(-1, *curves.shape[-2:]).mean(0)
 
 
-def head_densities(curves, density: float) -> tuple[float, ...]:
-    """The density of each head at which all have one recall, with a given mean.
+def head_densities(curves, density: float, aim: str = "equal") -> tuple[float, ...]:
+    """The density of each head, with a given mean.
 
-    Between whole numbers of blocks recall is taken to grow evenly, so that the mean is met; a head
-    whose best block alone passes the common recall keeps that one.
+    Between whole numbers of blocks recall is taken to grow evenly, so that the mean is met; every
+    head keeps one block a row at least.
 
     Args:
       curves: [H, N], from `recall_curves`.
       density: the mean, in [1 / N, 1].
+      aim: "equal": all heads have one recall, which makes the worst one as good as can be. "mean":
+        the mean recall is as good as can be, so that blocks go where the next one adds most.
 
     Returns:
       Densities in [1 / N, 1], one for each head.
 
     Raises:
-      ValueError: a density outside of that.
+      ValueError: a density outside of that, or another aim.
     """
     curves = np.asarray(curves, np.float64)
     density, count = share("density", density), curves.shape[-1]
@@ -69,7 +71,13 @@ def head_densities(curves, density: float) -> tuple[float, ...]:
         raise ValueError(
             f"density={density} is less than one of {count} blocks; every row keeps one at least"
         )
-    places = np.arange(1, count + 1) / count
+    if aim not in _AIMS:
+        raise ValueError(f"{aim=} must be one of {tuple(_AIMS)}")
+    return tuple(float(d) for d in _AIMS[aim](curves, density))
+
+
+def _equal(curves, density):
+    places = np.arange(1, curves.shape[-1] + 1) / curves.shape[-1]
 
     def at(recall):
         return np.array([np.interp(recall, curve, places) for curve in curves])
@@ -81,4 +89,14 @@ def head_densities(curves, density: float) -> tuple[float, ...]:
     below, above = at(low), at(high)  # apart where more blocks add nothing
     gap = (above - below).mean()
     part = min(max((density - below.mean()) / gap, 0.0), 1.0) if gap > 0 else 0.0
-    return tuple(float(d) for d in below + part * (above - below))
+    return below + part * (above - below)
+
+
+def _mean(curves, density):
+    gains = np.diff(curves, prepend=0.0, axis=1)  # never rising along a row
+    gains[:, 0] = np.inf
+    rank = np.argsort(np.argsort(-gains, axis=None, kind="stable")).reshape(gains.shape)
+    return np.clip(density * gains.size - rank, 0, 1).mean(1)
+
+
+_AIMS = {"equal": _equal, "mean": _mean}

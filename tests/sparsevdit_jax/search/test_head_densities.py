@@ -57,6 +57,25 @@ def test_no_other_budgets_of_that_mean_have_a_better_worst_head(density):
     assert found[0] > found[1] >= found[2]
 
 
+@pytest.mark.parametrize("blocks", [4, 9, 14])
+def test_no_other_counts_have_a_better_mean(blocks):
+    curves = recall_curves(masses((0.3, 1.5, 4.0)))
+    found = np.array(head_densities(curves, blocks / 18, "mean")) * 6
+    counts = np.rint(found).astype(int)
+    np.testing.assert_allclose(found, counts, atol=1e-9)
+    best = max(
+        sum(curves[head, n - 1] for head, n in enumerate(each))
+        for each in itertools.product(range(1, 7), repeat=3)
+        if sum(each) == blocks
+    )
+    assert sum(curves[head, n - 1] for head, n in enumerate(counts)) == pytest.approx(best)
+
+
+def test_a_block_may_be_shared_out_in_part():
+    curves = recall_curves(masses((0.3, 1.5, 4.0)))
+    assert np.mean(head_densities(curves, 0.4, "mean")) == pytest.approx(0.4)
+
+
 def test_a_pattern_takes_them():
     curves = recall_curves(masses((0.3, 1.5, 4.0)))
     pattern = SubBlock(density=head_densities(curves, 0.5))
@@ -70,6 +89,7 @@ def test_a_pattern_takes_them():
     ("call", "match"),
     [
         (lambda: head_densities(np.ones((2, 4)), 0.2), "less than one of 4 blocks"),
+        (lambda: head_densities(np.ones((2, 4)), 1, "best"), r"aim='best' must be one of"),
         (lambda: head_densities(np.ones((2, 4)), 0), r"density=0 must lie in \(0, 1\]"),
         (lambda: recall_curves(np.ones((2, 4))), "must be .*heads, N, N"),
         (
