@@ -9,7 +9,7 @@ import numpy as np
 
 from pallas_kernels import BlockMask, tile_gaps
 from pallas_kernels._pytree import pytree
-from pallas_kernels._values import whole
+from pallas_kernels._values import flag, whole
 from sparsevdit_jax.method import Method
 from sparsevdit_jax.ops import with_lengths
 from sparsevdit_jax.pattern import AttentionPattern, AttentionPlan
@@ -52,11 +52,14 @@ class LiteAttention(AttentionPattern):
       threshold: base-2; -10 is the authors' default, -6 SGLang's.
       block_q: queries in a block.
       block_kv: keys in a block.
+      short_votes: a short block of queries drops by the votes of its real queries; False: it drops
+        nothing.
     """
 
     threshold: float = -10.0
     block_q: int = 128
     block_kv: int = 128
+    short_votes: bool = False
 
     def __post_init__(self):
         number = isinstance(self.threshold, int | float | np.integer | np.floating)
@@ -68,6 +71,7 @@ class LiteAttention(AttentionPattern):
         for name in ("block_q", "block_kv"):
             value = whole(name, getattr(self, name), 1, remedy="it counts tokens")
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "short_votes", flag("short_votes", self.short_votes))
 
     def orders(self, grid) -> tuple[TokenOrder, TokenOrder]:
         """Orders of queries and keys: raster, with text last."""
@@ -100,7 +104,7 @@ class LiteAttention(AttentionPattern):
             before=True,
         )
         stays = gaps > np.float32(self.threshold * math.log(2))
-        if mask.q_lengths is not None:
+        if mask.q_lengths is not None and not self.short_votes:
             stays |= (jnp.asarray(mask.q_lengths) < self.block_q)[..., None] & state.listed
         return next_lists(state, stays)
 

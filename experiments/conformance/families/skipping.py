@@ -45,10 +45,16 @@ def _ranges(row):
 
 
 def lite_attention(vectors):
-    """Lists before each step and out; [step, head, ...] with one v for all steps."""
+    """Lists before each step and out; [step, head, ...] with one v for all steps.
+
+    The files are a derivation, not the authors' output: a short block of queries votes there, too.
+    """
     steps, heads, length, _ = vectors["q"].shape
     pattern = LiteAttention(
-        float(vectors["threshold_log2"]), int(vectors["block_q"]), int(vectors["block_k"])
+        float(vectors["threshold_log2"]),
+        int(vectors["block_q"]),
+        int(vectors["block_k"]),
+        short_votes=True,
     )
     grid = VideoGrid(1, 1, length)
     state = pattern.init(grid, batch=1, num_heads=heads, head_dim=vectors["q"].shape[-1])

@@ -7,8 +7,9 @@ import pytest
 from sparsevdit_jax import Phase
 from sparsevdit_jax.patterns import LiteAttention
 from sparsevdit_jax.patterns.lite_attention import LiteState, next_lists
+from tests.attending import jitted
 from tests.conformance.compensated_suite import cut
-from tests.conformance.pattern_suite import BATCH, PatternSuite
+from tests.conformance.pattern_suite import BATCH, PatternSuite, make_case
 from tests.sparsevdit_jax import oracles
 
 BLOCK_Q, BLOCK_KV = 2, 8
@@ -62,7 +63,8 @@ class TestLiteAttention(PatternSuite):
         found = np.zeros((BATCH, q.shape[2], block_q.max() + 1, count), bool)
         for b, h, i in np.ndindex(*found.shape[:3]):
             rows = np.flatnonzero((block_q == i) & real[b])
-            stays, top = np.full(count, len(rows) < BLOCK_Q), np.full(len(rows), -np.inf)
+            kept = len(rows) < BLOCK_Q and not self.pattern.short_votes
+            stays, top = np.full(count, kept), np.full(len(rows), -np.inf)
             for j in range(count)[::-1]:
                 keys = np.flatnonzero((block == j) & real[b])
                 if not len(keys) or not len(rows):
@@ -82,6 +84,17 @@ class TestLiteAttention(PatternSuite):
     def test_something_is_dropped(self, case, reuse):
         assert 0.5 < np.asarray(reuse[0].listed).mean() < 0.95
         np.testing.assert_array_equal(self.pattern.density_on(case.grid, 2), 1)
+
+
+def test_a_short_block_of_queries_may_vote_too():
+    case, suite = make_case("text_last"), TestLiteAttention()
+    suite.pattern = LiteAttention(-0.7, BLOCK_Q, BLOCK_KV, short_votes=True)
+    state = suite.state(case, jitted(suite.pattern))
+    real = oracles.real_tokens(case.grid, case.text_lengths, BATCH)
+    rows = np.stack([np.bincount(cut(case.grid, BLOCK_Q), r) > 0 for r in real])
+    got, want = np.asarray(state.listed), suite.lists(case)
+    np.testing.assert_array_equal(got & rows[:, None, :, None], want & rows[:, None, :, None])
+    assert want.sum() < TestLiteAttention().lists(case).sum()
 
 
 def test_runs_of_random_votes_are_those_of_a_state_machine():
