@@ -3,6 +3,7 @@
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -104,13 +105,7 @@ class SvgEar(ClusteredPattern):
 
     def density_of(self, q, k, v, state, ctx: StepContext) -> np.ndarray:
         """The same of given q, k, v [B, L, H, D]: f32 [H]."""
-
-        @jax.jit
-        def plan(q, k, v, state, ctx):
-            q_clusters, k_clusters, _ = self.cluster(q, k, state, ctx)
-            return self._plan(k, v, q_clusters, k_clusters, ctx)[0]
-
-        made = plan(q, k, v, state, ctx)
+        made = _planned(self, q, k, v, state, ctx)
         return ops.density(made.mask, made.q_order, made.kv_order, ctx)
 
     def route(
@@ -167,6 +162,13 @@ class SvgEar(ClusteredPattern):
         mask = cluster_mask(keep, q_owner, k_owner, block_q=self.block_q, block_kv=self.block_kv)
         plan = AttentionPlan(mask, q_order, k_order)
         return plan, (q_order, q_owner), (k_order, k_owner), keep
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _planned(pattern: SvgEar, q, k, v, state, ctx) -> AttentionPlan:
+    """The plan of a step."""
+    q_clusters, k_clusters, _ = pattern.cluster(q, k, state, ctx)
+    return pattern._plan(k, v, q_clusters, k_clusters, ctx)[0]
 
 
 def _log_errors(queries, mean_keys, keys, values, mean_values, owner, lengths, *, scale):

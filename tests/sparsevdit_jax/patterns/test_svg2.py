@@ -6,7 +6,7 @@ import pytest
 from sparsevdit_jax import StepContext, VideoGrid
 from sparsevdit_jax.patterns import Svg2
 from sparsevdit_jax.presets import attention_for
-from tests.attending import attended
+from tests.attending import jitted
 from tests.conformance.pattern_suite import PatternSuite
 from tests.sparsevdit_jax import oracles
 from tests.sparsevdit_jax.clustering import cluster_mass, clustered
@@ -46,7 +46,7 @@ def test_fewer_tokens_than_clusters_in_bfloat16():
     x = jax.random.normal(jax.random.key(0), (1, 3, 2, 8), jnp.bfloat16)
     pattern = Svg2()
     state = pattern.init(grid, batch=1, num_heads=2, head_dim=8)
-    out, _, after = attended(pattern, x, x, x, state, StepContext(grid))
+    out, _, after = jitted(pattern)(x, x, x, state, StepContext(grid))
     assert out.dtype == jnp.bfloat16
     assert after.k.shape == (1, 2, 1, 8)
     assert np.isfinite(np.asarray(out, np.float32)).all()
