@@ -36,8 +36,10 @@ from sparsevdit_jax import (
 from sparsevdit_jax.distill import Prediction, distillation_loss
 from sparsevdit_jax.patterns import (
     AdaSpa,
+    CubeSparse,
     Dense,
     Diagonal,
+    Jenga,
     MultiDiagonal,
     PerHead,
     Skip,
@@ -62,6 +64,8 @@ PATTERNS = {
     "skip": Skip(),
     "adaspa": AdaSpa(0.4, 8),
     "adaspa_without_cache": AdaSpa(0.4, 8, text_in_budget=True, lse_cache=False),
+    "jenga": Jenga((0.2, 0.4), 0.2, 8),
+    "keyframe": CubeSparse(0.4, (2, 2, 2), keyframe=1),
     "per_head": PerHead(((BANDS[0], (0,)), (BANDS[1], (1,)))),
     "mixture": PerHead(((AdaSpa(0.4, 8), (0,)), (Dense(), (1,)))),
     "table": Table((*BANDS, Skip(), Dense()), ((0, 1), (2, 3))),

@@ -21,7 +21,7 @@ from sparsevdit_jax import (
     parallel,
 )
 from sparsevdit_jax.distill import layer_outputs, record
-from sparsevdit_jax.patterns import AdaSpa, Diagonal, PerHead, Skip, SlidingTile
+from sparsevdit_jax.patterns import AdaSpa, Diagonal, PerHead, Skip, SlidingTile, SubBlock
 from sparsevdit_jax.search.probe import Probe
 from sparsevdit_jax.search.rules import SparseVditRule
 from tests import tolerances
@@ -74,7 +74,11 @@ def test_tokens_are_exchanged_once(name):
 
 
 VALUES = {
-    "top-k": (TopK(0.25, 16), 6, dict(cfg=2, seq=4)),
+    "budgets by head": (
+        SubBlock((0.1, 0.6, 0.3, 0.2, 0.5, 0.4), 16, 2, 2, multiple=1),
+        6,
+        dict(cfg=2, seq=4),
+    ),
     "two orders": (TwoOrders(32, 16, 3), 5, dict(cfg=2, seq=4)),
     "a side branch": (WithMean(0.25, 16), 5, dict(seq=4)),
     "mixed": (
