@@ -38,7 +38,21 @@ MATERIALISED_LIMIT = 8192  # tokens up to which jax.nn's logits fit in memory wi
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Flags of the benchmark."""
+    """Flags of the benchmark.
+
+    Attributes:
+      lengths: numbers of tokens.
+      dtypes: dtypes of q, k and v.
+      directions: time the forward pass, or the forward and backward pass.
+      heads: number of heads.
+      head_dim: channels of a head.
+      block: tokens in a block.
+      density: share of the blocks that sparse attention keeps.
+      repeats: how often all candidates are timed, in turns.
+      patterns: also time STA, AdaSpa and a pooled choice of blocks.
+      record: append to experiments/results; --no-record only prints.
+      allow_dirty: record results of uncommitted code, marked as such.
+    """
 
     lengths: tuple[int, ...] = (4096, 8192, 16384, 32768)
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
@@ -49,9 +63,7 @@ class Config:
     density: float = 0.125
     repeats: int = 7
     patterns: bool = True
-    """Also time STA, AdaSpa and a pooled choice."""
     record: bool = True
-    """Append to experiments/results; --no-record only prints."""
     allow_dirty: bool = False
 
     def __post_init__(self):
@@ -250,4 +262,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

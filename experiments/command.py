@@ -1,4 +1,4 @@
-"""How every command with flags starts, and how it ends where flags, files or the machine do not do."""
+"""Starts every command that has flags, and ends it with one line where flags, files or the machine are wrong."""
 
 import dataclasses
 import inspect
@@ -36,17 +36,25 @@ def run(
         given = _at_home(sys.argv[1:] if arguments is None else arguments, config)
         given = _gathered(given, config)
         text = description or inspect.cleandoc(config.__doc__ or "").partition("\n")[0]
-        main(_flat(config, tyro.cli(_grouped(config), args=given, description=text)))
+        flags = tyro.cli(_grouped(config), prog=_called(), args=given, description=text)
+        main(_flat(config, flags))
     except (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError) as problem:
         sys.exit(f"error: {problem}")
     except KeyboardInterrupt:
         sys.exit(interrupted)
 
 
+def _called() -> str | None:
+    """How a user calls the present command: "python -m experiments.NAME"; None where it runs in another way."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec and f"python -m {spec.name.removesuffix('.__main__')}"
+
+
 def _grouped(config: type) -> type:
     """`config`, or a dataclass of the groups of its flags that it lists in `GROUPS`, which --help then shows apart.
 
     `GROUPS` gives each group a word and the names of its fields; fields that it leaves out are of the group "other".
+    A field that is a dataclass is a group of its own, with the field's name before its flags.
     """
     groups: dict[str, tuple[str, ...]] = getattr(config, "GROUPS", {})
     if not groups:
@@ -55,8 +63,9 @@ def _grouped(config: type) -> type:
 
     hints = get_type_hints(config, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(config)}
-    rest = tuple(fields.keys() - {name for names in groups.values() for name in names})
-    kinds = []
+    nested = [name for name in fields if dataclasses.is_dataclass(hints[name])]
+    rest = tuple(fields.keys() - {name for names in groups.values() for name in names} - {*nested})
+    kinds: list[tuple[str, Any, Any]] = []
     for group, names in ({**groups, "other": rest} if rest else groups).items():
         own = [(name, hints[name], _same(fields[name])) for name in names]
         # The docstring is the whole config's, in which tyro finds each flag's help.
@@ -69,6 +78,7 @@ def _grouped(config: type) -> type:
         needed = any(_is_required(fields[name]) for name in names)
         default = dataclasses.field() if needed else dataclasses.field(default_factory=kind)
         kinds.append((group, tyro.conf.OmitArgPrefixes[kind], default))
+    kinds += [(name, hints[name], _same(fields[name])) for name in nested]
     return dataclasses.make_dataclass(config.__name__, kinds, kw_only=True)
 
 
@@ -76,10 +86,13 @@ def _flat(config: type, given: Any) -> Any:
     """The `config` that the groups of its flags make."""
     if isinstance(given, config):
         return given
-    groups = (getattr(given, field.name) for field in dataclasses.fields(given))
-    return config(
-        **{f.name: getattr(group, f.name) for group in groups for f in dataclasses.fields(group)}
-    )
+    own = {field.name for field in dataclasses.fields(config)}
+    values = {}
+    for group in dataclasses.fields(given):
+        value = getattr(given, group.name)
+        nested = group.name in own  # a dataclass that `config` has itself
+        values |= {group.name: value} if nested else vars(value)
+    return config(**values)
 
 
 def _at_home(arguments: Sequence[str], config: type) -> list[str]:
@@ -111,9 +124,9 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 
 def _gathered(arguments: Sequence[str], config: type) -> list[str]:
-    """`arguments` with the values of a flag that takes any number of them, and stands there again, at its first place.
+    """`arguments` with all values of a repeated flag that takes any number of them at its first place.
 
-    tyro would take the last ones and drop the others without a word.
+    tyro would take the last ones and silently drop the others.
     """
     hints = get_type_hints(config)
     several = {

@@ -1,4 +1,4 @@
-"""What `train_tiny` trains on, and for how long: stages of clips on canvases of different sizes."""
+"""What `train_tiny` trains on, and for how long: stages of clips on latent grids of different sizes."""
 
 import dataclasses
 
@@ -9,10 +9,10 @@ from sparsevdit_jax.patterns import SlidingTile
 TRAINING_ATTENTION = SlidingTile(
     tile=(4, 4, 4), window=((3, 3, 3), (3, 3, 1), (3, 1, 3), (1, 3, 3))
 )
-"""STA with a window per head, in tiles; 21 % of all pairs on the last stage's canvas."""
+"""STA with a window per head, in tiles; 21 % of all pairs on the last stage's latent grid."""
 
 SLOW = (0.5, 1.5)
-"""Pixels per frame: over the demo's 32 frames a digit still crosses its canvas, and a token frame (two
+"""Pixels per frame: over the demo's 32 frames a digit still crosses its frame, and a token frame (two
 frames) moves less than a token."""
 
 
@@ -22,9 +22,9 @@ class Stage:
 
     Attributes:
       steps: optimiser steps.
-      frames, height, width: canvas in tokens (2 x 4 x 4 pixels each).
+      frames, height, width: latent grid in tokens (2 x 4 x 4 pixels each).
       batch: clips per step.
-      shift: flow shift of the sampled times; larger canvases need more high noise.
+      shift: flow shift of the sampled times; larger latent grids need more high noise.
       sparse: share of steps that run `TRAINING_ATTENTION` instead of dense attention.
       speed: smallest and largest speed of the digit, in pixels per frame.
     """

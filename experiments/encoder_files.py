@@ -1,4 +1,4 @@
-"""Are a pipeline's encoders whole? Looks at names, sizes and headers only, without torch or jax."""
+"""Checks that the files of a pipeline's encoders are complete, by names, sizes and headers, without torch or jax."""
 
 import json
 from collections.abc import Collection

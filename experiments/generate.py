@@ -3,27 +3,27 @@
     python -m experiments.generate --model Wan2.1-T2V-1.3B-Diffusers --prompt "a cat on a skateboard" \\
         --attention sta --frames 81 --height 480 --width 832 --steps 50 --seed 7 --out out/cat.mp4
 
-The folder is one that diffusers saved: Wan 2.1, HunyuanVideo or CogVideoX. `--attention` is dense, sta, adaspa,
-sparse-vdit or a JSON file (of `SparseAttention.to_json`, or FastVideo's STA strategies). `--compare` makes the dense
-video too and reports PSNR, SSIM and the speed-up. The noise depends on the seed and the size only. Beside the video
-lies a JSON with everything measured.
+The folder is one that diffusers saved: Wan 2.1, HunyuanVideo or CogVideoX. `--attention` is dense, the name of a method
+or a JSON file (of `SparseAttention.to_json`, or FastVideo's STA strategies). `--compare` makes the dense video too and
+reports PSNR, SSIM and the speed-up. The noise depends only on the seed and the size. A JSON file beside the video holds
+everything measured.
 
-Several prompts and seeds (`--prompt A B --seed 1 2 3`) make a video each, NAME-0001-seed1.mp4 and so on. All of them
-are denoised before the first is decoded. A call that was interrupted goes on where it was when the same command is
-given again: finished videos stay, denoised latents (NAME.latents.safetensors) are decoded, and a run in the middle
-(NAME.run.safetensors) goes on, unless a file that it has read was replaced.
+Each of several prompts and seeds (`--prompt A B --seed 1 2 3`) makes a video: NAME-0001-seed1.mp4 and so on. All are
+denoised before the first is decoded. After an interruption the same command goes on: finished videos stay, denoised
+latents (NAME.latents.safetensors) are decoded, and an unfinished run (NAME.run.safetensors) resumes, unless a file that
+it has read was replaced.
 
-Denoising and decoding run on cfg x seq devices: `--cfg 2` gives each of guidance's two rows devices of its own,
-`--seq N` spreads a row's tokens over N. On several hosts give each the same command with `--distributed`
-(`experiments.hosts` says how they find each other); all of them read MODEL and the folder of `--out`, the first one
+Denoising and decoding run on cfg x seq devices: `--cfg 2` gives each of guidance's two rows devices of its own, and
+`--seq N` shards a row's tokens over N devices. On several hosts give each the same command with `--distributed`
+(`experiments.hosts` says how they find each other). All hosts read MODEL and the folder of `--out`, and the first one
 writes.
 """
 
 from typing import Any
 
 from experiments import command
-from experiments.generation.flags import check_flags
-from experiments.generation.settings import Config
+from experiments.generation.flag_rules import check_flags
+from experiments.generation.generate_flags import Config
 
 
 def main(config: Config) -> None:

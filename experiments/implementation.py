@@ -1,4 +1,4 @@
-"""Whether the attention kernels that `--implementation` names run here, asked before anything takes time."""
+"""Checks that the attention kernels named by `--implementation` run here, before anything takes time."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

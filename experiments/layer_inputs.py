@@ -23,7 +23,7 @@ class Tap(AttentionPattern):
         return tuple(jnp.zeros(shape, jnp.float32) for _ in range(3))
 
     def compute(self, q, k, v, state, ctx):
-        """Exact attention; the state becomes (q, k, v), [B, H, L, D]."""
+        """Dense attention; the state becomes (q, k, v), [B, H, L, D]."""
         del state
         seen = tuple(x.astype(jnp.float32).swapaxes(1, 2) for x in (q, k, v))
         return Attended(*attend_dense(q, k, v, ctx), seen)

@@ -1,4 +1,4 @@
-"""What does a checkpoint's own text encoder say to these prompts? Makes the file that `models.text_embeddings` reads.
+"""Runs a checkpoint's own text encoder on prompts and makes the file that `models.text_embeddings` reads.
 
 For a machine with torch, diffusers and transformers; jax is not needed there. It runs diffusers' own pipeline up to
 the embeddings, so cleaning, templates, lengths and padding are that pipeline's; transformer and VAE are not loaded.

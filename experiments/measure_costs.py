@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
@@ -44,12 +44,7 @@ from sparsevdit_jax.patterns import (
     SlidingTile,
     VerticalStripe,
 )
-from sparsevdit_jax.search.costs import (
-    CostTable,
-    Measurement,
-    Timing,
-    head_densities,
-)
+from sparsevdit_jax.search.costs import CostTable, Measurement, Timing, head_densities
 
 Dtype = Literal["bfloat16", "float32"]
 
@@ -60,21 +55,27 @@ class Config:
 
     Attributes:
       grid: frames, rows and columns of the video in tokens.
-      text: text tokens.
-      heads: of the layer.
-      head_dim: numbers in a head.
-      batch: rows; guidance makes two of one.
-      dtypes: of q, k and v.
-      tile: of sliding tile attention, in tokens.
+      text: number of text tokens.
+      heads: number of heads in the layer.
+      head_dim: channels of a head.
+      batch: batch rows. Guidance makes two of one clip.
+      dtypes: dtypes of q, k and v.
+      tile: frames, rows and columns of a tile of sliding tile attention, in tokens.
       block: tokens in a block of the other patterns.
-      densities: that every kind is measured at, as near as it can come.
-      implementation: name for the kernels; None lets them choose.
-      rounds: of all candidates in turns.
+      densities: measure every kind of pattern at about these densities.
+      implementation: name for the kernels; they choose by default.
+      rounds: how often all candidates are timed, in turns.
       out: folder of the table.
-      again: measure shapes that the table holds, and replace them.
+      again: measure shapes that the table holds already, and replace them.
       record: append to experiments/results; --no-record only prints and writes the table.
       allow_dirty: record results of uncommitted code, marked as such.
     """
+
+    GROUPS: ClassVar = {
+        "layer": ("grid", "text", "heads", "head_dim", "batch", "dtypes"),
+        "candidates": ("tile", "block", "densities", "implementation", "rounds"),
+        "output": ("out", "again", "record", "allow_dirty"),
+    }
 
     grid: tuple[int, int, int] = (16, 16, 16)
     text: int = 8
@@ -296,4 +297,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and never in place of another."""
+"""Writes files that exist completely or not at all, and never replace another file."""
 
 import contextlib
 import os

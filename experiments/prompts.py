@@ -1,4 +1,4 @@
-"""What a prompt must be, for every command that takes one; without jax, as `experiments.make_text_embeddings` runs."""
+"""Checks prompts for every command that takes them. It needs no jax, as `experiments.make_text_embeddings` has none."""
 
 from collections.abc import Iterable
 

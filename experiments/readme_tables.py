@@ -1,12 +1,15 @@
-"""Writes the tables of the READMEs from the newest committed records; no number in them is typed.
+"""Writes the tables of README.md and of the pages that it links, from committed records; no number in them is typed.
 
 python -m experiments.readme_tables            # rewrite
-python -m experiments.readme_tables --check    # fail if the README is out of date
+python -m experiments.readme_tables --check    # fail if a page is out of date
 """
 
 import dataclasses
+import functools
 import re
 import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,20 @@ from experiments import command, record
 from experiments.demo.rounds import READING, spread_of, word_for
 from experiments.gpu_check import roofline
 from experiments.kernel_resources import facts
+from experiments.methods import page as methods
+from experiments.provenance import machine, newest, provenance
 from experiments.quality.statistics import points_of
+from sparsevdit_jax.presets import METHODS
 
 README = record.ROOT / "README.md"
-MODELS_README = record.ROOT / "models" / "README.md"
-KERNELS_README = record.ROOT / "pallas_kernels" / "README.md"
+DEMO = record.ROOT / "experiments" / "demo" / "README.md"
+QUALITY = record.ROOT / "experiments" / "quality" / "README.md"
+SCALING = record.ROOT / "experiments" / "scaling" / "README.md"
+MODELS = record.ROOT / "models" / "README.md"
+KERNELS = record.ROOT / "pallas_kernels" / "README.md"
+CPU_SPEED = record.ROOT / "pallas_kernels" / "CPU_SPEED.md"
+HOPPER = record.ROOT / "pallas_kernels" / "HOPPER.md"
+PATTERNS = record.ROOT / "sparsevdit_jax" / "patterns" / "README.md"
 
 DEMO_COLUMNS = {
     "method": "{measured[method]}",
@@ -105,34 +117,51 @@ class Config:
     """Flags.
 
     Attributes:
-      check: compare only, and exit with 1 where the README is out of date.
+      check: compare only, and exit with 1 where a page is out of date.
     """
 
     check: bool = False
 
 
-def newest(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The last record for each combination of measured `keys`, in order of first appearance."""
-    last: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        last[tuple(row["measured"][key] for key in keys)] = row
-    return list(last.values())
+def last_demo(folder: Path = record.RESULTS) -> list[dict[str, Any]]:
+    """The record of each method in the newest run of the demo."""
+    rows = record.read("demo", folder=folder)
+    return newest([row for row in rows if row["git_sha"] == rows[-1]["git_sha"]], ("method",))
 
 
-def provenance(row: dict[str, Any]) -> str:
-    """One line on the machine, the versions and the commit of a record."""
-    where = row["environment"]
-    device = "" if where["device"] == "cpu" else f"{where['device']}, "
-    return (
-        f"{device}{where['processor']}, {where['num_cores']} cores, Python {where['python']}, jax {where['jax']}, "
-        f"flax {where['flax']}; commit {row['git_sha'][:10]}, {row['time'][:10]}"
+def status(folder: Path = record.RESULTS) -> str:
+    """What is verified, and how: the first lines of README.md."""
+    timed = sorted({row["environment"]["device"] for file in folder.glob("*/gpu_check.jsonl")
+                    for row in record.read("gpu_check", folder=file.parent)})  # fmt: skip
+    speed = f"timed on {', '.join(timed)}" if timed else "**not yet timed on a GPU**"
+    return _wrapped(
+        "**Status.** The library runs on CPUs and is tested there, against float64 and against numbers of other "
+        "projects. The GPU kernels run in JAX's GPU interpreter and compile to Hopper machine code; they are "
+        f"{speed}. The models give diffusers' numbers on tiny random weights; **no published checkpoint has been run**."
     )
+
+
+def closeness(folder: Path = record.RESULTS) -> str:
+    """What the newest demo says of each sparse method, in one sentence."""
+    rows = [row["measured"] for row in last_demo(folder)]
+    methods = [
+        f"{row['method']} {row['psnr_db']:.1f} dB, {row['density']:.2f}"
+        for row in rows
+        if "psnr_db" in row
+    ]
+    return _wrapped(
+        "In the newest recorded demo the clips came this close to the dense one from the same noise (PSNR, density of "
+        f"a sparse step): {'; '.join(methods)}."
+    )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 118, break_on_hyphens=False)
 
 
 def demo_table(folder: Path = record.RESULTS) -> str:
     """The demo's comparison."""
-    rows = record.read("demo", folder=folder)
-    last = newest([row for row in rows if row["git_sha"] == rows[-1]["git_sha"]], ("method",))
+    last = last_demo(folder)
     words = set()
     for row in last:
         measured = row["measured"]
@@ -154,7 +183,7 @@ def demo_table(folder: Path = record.RESULTS) -> str:
     return (
         f"{table}\n\nDigit {settings['digit']}, seed {settings['seed']}, {settings['steps']} steps, "
         f"{dense['tokens']:,} tokens, {dense['dtype']}; density and recall of a sparse step; PSNR and SSIM against the "
-        f"dense clip.{timed}{read} {provenance(last[0])}."
+        f"dense clip.{timed}{read} {provenance(last)}."
     )
 
 
@@ -183,9 +212,9 @@ def bench_table(folder: Path = record.RESULTS) -> str:
     for rows in machines.values():
         runs: dict[str, list[dict[str, Any]]] = {}
         for row in newest(rows, keys):
-            runs.setdefault(provenance(row), []).append(row)
-        for where, run in runs.items():
-            tables.append(f"{where}:\n\n{record.markdown_table(run, BENCH_COLUMNS)}")
+            runs.setdefault(machine(row), []).append(row)
+        for run in runs.values():
+            tables.append(f"{record.markdown_table(run, BENCH_COLUMNS)}\n\n{provenance(run)}.")
     settings = rows[-1]["config"]
     return "\n\n".join(tables) + (
         f"\n\n{settings['heads']} heads of {settings['head_dim']}, blocks of {settings['block']}; medians of "
@@ -200,7 +229,7 @@ def full_size_table(folder: Path = record.RESULTS) -> str:
     """What one denoising step of the full-size models takes of an H200."""
     rows = newest(record.read("full_size", folder=folder), ("model", "method"))
     table = record.markdown_table(rows, FULL_SIZE_COLUMNS)
-    made = "; ".join(sorted({provenance(row) for row in rows}))
+    made = provenance(rows)
     return (
         f"{table}\n\nbfloat16 weights and activations, one clip; guided models run the prompt's and the negative "
         "prompt's row in one call. Memory as XLA plans it for one H200 (141 GB), compiled on a machine without a "
@@ -217,7 +246,7 @@ def parity_table(folder: Path = record.RESULTS) -> str:
             row["measured"][column] = "–" if error is None else f"{error:.1e}"
     columns = {"model": "{measured[model]}", "case": "{measured[case]}"}
     columns |= {title: f"{{measured[{key}]}}" for key, title in PARITY_ERRORS.items()}
-    made = "; ".join(sorted({provenance(row) for row in rows}))
+    made = provenance(rows)
     return f"{record.markdown_table(rows, columns)}\n\n{made}."
 
 
@@ -248,10 +277,10 @@ def quality_table(folder: Path = record.RESULTS) -> str:
     }
     clips = sorted({(r["measured"]["digit"], r["measured"]["seed"]) for r in rows})
     settings = rows[-1]["config"]
-    made = "; ".join(sorted({provenance(row) for row in rows}))
+    made = provenance(rows)
     return (
         f"{record.markdown_table(lines, columns)}\n\nMeans over {len(clips)} clips and 95 % intervals (Student's t); "
-        f"{settings['steps']} steps, the first fifth exact; density of the other steps. {made}."
+        f"{settings['steps']} steps, the first fifth dense; density of the other steps. {made}."
     )
 
 
@@ -266,7 +295,7 @@ def scaling_table(folder: Path = record.RESULTS) -> str:
 
     compiled, predicted = (part(name, *keys) for name in ("compiled", "predicted"))
     decoding = part("decoding", "model", "devices")
-    made = "; ".join(sorted({provenance(row) for row in rows}))
+    made = provenance(rows)
     return (
         f"{record.markdown_table(compiled, SCALING_COLUMNS)}\n\nOf each device, as XLA plans it, weights in parts, "
         "compiled on a machine without a GPU; exchanges counted in the compiled program. Decoding the clip, on one GPU "
@@ -277,48 +306,54 @@ def scaling_table(folder: Path = record.RESULTS) -> str:
     )
 
 
-TABLES = {
-    README: {
-        "demo": demo_table,
-        "quality": quality_table,
-        "scaling": scaling_table,
-        "bench": bench_table,
-        "roofline": roofline.readme_block,
+TABLES: dict[Path, dict[str, Callable[[], str]]] = {
+    README: {"status": status, "closeness": closeness},
+    DEMO: {"demo": demo_table},
+    QUALITY: {"quality": quality_table},
+    SCALING: {"scaling": scaling_table},
+    MODELS: {"parity": parity_table, "full-size": full_size_table},
+    KERNELS: {"roofline": roofline.readme_block},
+    CPU_SPEED: {"bench": bench_table},
+    HOPPER: {"loops": facts.loops_table, "resources": facts.resources_table},
+    PATTERNS: {"methods": methods.index},
+    **{
+        methods.PAGES / f"{name}.md": {"page": functools.partial(methods.page, method)}
+        for name, method in METHODS.items()
     },
-    MODELS_README: {"parity": parity_table, "full-size": full_size_table},
-    KERNELS_README: {"loops": facts.loops_table, "resources": facts.resources_table},
 }
+"""Page -> its blocks, each between <!-- name --> and <!-- /name -->."""
 
 
-def filled(text: str, readme: Path = README) -> str:
-    """`text` of a README with every block between <!-- name --> and <!-- /name --> made anew."""
-    for name, make in TABLES[readme].items():
+def filled(text: str, page: Path) -> str:
+    """`text` of a page with every block between <!-- name --> and <!-- /name --> made anew."""
+    for name, make in TABLES[page].items():
         block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not block.search(text):
-            raise ValueError(
-                f"{readme.name} has no <!-- {name} --> ... <!-- /{name} --> block; add it"
-            )
+            raise ValueError(f"{page} has no <!-- {name} --> ... <!-- /{name} --> block; add it")
         table = make()
         text = block.sub(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
     return text
 
 
 def main(config: Config) -> None:
-    """Rewrites or checks the READMEs."""
-    for readme in TABLES:
-        old = readme.read_text(encoding="utf-8")
-        new = filled(old, readme)
-        if config.check and new != old:
-            name = readme.relative_to(record.ROOT)
+    """Rewrites or checks the pages."""
+    for page in TABLES:
+        if not page.exists():
+            sys.exit(
+                f"{page.relative_to(record.ROOT)} is missing: run python -m experiments.methods"
+            )
+        old = page.read_text(encoding="utf-8")
+        if config.check and filled(old, page) != old:
+            name = page.relative_to(record.ROOT)
             sys.exit(f"{name} is out of date: run python -m experiments.readme_tables")
-        write(readme)
+        write(page)
 
 
-def write(readme: Path) -> None:
-    """Makes the tables of one README anew."""
-    text = filled(readme.read_text(encoding="utf-8"), readme)
-    readme.write_text(text, encoding="utf-8")
+def write(page: Path) -> None:
+    """Makes the tables of one page anew."""
+    text = filled(page.read_text(encoding="utf-8"), page)
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

@@ -6,9 +6,8 @@
     print(markdown_table(rows, {"tokens": "{measured[tokens]}", "ms": "{measured[forward_ms]}"}))
 
 A line holds: name, time (UTC), git_sha, dirty, environment (versions, device, processor), config,
-measured. Files only ever grow. Units stand in the keys of `measured` (`latency_ms`,
-`peak_memory_mib`); a fractional number without one is refused unless its name is known to have no
-unit (`density`, `recall`, `speedup`, ...).
+measured. Files only ever grow. Units stand in the keys of `measured` (`latency_ms`, `peak_memory_mib`);
+a fractional number without one is refused unless its name is known to have no unit (`density`, ...).
 """
 
 import dataclasses
@@ -165,7 +164,7 @@ def code(*, allow_dirty: bool = False) -> tuple[str, bool]:
 
 
 def git_state(root: Path = ROOT) -> tuple[str, list[str]]:
-    """The commit of the tree at `root` and the lines of `git status` about it, results left out.
+    """The commit of the tree at `root` and the lines of `git status` about it, without what runs write.
 
     Where `git archive` wrote the tree, the commit stands in a file, and a Python file that is newer than that file was
     changed since. Without a repository or a commit: "unknown" and one line that says so, so it counts as dirty.
@@ -184,7 +183,8 @@ def git_state(root: Path = ROOT) -> tuple[str, list[str]]:
 
     try:
         sha = git("rev-parse", "HEAD").strip()
-        status = git("status", "--porcelain", "--", ".", ":(exclude)experiments/results")
+        written = [f":(exclude)experiments/{folder}" for folder in ("results", "methods/pages")]
+        status = git("status", "--porcelain", "--", ".", *written)
     except (OSError, subprocess.CalledProcessError):
         return "unknown", ["no git commit here"]
     return sha, status.splitlines()

@@ -10,7 +10,7 @@ from models.tiny import TinyConfig, TinyVideoDiT
 from sparsevdit_jax import Phase, SparseAttention
 
 SHIFT = 4.0
-"""Flow shift of the sampler on the largest canvas; training used 3 there."""
+"""Flow shift of the sampler on the largest latent grid; training used 3 there."""
 
 OnStep = Callable[[Phase, Progress], None]
 
@@ -26,7 +26,7 @@ def denoiser(
     shift: float,
     attention: SparseAttention | None,
 ) -> Denoiser:
-    """The denoising loop of one setting; `shape` is that of the videos [B, F, Y, X, C]."""
+    """The denoise loop of one setting; `shape` is that of the videos [B, F, Y, X, C]."""
     return Denoiser(Tiny(sizes, shift), shape, num_steps=steps, attention=attention)
 
 

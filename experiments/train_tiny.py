@@ -8,7 +8,7 @@
     python -m experiments.train_tiny --plan slow --out out/slow --init out/motion/tiny_digits.safetensors \\
         --learning-rate 6e-4 --warmup 50 --ema 0.995
 
-First a curriculum of short clips on growing canvases, then single frames and clips of the demo's length
+First a curriculum of short clips on growing latent grids, then single frames and clips of the demo's length
 (4,096 video tokens) by turns, the long ones mostly through sliding tile attention, then clips of half and
 full length, at last of slower digits. About three and a half hours on one core with native bfloat16. The
 same command goes on where an interrupted run stopped, with the same bits. `--data` and `--seq` spread clips
@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,19 +55,27 @@ class Config:
     """Flags of the training run.
 
     Attributes:
-      out: folder of everything written; an existing run in it is continued.
-      plan: "short", "long", "motion" and "slow" in turn made the committed checkpoint; "quick" takes a minute,
-        to see that all works.
+      out: folder of everything written. An interrupted run in it goes on.
+      plan: "short", "long", "motion" and "slow" in turn made the committed checkpoint; "quick" takes a minute.
       init: weights to start from, of an earlier run.
-      learning_rate: peak, after `warmup` steps; a cosine takes it to 2 % at the end.
-      ema: decay of the averaged weights, which are the ones used.
+      learning_rate: peak of the learning rate, after the warm-up. A cosine takes it to 2 % at the end.
+      warmup: steps in which the learning rate grows from 0.
+      ema: decay of the averaged weights. Samples use these.
       drop_label: share of clips trained without condition, for classifier-free guidance.
+      seed: seed of the weights, the clips and the noise.
       save_every: steps between checkpoints and samples.
       dtype: of matmul operands; weights and sums are float32.
-      data: devices over which the clips of a batch are spread.
-      seq: devices over which the tokens of a clip are spread.
-      distributed: one process of several, on as many hosts; see `experiments.hosts`.
+      data: devices over which the clips of a batch are sharded.
+      seq: devices over which the tokens of a clip are sharded.
+      distributed: this is one of several processes, one on each host; see `experiments.hosts`.
     """
+
+    GROUPS: ClassVar = {
+        "training": ("plan", "init", "learning_rate", "warmup", "ema", "drop_label", "seed"),
+        "computing": ("dtype",),
+        "output": ("out", "save_every"),
+        "device": ("data", "seq", "distributed"),
+    }
 
     out: Path = Path("out/train")
     plan: Literal["short", "long", "motion", "slow", "quick"] = "short"
@@ -115,7 +123,7 @@ def draw_batch(
 
     Args:
       rng: where all of it comes from.
-      stage: canvas, batch, speed and shift.
+      stage: latent grid, batch, speed and shift.
       model_config: patch, and the label that means no condition.
       drop_label: share of clips without condition.
       held_out: draw digits that training never sees.
@@ -228,7 +236,7 @@ class Trainer:
 
 
 def draw_samples(trainer: Trainer, path: Path) -> None:
-    """A sheet of samples, one column a digit, time downwards, on the present stage's canvas."""
+    """A sheet of samples, one column a digit, time downwards, on the present stage's latent grid."""
     from PIL import Image
 
     stage = trainer.config.stage_at(trainer.step - 1)
@@ -286,4 +294,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

@@ -96,7 +96,7 @@ def training_mesh(*, data: int, seq: int, distributed: bool, batches: Iterable[i
     if odd := sorted({batch for batch in batches if data > 0 and batch % data}):
         raise ValueError(
             f"data={data} must divide the clips of every batch, but some have {', '.join(map(str, odd))}; pass a "
-            "smaller --data, and spread a clip's tokens with --seq"
+            "smaller --data, and shard a clip's tokens with --seq"
         )
     return hosts.mesh_of(distributed=distributed, data=data, seq=seq)
 

@@ -1,4 +1,4 @@
-"""Video diffusion transformers in Flax NNX; each works dense and takes an attention pattern per layer."""
+"""Video diffusion transformers in Flax NNX. Each takes an attention pattern for each layer, or is dense."""
 
 from .attention import Attention as Attention
 from .attention import JointAttention as JointAttention

@@ -1,12 +1,12 @@
-"""Where models attend: projections, norms of q and k, RoPE, a layer's pattern, and the projection back.
+"""The attention module of all models: projections, norms of q and k, RoPE, the pattern, the output projection.
 
-`Attention` is the whole of it for one sequence, in every transformer here and in a model of your own:
+`Attention` is the module for one sequence, in every transformer here and in a model of your own:
 
     attention = Attention(dim, num_heads, rngs=rngs)
     out, state = attention(x, LayerAttention(pattern, state, ctx), rope=rope)
 
-`JointAttention` has projections of its own for the text. What else a model needs (cross-attention, an attention
-under a mask) has the parameters of `Projections` and a call of its own.
+`JointAttention` has projections of its own for the text. Cross-attention and attention under a mask have the
+parameters of `Projections` and a call of their own.
 """
 
 import functools
@@ -29,12 +29,12 @@ Norm = Literal["rms_norm", "rms_norm_across_heads", "layer_norm"]
 
 @pytree
 class LayerAttention:
-    """What one layer attends by in one step; `models.stack.layer_attentions` makes one for each layer.
+    """The attention of one layer in one step; `models.stack.layer_attentions` makes one for each layer.
 
     Attributes:
       pattern: any pattern of `sparsevdit_jax`.
       state: the pattern's.
-      ctx: what the step is for.
+      ctx: the step.
     """
 
     pattern: AttentionPattern = static()
@@ -119,18 +119,18 @@ class Projections(nnx.Module):
         return self.heads(q, self.norm_q), self.heads(k, self.norm_k), self.heads(v)
 
     def output(self, x: jax.Array) -> jax.Array:
-        """What the heads took, [B, L, dim], through the map back if there is one."""
+        """The output projection of the heads' results [B, L, dim], if there is one."""
         return x if self.to_out is None else self.to_out(x)
 
 
 class PatternAttention(Projections):
-    """`Projections` whose heads attend by a layer's pattern; it holds parameters only, so that one set of weights runs
-    dense or sparse.
+    """`Projections` whose heads attend by a layer's pattern. It holds parameters only, so one set of weights runs dense
+    and sparse.
 
     Args:
       combine: joins the two branches of patterns with a side branch: combine(main, side, hidden) -> [B, L, H, D] of
-        main and side [B, L, H, D] and the layer's input [B, L, dim]. A module, with weights of its own where its
-        method has some; it may be set later, too.
+        main and side [B, L, H, D] and the layer's input [B, L, dim]. It is a module, with the weights that its
+        method has, and may be set later.
       options: of `Projections`.
     """
 
@@ -145,12 +145,12 @@ class PatternAttention(Projections):
         rope: Rope | None,
         hidden: jax.Array,
     ) -> tuple[jax.Array, Any]:
-        """From q, k and v [B, L, H, D] to what the heads took, [B, L, dim], and the pattern's new state.
+        """Attends: q, k and v [B, L, H, D] to the heads' results [B, L, dim] and the pattern's new state.
 
         Args:
           qkv: as from `project`.
           layer: what to attend by.
-          rope: cosines and sines of the first tokens (`rope_table`), the others are not turned; None: of no token.
+          rope: cosines and sines of the first tokens (`rope_table`); other tokens are not rotated. None: no token is.
           hidden: the layer's input [B, L, dim], for `combine`.
 
         Raises:

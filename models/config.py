@@ -15,8 +15,8 @@ Config = TypeVar("Config")
 def config_from_json(cls: type[Config], document: Mapping[str, Any]) -> Config:
     """A `cls` from the contents of a config.json, entries checked as in `fields_from_json`.
 
-    Entries that start with "_" and those that are None where we have no such field are passed over; other
-    unknown entries give a warning that names them, as in diffusers.
+    Entries that start with "_" are ignored, and so are unknown entries that are None. Other unknown entries give a
+    warning that names them, as in diffusers.
     """
     fields = fields_from_json(cls, document)
     unknown = sorted(

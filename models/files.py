@@ -1,4 +1,4 @@
-"""What lies at a path of a checkpoint: a folder, a file that was really downloaded, an object in JSON."""
+"""Reads and checks what a checkpoint's paths hold: folders, downloaded files, objects in JSON."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def checkpoint_folder(folder: str | Path) -> Path:
 
 
 def contents(folder: Path) -> str:
-    """What a folder that lacks something holds instead, and what to do: the end of an error's line."""
+    """The end of an error line about a folder that lacks something: what it holds, and what to do."""
     names = sorted(path.name for path in folder.iterdir())
     shown = names[:12] + [f"and {len(names) - 12} more"] * (len(names) > 12)
     return f"{folder} holds {', '.join(shown) or 'nothing'}; {_remedy(folder, names)}"
@@ -95,7 +95,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]:
-        raise ValueError(f"{', '.join(twice)} stands there more than once")
+        raise ValueError(f"{', '.join(twice)} occurs more than once")
     return dict(pairs)
 
 

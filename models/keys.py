@@ -1,13 +1,13 @@
 """Names and layouts: from a module's parameters to the tensors of a torch checkpoint, and back.
 
-A module tree is named after the original's, so most names carry over as they are; a `KeyTable` lists where
-they do not. Layouts follow from what a parameter is: a `kernel` of a Linear [in, out] or of a convolution
+A module tree has the names of the original's, so most names are the same. A `KeyTable` lists the others.
+Layouts follow from what a parameter is: a `kernel` of a Linear [in, out] or of a convolution
 [axes..., in, out] is torch's `weight` [out, in, axes...]; a `scale` or an `embedding` is its `weight`;
 everything else is stored as it is.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,27 @@ class Rows:
             parts = np.split(rows, len(self.order))
             rows = np.concatenate([parts[i] for i in self.order])
         return np.split(rows, np.cumsum(sizes)[:-1])
+
+
+def original_names(names: Iterable[str], table: Mapping[str, str]) -> dict[str, str]:
+    """{name in the original's layout: name in the converted checkpoint} of those that the table has.
+
+    Args:
+      names: of tensors.
+      table: modules and tables of the original and of the checkpoint, "*" for a block's index (the second part).
+    """
+    found = {}
+    for name in names:
+        parts = name.split(".")
+        for end in range(len(parts), 0, -1):
+            head = parts[:end]
+            starred = ".".join(["*" if i == 1 and p.isdigit() else p for i, p in enumerate(head)])
+            theirs = table.get(starred, table.get(".".join(head)))
+            if theirs is not None:
+                index = parts[1] if len(parts) > 1 else ""
+                found[name] = ".".join([theirs.replace("*", index), *parts[end:]])
+                break
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

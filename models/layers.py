@@ -1,4 +1,4 @@
-"""The layers that models are made of, with the dtypes torch would use, and the functions between them.
+"""The layers of all models, and the functions between them, with the dtypes that torch would use.
 
 Matmuls and convolutions run in `dtype`; norms compute in float32 and return the dtype of their input.
 Weights are kept in `dtype` too, so a model built with bfloat16 takes two bytes a parameter; where an

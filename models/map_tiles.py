@@ -1,4 +1,4 @@
-"""Tiles one after another inside one compiled program, and under a mesh on each device its share of them."""
+"""Runs over tiles one after another in one compiled program; under a mesh each device runs over its share."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,11 +22,11 @@ def map_tiles(
 ) -> dict[Numbers, jax.Array]:
     """`run(operands, corner, size)` of every tile, one at a time; compiled once for each size.
 
-    Under a mesh those of one size are dealt to its devices, and every device gets all results.
+    Under a mesh the tiles of one size are divided among its devices, and the results are replicated.
 
     Args:
       run: of the operands, a traced int32 vector where the tile starts, and its sizes along the same axes.
-      operands: arrays that `run` needs, whole on every device: under a mesh it may close over none.
+      operands: arrays that `run` needs, replicated: under a mesh `run` may close over none.
       tiles: starts, then sizes, both along the same axes.
 
     Returns:
@@ -66,8 +66,8 @@ def _each(run, operands, corners, size):
         return all_of(operands, corners)
     extra = -len(corners) % devices
     padded = jnp.concatenate([corners, jnp.broadcast_to(corners[:1], (extra, corners.shape[1]))])
-    dealt = PartitionSpec(vae_axes())
+    divided = PartitionSpec(vae_axes())
     spread = jax.shard_map(
-        all_of, in_specs=(PartitionSpec(), dealt), out_specs=dealt, check_vma=False
+        all_of, in_specs=(PartitionSpec(), divided), out_specs=divided, check_vma=False
     )
     return whole(spread(operands, padded))[: len(corners)]

@@ -8,6 +8,7 @@ A folder is a whole pipeline's, with a subfolder for each part, or that of the p
 host's memory is the weights and one tensor. No torch.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -20,11 +21,12 @@ import numpy as np
 from .abstract import planned, without_weights
 from .cogvideox import CogVideoXTransformer
 from .cogvideox_vae import CogVideoXVAE
+from .combine import combine_of
 from .config import check_counts, config_from_json, config_to_json
 from .files import checkpoint_folder, contents, is_file, read_json
 from .hunyuan_video import HunyuanVideoTransformer
 from .hunyuan_video_vae import HunyuanVideoVAE
-from .keys import Slot, check_fit, checkpoint_slots
+from .keys import Slot, check_fit, checkpoint_slots, original_names
 from .t5 import T5Encoder
 from .tensors import Sharding, TensorFiles, fill, variants, write_shards
 from .wan import WanTransformer
@@ -67,9 +69,9 @@ def load_transformer(
       dtype: of weights and compute: bfloat16, float16 or float32. What the original keeps in float32 stays so.
         None: each tensor as it is stored, compute in the dtype that most of them have.
       sharding: where each weight goes: one `Sharding` for all, or a function of (name in the checkpoint, shape
-        in our layout) that gives it. None: the default device. Of several hosts each reads the files.
-      variant: such as "fp16": the files with that word in their names. A part of a pipeline that has none of it takes
-        its plain files, if another part has, as in diffusers.
+        in our layout) that gives it. None: the default device. Each of several hosts reads the files.
+      variant: such as "fp16": the files with that word in their names. As in diffusers, a part of a pipeline without
+        such files takes its plain files, if another part has such files.
 
     Returns:
       The model, such as a `models.wan.WanTransformer`.
@@ -93,7 +95,7 @@ def load_text_encoder(
     folder: str | Path, *, dtype=None, sharding: Sharding = None, variant: str | None = None
 ) -> Any:
     """The T5 or UMT5 of a checkpoint folder (a pipeline's, with `text_encoder/`, or its own); see
-    `load_transformer`. Of a whole T5 the decoder is passed over.
+    `load_transformer`. Of a whole T5 it ignores the decoder.
     """
     return _load(folder, "text_encoder", dtype, sharding, variant)
 
@@ -176,9 +178,22 @@ def read_config(folder: str | Path, part: str, registry: Mapping[str, Any]) -> t
     cls = registry[name]
     read = getattr(cls, "read_config", None)  # where config.json is not as diffusers writes it
     try:
-        return name, read(document) if read else config_from_json(cls.config_class, document)
+        config = read(document) if read else config_from_json(cls.config_class, document)
     except ValueError as problem:
         raise ValueError(f"{path}: {problem}") from problem
+    if hasattr(config, "combine"):
+        names = _tensor_names(path.parent, _PARTS[part].stem)
+        config = dataclasses.replace(config, combine=combine_of(names))
+    return name, config
+
+
+def _tensor_names(folder: Path, stem: str) -> set[str]:
+    """Names in the headers of all files of a part; damaged ones are refused where they are loaded."""
+    names: set[str] = set()
+    for path in folder.glob(f"{stem}*.safetensors"):
+        with contextlib.suppress(ValueError, OSError):
+            names.update(TensorFiles.of_file(path).files)
+    return names
 
 
 def _load(folder, part: str, dtype, sharding: Sharding, variant: str | None):
@@ -200,7 +215,10 @@ def _open(
         variant=_variant(folder, part, variant),
         index_first=layout.index_first,
     )
-    files = files.called(getattr(cls, "ALIASES", {}), getattr(cls, "IGNORED", ()))
+    aliases = dict(getattr(cls, "ALIASES", {}))
+    if getattr(cls, "READS_ORIGINAL", False):
+        aliases |= original_names(files.files, cls.ORIGINAL)
+    files = files.called(aliases, getattr(cls, "IGNORED", ()))
     files.check_dtypes()
     compute = jnp.dtype(files.main_dtype() if dtype is None else dtype)
     if compute not in (jnp.bfloat16, jnp.float16, jnp.float32):

@@ -1,4 +1,4 @@
-"""What a sentencepiece model file (spiece.model) says: pieces, scores and the normaliser's character map.
+"""Reads a sentencepiece model file (spiece.model): pieces, scores and the normaliser's character map.
 
 A small reader of the protobuf wire format, for the few fields of sentencepiece_model.proto that a tokenizer
 needs: the sentencepiece and protobuf packages would be two dependencies for one file.

@@ -1,4 +1,4 @@
-"""A stack of transformer blocks: what each attends by, and rematerialisation."""
+"""A stack of transformer blocks: the attention of each, and rematerialisation."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def layer_attentions(
     num_heads: int,
     text_lengths: jax.Array | np.ndarray | None = None,
 ) -> tuple[LayerAttention, ...]:
-    """What each layer attends by, from what a model was called with.
+    """The attention of each layer, from the arguments that a model was called with.
 
     Args:
       attention: None is dense attention in every layer.
@@ -75,8 +75,8 @@ def run_blocks(
     """Runs `block(carry, *args, layer=) -> (carry, state)` for every block in turn.
 
     Args:
-      carry: token sequences [B, L, dim]; under a mesh each is spread over its devices.
-      layers: what each block attends by.
+      carry: token sequences [B, L, dim]; under a mesh they are sharded.
+      layers: the attention of each block.
       remat: recompute each block in the backward pass (`jax.checkpoint`): memory of one block's
         activations instead of all blocks', for about a third more work.
       name: of the named scope in profiles, followed by the block's index.

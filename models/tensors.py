@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint, one file or a folder as diffusers and transformers lay it out, read one at a time."""
+"""Tensors of a checkpoint (one file, or a folder in the layout of diffusers and transformers), read one at a time."""
 
 import dataclasses
 import fnmatch

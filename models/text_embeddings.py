@@ -1,4 +1,4 @@
-"""Prompts as arrays: what text encoders hand to a video model, kept in a file.
+"""Text embeddings in a file: the arrays that text encoders hand to a video model.
 
 Names in the file, a .safetensors or an .npz, and of the fields of `TextEmbeddings`. B prompts; L text tokens;
 embeddings float32, float16 or bfloat16 (that one only in .safetensors); masks 0 or 1 in any integer type or bool:

@@ -1,4 +1,4 @@
-"""Overlapping tiles of a video: where to cut, and how to blend what comes out, as diffusers' autoencoders do.
+"""Overlapping tiles of a video: where to cut, and how to blend the results, as diffusers' autoencoders do.
 
 Arrays are [..., H, W]. What goes through a model changes its unit (latents to pixels or back), so a `Cut` knows
 both sides.
@@ -79,7 +79,7 @@ class Tile:
 
         Args:
           name: "frames", "height" or "width".
-          unit_in: frames or pixels that an entry of the input stands for.
+          unit_in: frames or pixels for each entry of the input.
           unit_out: the same of the output.
 
         Raises:
@@ -157,8 +157,8 @@ def in_tiles(
 def join(rows: Iterable[Iterable[jax.Array]], cuts: tuple[Cut, Cut]) -> jax.Array:
     """One picture of rows of tiles [..., h, w], which are taken one at a time.
 
-    A tile is faded in from the one above, then from the one at its left, as those are after their own blending: in
-    diffusers' order, so with its results. Beside these only the edges of one row of tiles are kept.
+    A tile is blended with the one above, then with the one at its left, after these were blended themselves. That is
+    diffusers' order, so results are equal. In memory are, beside the picture, the edges of one row of tiles.
     """
     down, right = cuts
     above: list[jax.Array] = []
@@ -180,12 +180,12 @@ def join(rows: Iterable[Iterable[jax.Array]], cuts: tuple[Cut, Cut]) -> jax.Arra
 
 @functools.partial(jax.jit, static_argnames=("overlap", "axis"))
 def fade(before: jax.Array, after: jax.Array, *, overlap: int, axis: int) -> jax.Array:
-    """`after` with its first entries mixed linearly with the last ones of `before`.
+    """`after`, its first entries blended linearly with the last ones of `before`.
 
     Args:
       before: the tile before, or its end.
       after: the tile; only `axis` may differ in size.
-      overlap: entries that are mixed, fewer if one of the two has fewer.
+      overlap: entries that are blended, fewer if one of the two has fewer.
       axis: along which they are neighbours, negative or not.
     """
     overlap = min(before.shape[axis], after.shape[axis], overlap)

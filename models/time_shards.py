@@ -1,9 +1,9 @@
-"""Frames of a clip spread over devices, for layers that look back in time.
+"""Shards the frames of a clip over devices, for layers that look back in time.
 
-Each device holds a run of frames; a layer's memory, elsewhere the last frames of the chunk before, is then the last
-frames of the neighbour, and on the first device those that the last one had a turn before. That is all the overlap
-there has to be, exact whatever the layers above see: to decode a margin twice instead would take some 35 latent frames
-of it for Wan, more than most clips have.
+Each device holds a run of frames. A layer remembers the last frames of the chunk before; here it gets the last frames
+of its neighbour instead, and the first device those of the last device one turn before. No other overlap is needed,
+and the result is exact. To decode a margin twice instead would take about 35 latent frames for Wan, more than most
+clips have.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class Halo:
     """A layer's memory under `jax.shard_map`: each device's frames follow those of the device before.
 
     Attributes:
-      first: [B, k, ...], the frames before the first device's; the other devices have no use for theirs.
-      goes_on: whether more frames follow, to which the last device's are what these are to its.
+      first: [B, k, ...], the frames before those of the first device; the other devices do not use it.
+      goes_on: whether more frames follow, so that the last device passes its last frames on.
     """
 
     first: jax.Array
@@ -63,15 +63,15 @@ def spread_clip(
     unit: int,
     least: int,
 ) -> jax.Array:
-    """The frames that `step` makes of a clip: its first chunk on every device, of the others a run on each at a time.
+    """Decodes a clip with `step`: the first chunk on every device, then runs of the other chunks, one on each device.
 
-    Runs are short and each device gets several, one after the other, so that what a device holds of a long clip's
-    activations is a run's, whatever the number of devices.
+    Runs are short, and each device gets several, one after the other. So a device holds the activations of one run,
+    however long the clip is.
 
     Args:
       step: `step(model, z, cache)` of latents [B, C, t, h, w] to frames [B, c, f, H, W] and the new cache, which is
         None for the first chunk and then of arrays or of a `Halo` for each.
-      model: whole on every device.
+      model: replicated.
       z: [B, C, T, h, w].
       first: latents of the first chunk, less than T.
       unit: what the latents of a run are a multiple of.

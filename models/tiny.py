@@ -1,11 +1,11 @@
 """TinyVideoDiT: a small video diffusion transformer that trains on a CPU and shows every part of the library.
 
-It is built like the big ones: patchify, joint attention over [video, condition] tokens with 3-D RoPE
+It is built like the large models: patchify, joint attention over [video, condition] tokens with 3-D RoPE
 and QK norm (HunyuanVideo, CogVideoX), adaLN modulation shared by all blocks plus a table per block
 (Wan). The condition is a class label; it enters as a few learned tokens after the video and in the
-modulation. Differences from the big ones: it predicts the clean video (x-prediction, as
+modulation. Differences from the large models: it predicts the clean video (x-prediction, as
 arXiv 2511.13720 does for pixels) from which the velocity follows, and because RoPE knows only
-relative positions, each token is told how far it is from the canvas' six borders.
+relative positions, each token is told how far it is from the grid's six borders.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What all video transformers agree on, whatever their family: the token sequence, and what a call returns."""
+"""The interface of all video transformers: the token sequence, and what a call returns."""
 
 from typing import Any
 
@@ -49,8 +49,8 @@ class Transformer(nnx.Module):
         Args:
           shape: of the video or latents that the model is called with.
           text_len: tokens of text in that call, padding included; None is the number that the family's pipeline
-            passes. Where the text does not stand in the sequence (Wan: it has a cross-attention), every number gives
-            a grid without text; where its room is fixed (Tiny), another number is refused.
+            passes. A model whose text is not in the sequence (Wan: cross-attention) gives a grid without text for any
+            number. A model with a fixed number (Tiny) refuses another.
 
         Raises:
           ValueError: not such a shape, other channels, an axis that does not divide into patches or is too long, or

@@ -10,7 +10,7 @@ _AXES = ("cfg", "seq")
 
 
 def vae_axes() -> tuple[str, ...]:
-    """The present mesh's axes over which a clip is spread: `cfg` too, for an autoencoder knows no guidance.
+    """The present mesh's axes over which a clip is sharded: `cfg` too, because an autoencoder has no guidance.
 
     Not `data`: its groups of devices each work on all clips.
     """

@@ -1,9 +1,9 @@
-"""What the video autoencoders share: their arguments' checks, and streaming a clip chunk by chunk.
+"""The base of the video autoencoders: checks of their arguments, and streaming a clip chunk by chunk.
 
 Models take and return torch's [B, C, T, H, W]; inside, arrays are channels-last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -14,7 +14,7 @@ from .tiling import Tile
 
 
 class VideoVAE(nnx.Module):
-    """An autoencoder of videos, in `dtype`.
+    """An autoencoder of videos, in `dtype`. Videos are [B, 3, F, H, W] in about [-1, 1].
 
     Its config has `latent_channels`, `video_channels`, `compression` (frames, rows and columns of pixels that a latent
     covers; the first may cover one frame) and `default_tile`.
@@ -30,6 +30,57 @@ class VideoVAE(nnx.Module):
     def default_tile(self) -> Tile:
         """What diffusers' `enable_tiling()` takes, for `tile=`."""
         return self.config.default_tile
+
+    def decode(self, z: jax.Array, *, tile: Tile | None = None) -> jax.Array:
+        """Latents, not normalised (see `denormalize`), to video.
+
+        Args:
+          z: [B, latent_channels, T, h, w], floating.
+          tile: decode a clip larger than a tile in overlapping tiles and blend them; None does not cut. A tile is
+            seen alone, so the result differs from that without tiles. Memory is a tile's and the video's.
+
+        Returns:
+          [B, 3, F, H, W] in the model's dtype; the class says what F, H and W are.
+
+        Raises:
+          ValueError: z has another rank or channel count, is empty or not floating, or tiles are no whole latents.
+        """
+        raise NotImplementedError
+
+    def decode_chunks(self, z: jax.Array, *, tile: Tile | None = None) -> Iterator[jax.Array]:
+        """The frames of `decode(z, tile=tile)` as they become ready, [B, 3, frames, H, W].
+
+        For writing a long clip to disk: the whole video is never in memory. Not for use inside jit. Under a mesh all
+        frames come at once, as from `decode`.
+
+        Raises:
+          ValueError: as `decode`, at the call and not when the first chunk is asked for.
+        """
+        raise NotImplementedError
+
+    def encode(self, video: jax.Array, *, tile: Tile | None = None) -> tuple[jax.Array, jax.Array]:
+        """Video to the mean and log variance of its latents, not normalised (see `normalize`).
+
+        Args:
+          video: [B, 3, F, H, W] in [-1, 1], floating, of whole latents.
+          tile: as in `decode`.
+
+        Returns:
+          Mean and log variance [B, latent_channels, T, h, w] in the model's dtype, the latter clamped to [-30, 20].
+
+        Raises:
+          ValueError: the video has another rank, other channels or sizes, is not floating, or tiles are no whole
+            latents.
+        """
+        raise NotImplementedError
+
+    def normalize(self, z: jax.Array) -> jax.Array:
+        """Latents of `encode` to those the transformer works on."""
+        raise NotImplementedError
+
+    def denormalize(self, z: jax.Array) -> jax.Array:
+        """Latents of the transformer to those `decode` takes."""
+        raise NotImplementedError
 
     def _check_latents(self, z: jax.Array) -> None:
         _check("z", z, self.config.latent_channels, "T, h, w")

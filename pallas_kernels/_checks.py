@@ -70,6 +70,15 @@ def check_leading_axes(name: str, leading: tuple[int, ...], q: jax.Array) -> Non
         )
 
 
+def refuse_skipping(name: str, skip_below: float | None) -> None:
+    """NotImplementedError where a kernel that computes every listed block is to leave some out."""
+    if skip_below is not None:
+        raise NotImplementedError(
+            f"{skip_below=}: {name} computes every listed block and cannot skip by its logits; "
+            "choose implementation 'xla' or 'reference', or leave skip_below out"
+        )
+
+
 def check_lengths(
     name: str, lengths: jax.Array | np.ndarray | None, shape: tuple[int, ...], limit: int
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from . import _interpret
 
 NUM_SMS = 132  # of an H100 SXM or H200; kernels take it as an argument and never ask a device
-SMEM_BYTES = 232_448  # shared memory that one block of threads may use (227 KiB)
+SMEM_BYTES = 232_448  # shared memory that one thread block may use (227 KiB)
 TILE = 64  # rows of a wgmma, hence of one warpgroup's tile
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
@@ -114,3 +114,24 @@ def compiler_params():
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     return plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0)
+
+
+class Barriers:
+    """Those of a kernel's scratch memory. A test may leave a wait or an arrival out by its name."""
+
+    def __init__(self, scratch: Any, without: str):
+        self._scratch, self._without = scratch, without
+
+    def wait(self, name: str, index):
+        """For a completion."""
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        if self._without != f"{name} wait":
+            plgpu.barrier_wait(getattr(self._scratch, name).at[index])
+
+    def arrive(self, name: str, index):
+        """Of this warpgroup or warp."""
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        if self._without != f"{name} arrive":
+            plgpu.barrier_arrive(getattr(self._scratch, name).at[index])

@@ -1,4 +1,4 @@
-"""The one module that touches JAX's interpreter of Mosaic GPU kernels, whose report is private.
+"""JAX's interpreter of Mosaic GPU kernels. Only this module touches it, because its report is private in JAX.
 
 The interpreter runs a kernel on the CPU with simulated shared memory, barriers and copies, and can
 report unordered accesses. It runs every line of our kernels but two kinds of product (`wgmma` with
@@ -12,8 +12,10 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
+import numpy as np
 
 _THREADS = 16  # four consumers or copiers, four warps, and the program around them, with slack
 
@@ -55,7 +57,8 @@ def run(f: Callable[..., Any], *args: Any, detect_races: bool = False, **kwargs:
     # From jax 0.12 on a race ends a kernel unless this is said; before, none could.
     on_race: dict[str, Any] = {"on_race": "warn"} if "on_race" in names else {}
     params = plgpu.InterpretGPUParams(detect_races=detect_races, **on_race)
-    with _recorded_races() as races, plgpu.force_gpu_interpret_mode(params):
+    force = plgpu.force_gpu_interpret_mode(params)
+    with _recorded_races() as races, _numpy_in_callbacks(), force:
         results = jax.block_until_ready(f(*args, **kwargs))
     return Outcome(results, any(state.races_found for state in races))
 
@@ -64,6 +67,34 @@ def _config():
     from jax._src import config
 
     return getattr(config, "pallas_tpu_interpret_mode_context_manager", None)
+
+
+@contextlib.contextmanager
+def _numpy_in_callbacks() -> Iterator[None]:
+    """Hands NumPy arrays to the interpreter's callbacks, of which a kernel makes thousands.
+
+    JAX makes arrays of its own of them, and the interpreter's every index into one is an operation that JAX
+    dispatches: three quarters of a kernel's time. A JAX that does it otherwise is left alone.
+    """
+    from jax._src import callback as jax_callback
+    from jax._src.pallas.mosaic_gpu.interpret import shared_memory
+
+    to_int = getattr(shared_memory, "_to_int", None)
+    if to_int is None or not hasattr(jax_callback, "io_callback_impl"):
+        yield
+        return
+
+    def call(*args, callback, **_):
+        return [np.asarray(x) for x in callback(*(np.array(x) for x in args))]
+
+    def number(x):
+        return int(x) if isinstance(x, np.ndarray) else to_int(x)
+
+    with (
+        mock.patch.object(jax_callback, "io_callback_impl", call),
+        mock.patch.object(shared_memory, "_to_int", number),
+    ):
+        yield
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Configurations measured on a GPU, which come before the heuristics where a table holds them.
+"""Configurations measured on a GPU. They replace what the heuristics choose.
 
     {"block_mass,128,384,384,bfloat16": {"stages": 2}, ...}
 

@@ -1,4 +1,4 @@
-"""The lists that kernels walk: those of a mask without what holds only padding.
+"""The lists that kernels read: the lists of a mask, without tiles and parts that hold only padding.
 
 A block is filled from its start: a tile of 384 tokens at the border of a video may hold 120, and a short text leaves
 whole blocks empty. So kernels count queries in tiles and keys in parts of a block; a tile without a real query lists

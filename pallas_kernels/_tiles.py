@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from . import _padding
+
 LOG2E = math.log2(math.e)
 LN2 = math.log(2)
 
@@ -140,3 +142,18 @@ def _weights(q, k, shifts, bias, scale):
     for shift in shifts:
         x = x - shift[..., None]
     return exp2(x if bias is None else x + bias[:, None])
+
+
+def heads_together(q: jax.Array) -> int:
+    """Heads of a tile: as many as divide all those of q [B, L, H, D], eight at most."""
+    return max(n for n in range(1, 9) if q.shape[0] * q.shape[2] % n == 0)
+
+
+def to_tiles(x: jax.Array, heads: int, size: int, fill=0) -> jax.Array:
+    """[B, L, H, D] to [groups of heads, tiles, heads, size, D], with `fill` after the end."""
+    b, length, h, d = x.shape
+    tiles = -(-length // size)
+    x = _padding.lengthen(x, tiles * size, fill)
+    x = x.swapaxes(1, 2).reshape(b * h // heads, heads, tiles, size, d).swapaxes(1, 2)
+    # Transposed here, once, and not again by every user with a layout of its own.
+    return lax.optimization_barrier(x)

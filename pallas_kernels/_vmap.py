@@ -1,4 +1,4 @@
-"""What kernels share to meet JAX's transformations: vmap becomes batch, and constant lists stay so."""
+"""JAX's transformations of kernels: vmap becomes a larger batch, and constant lists stay constant."""
 
 from collections.abc import Callable
 from typing import Any

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _block_lists
+from . import _block_lists, _padding
 from ._pytree import pytree, static
 from ._values import whole
 
@@ -242,11 +242,11 @@ class BlockMask:
 
     def real_queries(self, length: int) -> jax.Array | None:
         """Bool [B|1, H|1, length]: query tokens that are not padding; None if all are real."""
-        return _real_tokens(self.q_lengths, self.block_q, length)
+        return _padding.real_tokens(self.q_lengths, self.block_q, length)
 
     def real_keys(self, length: int) -> jax.Array | None:
         """Bool [B|1, H|1, length]: key tokens that are not padding; None if all are real."""
-        return _real_tokens(self.kv_lengths, self.block_kv, length)
+        return _padding.real_tokens(self.kv_lengths, self.block_kv, length)
 
     def draw(self, *, batch: int = 0, head: int = 0, width: int = 64) -> str:
         """Picture of one head in characters: `#` kept, `.` not, `+` some of a shrunken cell."""
@@ -282,13 +282,6 @@ def _as_lengths(lengths):
 
 def _or_blocks(lengths, count, block):
     return np.full((1, 1, count), block, np.int32) if lengths is None else lengths
-
-
-def _real_tokens(lengths, block, length):
-    if lengths is None:
-        return None
-    real = np.arange(block, dtype=np.int32).reshape(1, 1, 1, -1) < lengths[..., None]
-    return real.reshape(*lengths.shape[:2], -1)[..., :length]
 
 
 def _geometry(mask):

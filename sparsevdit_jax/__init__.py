@@ -9,8 +9,8 @@ from .grid import VideoGrid as VideoGrid
 from .merge import merge_by_lse as merge_by_lse
 from .pattern import Attended as Attended
 from .pattern import AttentionPattern as AttentionPattern
-from .pattern import AttentionPlan as AttentionPlan
 from .pattern import StaticPattern as StaticPattern
+from .plan import AttentionPlan as AttentionPlan
 from .schedule import Phase as Phase
 from .schedule import StepSchedule as StepSchedule
 from .token_order import TokenOrder as TokenOrder

@@ -1,4 +1,4 @@
-"""SparseAttention: a whole model's choice, one pattern per layer and a schedule; kept as JSON."""
+"""SparseAttention: what a whole model attends by, as a pattern for each layer and a schedule; JSON in and out."""
 
 import dataclasses
 import json
@@ -22,8 +22,8 @@ _FIELDS = ("format", "version", "grid", "num_heads", "schedule", "patterns", "la
 
 @dataclasses.dataclass(frozen=True)
 class SparseAttention:
-    """One pattern per layer, and what each denoising step is for. Hashable: a static argument of a
-    jitted step.
+    """A pattern for each layer, and the phase of each denoising step. It is hashable, so that a jitted
+    step can take it as a static argument.
 
     Attributes:
       patterns: pattern of each layer.
@@ -79,17 +79,18 @@ class SparseAttention:
         last_steps: int | None = None,
         layers: Iterable[int] = (),
     ) -> "SparseAttention":
-        """This attention with exact steps at the start and at the end, and with dense layers.
+        """This attention with other dense steps at the start and at the end, and with more dense layers.
 
         Args:
-          steps: leading dense steps, in place of the schedule's; None leaves them, as below.
-          last_steps: dense steps at the end. Searches make room (`StepSchedule.with_dense`).
-          layers: those that are `Dense` in every step, counted from 0, besides those that are.
+          steps: dense steps at the start. None keeps the schedule's.
+          last_steps: dense steps at the end. None keeps the schedule's. Searches move
+            (`StepSchedule.with_dense`).
+          layers: layers to make `Dense` in every step, counted from 0. Dense layers stay dense.
 
         Raises:
-          ValueError: numbers that do not fit the schedule or the layers; everything is dense
-            already; or fewer dense steps than a `Table` was made with, whose row for such a step
-            says nothing but `Dense`.
+          ValueError: the numbers do not fit the schedule or the layers; everything is dense
+            already; or a `Table` was made with more dense steps, so that it holds only `Dense`
+            for a step that would now be sparse.
         """
         layers = {self._layer(layer) for layer in layers}
         if steps is None and last_steps is None and not layers:
@@ -131,32 +132,33 @@ class SparseAttention:
     def check(
         self, *, grid: VideoGrid | None = None, num_layers: int | None = None, num_heads=None
     ):
-        """ValueError naming what differs from the grid, layer count or head count that this was
-        made for.
+        """Checks the grid, layer count and head count that this was made for.
+
+        Raises:
+          ValueError: one of them differs; the message names it.
         """
         if grid is not None and self.grid is not None and grid != self.grid:
             raise ValueError(
                 f"these patterns were made for {self.grid}, not for the grid {grid}; search or "
                 "choose anew for it"
             )
-        if num_layers is not None and num_layers != self.num_layers:
-            raise ValueError(
-                f"these patterns are for {self.num_layers} layers, but the model's layer count is "
-                f"{num_layers}; "
-                "use the file that was made for this model"
-            )
-        if num_heads is not None and self.num_heads is not None and num_heads != self.num_heads:
-            raise ValueError(
-                f"these patterns were made for {self.num_heads} heads, but the model's head count "
-                f"is {num_heads}; "
-                "use the file that was made for this model"
-            )
+        for what, own, given in (
+            ("layer", self.num_layers, num_layers),
+            ("head", self.num_heads, num_heads),
+        ):
+            if own is not None and given is not None and own != given:
+                raise ValueError(
+                    f"these patterns were made for {own} {what}s, but the model's {what} count is {given}; "
+                    "use the file that was made for this model"
+                )
 
     def init(
         self, grid: VideoGrid, *, batch: int, num_heads: int, head_dim: int
     ) -> tuple[Any, ...]:
-        """State of every layer before the first step; refuses a grid or head count it was not made
-        for.
+        """State of every layer before the first step.
+
+        Raises:
+          ValueError: this was made for another grid or head count, or a pattern does not fit.
         """
         self.check(grid=grid, num_heads=num_heads)
         room = self.schedule.largest_density

@@ -1,4 +1,4 @@
-"""Scores of block pairs -> which are kept, bool: rules whose rows may keep different numbers.
+"""Rules that turn scores of block pairs into a bool matrix; rows may keep different numbers of blocks.
 
 Ties go to the lowest index where nothing else is said. Where every row of a head keeps the same
 number, the lists of `selection.top_blocks` are cheaper.
@@ -22,11 +22,12 @@ def keep_top(scores: jax.Array, counts: Any) -> jax.Array:
       counts: int32 of the leading axes of `scores`, such as [B|1, H|1] for all rows of a head; 0
         keeps nothing.
     """
+    scores = _as_computed(scores)
     return _keep_first(scores, _highest(scores, counts), counts)
 
 
 def keep_share(weights: jax.Array, share: float, *, crossing: bool, least: Any = 0) -> jax.Array:
-    """The heaviest entries of each row, in turn while their sum is at most `share`: bool [..., N].
+    """The heaviest entries of each row, as long as their sum is at most `share`: bool [..., N].
 
     Args:
       weights: f32 [..., N], not negative.
@@ -34,6 +35,7 @@ def keep_share(weights: jax.Array, share: float, *, crossing: bool, least: Any =
       crossing: also keep the entry whose weight takes the sum past `share`.
       least: entries that are kept in any case, int32 as in `keep_top`.
     """
+    weights = _as_computed(weights)
     ranked = _descending(weights)
     counts = (jnp.cumsum(ranked, axis=-1) <= share).sum(-1, dtype=np.int32) + int(crossing)
     counts = jnp.clip(jnp.maximum(counts, _of_rows(least, ranked)[..., 0]), 0, weights.shape[-1])
@@ -47,6 +49,7 @@ def keep_from(scores: jax.Array, counts: Any) -> jax.Array:
       scores: f32 [..., N].
       counts: int32 as in `keep_top`; from 1 on.
     """
+    scores = _as_computed(scores)
     return scores >= _at(_highest(scores, counts), counts)
 
 
@@ -59,6 +62,7 @@ def keep_over_head(scores: jax.Array, dropped: Any) -> jax.Array:
       scores: f32 [B, H, N, N].
       dropped: int32, broadcasts to [B, H]; 0 keeps all.
     """
+    scores = _as_computed(scores)
     ranked = jnp.sort(scores.reshape(*scores.shape[:2], -1), axis=-1)
     return scores >= _at(ranked, dropped)[..., None]
 
@@ -76,6 +80,13 @@ def video_mask(keep: jax.Array, order: TokenOrder, capacity: int | None = None) 
     if capacity is not None:
         capacity = min(capacity + text, order.num_blocks)
     return BlockMask.from_dense(keep, block_q=order.block, block_kv=order.block, capacity=capacity)
+
+
+def _as_computed(scores):
+    """`scores`, computed once: fused into what compares them with a rank of theirs, XLA may compute
+    them again and round otherwise, and the entry of that rank would be below itself.
+    """
+    return jax.lax.optimization_barrier(scores)
 
 
 def _descending(scores):

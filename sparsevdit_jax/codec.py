@@ -2,7 +2,7 @@
 
 A name is resolved by importing its module: `sparsevdit_jax.patterns.<module>` where that exists, else
 the module itself, so that a pattern of your own needs no registration. Reading a file thus imports the
-modules that it names, as Python's `import` would. Nothing that is no pattern can be made.
+modules that it names, as Python's `import` would. It makes patterns and nothing else.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""StepContext: what a pattern must know of the present step, and KernelOptions, how it calls kernels."""
+"""StepContext: what a pattern must know of the present step. KernelOptions: how kernels are called."""
 
 import dataclasses
 
@@ -29,8 +29,9 @@ class KernelOptions:
 
 @pytree
 class StepContext:
-    """What a pattern must know of the present step. A pytree: pass it to a jitted step as an
-    ordinary argument. `SparseAttention.context` makes it from a schedule.
+    """What a pattern must know of the present step. `SparseAttention.context` makes it from a schedule.
+
+    It is a pytree: pass it to a jitted step as an ordinary argument.
 
     `grid`, `phase`, `kernel` and `room` are static (another value compiles another program); the
     others are data (another value does not).
@@ -44,7 +45,7 @@ class StepContext:
       density: share of blocks that a pattern with a budget keeps in this step, float32 scalar; None:
         its own.
       room: the largest `density` of the run, for which lists have room; None: the pattern's own.
-      heads: which heads are here; the engine sets it on several devices. None: all, in order.
+      heads: the heads on this device; the engine sets it under a mesh. None: all, in order.
     """
 
     grid: VideoGrid = static()
@@ -80,7 +81,7 @@ class StepContext:
             )
 
     def num_heads(self, x: jax.Array) -> int:
-        """Heads that the pattern serves on all devices; `x` is [B, L, H, D], heads of this one."""
+        """Heads that the pattern serves on all devices; `x` [B, L, H, D] holds this device's."""
         return x.shape[2] if self.heads is None else self.heads.count
 
     def local_heads(self, x, axis: int = 1):

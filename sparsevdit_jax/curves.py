@@ -1,4 +1,4 @@
-"""Walks through a video: every token once, in an order that keeps neighbours near each other.
+"""Curves through a video: orders of all tokens that keep neighbours near each other.
 
 A walk of shape (frames, rows, columns) is an int64 array with the raster index of the token at each
 place. `PATHS` names them; `TokenOrder.path` takes the names.

@@ -1,9 +1,9 @@
 """Finetuning towards dense attention: STA's distillation loss, for any model of this library.
 
-The student runs a sparse pattern in every layer, the teacher is the frozen model with dense attention
-(Sliding Tile Attention, arXiv 2502.04507, section "Finetuning STA"). The per-layer term needs what each
-layer's attention returned, and no model has to change for it: `record` wraps every pattern so that it
-leaves its output in its state, which every model returns.
+The student runs a sparse pattern in every layer. The teacher is the frozen model with dense attention
+(Sliding Tile Attention, arXiv 2502.04507, section "Finetuning STA"). The loss compares the attention
+outputs of every layer, too. No model has to change for that: `record` wraps every pattern so that it
+keeps its output in its state, and every model returns the states.
 
     attention = record(SparseAttention.uniform(SlidingTile(...), num_layers))
     out = model(..., attention=attention, states=attention.init(...), ctx=ctx)
@@ -31,7 +31,7 @@ class RecordedState:
     """State of a `Recorded` pattern.
 
     Attributes:
-      output: float32 [B, H, L, D], what the heads' attention returned last, in raster order and before
+      output: float32 [B, H, L, D], the last attention output of the heads, in raster order and before
         the output projection; zeros before the first step.
       inner: state of the wrapped pattern.
       heads: of the layer, which these are; None: all.
@@ -44,10 +44,10 @@ class RecordedState:
 
 @dataclasses.dataclass(frozen=True)
 class Recorded(AttentionPattern):
-    """`pattern`, with its last output kept in the state. Output and inner state are the pattern's own.
+    """`pattern`, and its last output in the state. Output and inner state are those of `pattern`.
 
-    The copy is float32 whatever the model computes in, because `init` does not know that and a state's
-    dtype never changes: 4 B L H D bytes a layer.
+    The copy takes 4 B L H D bytes for each layer: it is float32, because `init` does not know the model's
+    dtype and the dtype of a state never changes.
 
     Attributes:
       pattern: what attends.
@@ -64,23 +64,8 @@ class Recorded(AttentionPattern):
         """The pattern."""
         return (self.pattern,)
 
-    @property
-    def in_ring(self) -> bool:  # pyrefly: ignore
-        """Whether the pattern is."""
-        return self.pattern.in_ring
-
-    @property
-    def takes_density(self) -> bool:  # pyrefly: ignore
-        """Whether the pattern does."""
-        return self.pattern.takes_density
-
-    @property
-    def num_steps(self) -> int | None:  # pyrefly: ignore
-        """Those of the pattern."""
-        return self.pattern.num_steps
-
     def with_density(self, density):
-        """Of the pattern with this density."""
+        """The same around the pattern with this density."""
         return Recorded(self.pattern.with_density(density), self.heads)
 
     def at_step(self, step, num_heads):
@@ -133,12 +118,12 @@ def _output(state):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """What each term of `distillation_loss` counts; the defaults are the paper's alpha, beta, gamma.
+    """Weights of the terms of `distillation_loss`. The defaults are the paper's alpha, beta and gamma.
 
     Attributes:
-      data: of the flow-matching loss of the student.
-      final: of the distance between the networks' outputs.
-      attention: of the distance between the layers' attention outputs.
+      data: weight of the flow-matching loss of the student.
+      final: weight of the distance between the networks' outputs.
+      attention: weight of the distance between the layers' attention outputs.
     """
 
     data: float = 1.0
@@ -179,7 +164,7 @@ def distillation_loss(
 
     L_data is ||target - student||², L_final ||student - teacher||² and L_attn the mean over layers of the same
     distance between attention outputs. The paper leaves open whether a norm sums or averages; here it is the
-    mean over entries, so that the weights mean the same on any canvas. No gradient reaches the teacher.
+    mean over entries, so that the weights mean the same on any latent grid. No gradient reaches the teacher.
 
     Args:
       student: with gradients.

@@ -2,9 +2,9 @@
 
     attended = attend(pattern, q, k, v, state, ctx)      # attended.out, .state, .lse, .side
 
-Under a mesh, tokens are exchanged for heads once, everything that the pattern does sees whole
-sequences of its heads, and one exchange leads back (Ulysses). Where heads are fewer than devices,
-keys and values travel instead (ring attention).
+Under a mesh an all-to-all exchanges tokens for heads (Ulysses). Then the pattern sees whole sequences
+of its heads, and a second all-to-all leads back. With fewer heads than devices, keys and values
+travel instead (ring attention).
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ def attend(
     state: Any,
     ctx: StepContext,
 ) -> Attended:
-    """What `pattern` gives for q, k, v of one layer at one step.
+    """Attention of one layer at one step, as `pattern` computes it.
 
     Args:
       pattern: how the heads attend.
@@ -45,8 +45,8 @@ def attend(
       `Attended`: out, lse, the new state, and the side branch of patterns that have one.
 
     Raises:
-      ValueError: shapes, dtypes or lengths do not fit the context's grid or the pattern; or heads are
-        fewer than devices, and the pattern needs whole heads.
+      ValueError: shapes, dtypes or lengths do not fit the context's grid or the pattern; or there are
+        fewer heads than devices, and the pattern needs whole sequences.
     """
     check_inputs(q, k, v, ctx)
     heads = tuple(range(q.shape[2]))
@@ -83,7 +83,7 @@ def check_inputs(q, k, v, ctx: StepContext) -> None:
 
 
 class _Exact(AttentionPattern):
-    """What every pattern is in Phase.DENSE."""
+    """Dense attention, for every pattern in Phase.DENSE."""
 
     in_ring = True
 
@@ -153,7 +153,7 @@ def _check_ring(parts, q, shards):
         if not pattern.in_ring:
             raise ValueError(
                 f"{type(pattern).__name__} chooses blocks from whole sequences, but {q.shape[2]} heads "
-                f"on {shards.tokens} devices leave none with a whole head; make the mesh's axis seq "
+                f"on {shards.tokens} devices leave some devices without a head; make the mesh's axis seq "
                 f"{q.shape[2]} or smaller"
             )
 

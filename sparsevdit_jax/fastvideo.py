@@ -29,22 +29,22 @@ def from_strategy(
     made_for: VideoGrid | None = None,
     say: Callable[[str], None] | None = None,
 ) -> SparseAttention:
-    """What a strategy file says: a `Table` of windows for each layer, full steps at its ends as `Phase.DENSE`.
+    """Reads a strategy file: a `Table` of windows for each layer. Full windows at its ends become dense steps.
 
-    A window as large as the canvas that the file was made for is full along that axis, and stays so on any other
-    canvas; a window that is larger than the canvas at hand is cut to it. So a file's warm-up stays full.
+    A window may be as large as the latent grid that the file was made for. It is then full along that axis, and
+    stays full on any other grid. A window larger than the present grid is cut. So a warm-up stays dense.
 
     Args:
       text: contents of the file.
-      grid: the canvas at hand.
+      grid: the present latent grid.
       tile: tokens of a tile.
-      made_for: the canvas that the file was made for, which the format has no place for. None finds its tiles in
-        the file: the largest window of all where every head has it in the first steps, the warm-up, or where the
-        canvas at hand has as many.
-      say: called with one line where the file was made for another canvas.
+      made_for: the latent grid that the file was made for; the format has no field for it. None infers its number
+        of tiles from the largest window, if every head has that window in the first steps (the warm-up), or if the
+        present grid has as many tiles.
+      say: called with one line where the file was made for another latent grid.
 
     Raises:
-      ValueError: not such a file, entries are missing, or nothing tells what canvas it was made for.
+      ValueError: not such a file, entries are missing, or the latent grid that it was made for is unknown.
     """
     windows = _windows(text)
     steps, layers, heads = (max(i) + 1 for i in zip(*windows, strict=True))
@@ -64,7 +64,7 @@ def from_strategy(
     dense = next((i for i, full in enumerate(is_full) if not full), steps)
     dense_last = next((i for i, full in enumerate(reversed(is_full)) if not full), 0)
     library = {w: Dense() if here[w] == tiles else SlidingTile(tile, here[w]) for w in sorted(here)}
-    # Full windows share one entry, whatever the file calls them.
+    # Full windows share one entry, under any name in the file.
     patterns = list(dict.fromkeys(library.values()))
     index = {w: patterns.index(p) for w, p in library.items()}
     tables = tuple(
@@ -80,7 +80,7 @@ def from_strategy(
     if say is not None and own != tiles:
         changed = [f"{list(w)} is {list(n)}" for w, n in sorted(here.items()) if w != n]
         say(
-            f"the strategy was made for {list(own)} tiles and this canvas has {list(tiles)}: "
+            f"the strategy was made for {list(own)} tiles and this latent grid has {list(tiles)}: "
             f"{dense} first and {dense_last} last steps are full"
             + (f", and window {', '.join(changed)}" if changed else "")
         )
@@ -89,14 +89,14 @@ def from_strategy(
 
 
 def to_strategy(attention: SparseAttention, grid: VideoGrid | None = None) -> str:
-    """The strategy file of an attention that holds nothing but STA windows and full attention.
+    """The strategy file of an attention whose patterns are STA windows or dense.
 
     Args:
       attention: its patterns are `Table`, `SlidingTile` (per head or one for all) or `Dense`.
-      grid: the canvas; ``attention.grid`` by default. It gives the window that stands for full attention.
+      grid: the latent grid; ``attention.grid`` by default. A window as large as this grid means dense attention.
 
     Raises:
-      ValueError: no grid, no head count, another pattern, or tiles of different sizes: the format has no place for it.
+      ValueError: no grid, no head count, another pattern, or tiles of different sizes: the format cannot hold it.
     """
     grid = grid or attention.grid
     if grid is None or attention.num_heads is None:
@@ -124,7 +124,7 @@ def to_strategy(attention: SparseAttention, grid: VideoGrid | None = None) -> st
 
 
 def tiles_of(grid: VideoGrid, tile: tuple[int, int, int]) -> tuple[int, ...]:
-    """Tiles of the canvas along frames, rows and columns, ragged ones counted."""
+    """Tiles of the latent grid along frames, rows and columns, ragged ones counted."""
     return tuple(-(-n // t) for n, t in zip(grid.shape, tile, strict=True))
 
 
@@ -158,7 +158,7 @@ def _without_repeats(pairs):
     document = dict(pairs)
     if len(document) < len(pairs):
         twice = next(key for key in document if [k for k, _ in pairs].count(key) > 1)
-        raise ValueError(f"entry {twice!r} stands there twice; keep the one that is meant")
+        raise ValueError(f"entry {twice!r} occurs twice; keep one of them")
     return document
 
 
@@ -167,9 +167,9 @@ def _keys(step, layers, heads):
 
 
 def _tiles_made_for(of_step, tiles):
-    """Tiles of the canvas that a file was made for, from the windows of each step.
+    """Tiles of the latent grid that a file was made for, from the windows of each step.
 
-    A file of one window alone shows no warm-up: that window may as well be a part of its canvas.
+    A file of one window alone shows no warm-up: that window may as well be a part of its latent grid.
     """
     found = set().union(*of_step)
     largest = tuple(map(max, zip(*found, strict=True)))
@@ -179,15 +179,15 @@ def _tiles_made_for(of_step, tiles):
     if of_step[0] == {largest} and len(found) > 1:
         return largest
     raise ValueError(
-        f"nothing tells what canvas this strategy was made for: its largest window is "
-        f"{list(largest)} tiles, its first step is not full, and this canvas has {list(tiles)}. Take "
-        "the frames, height and width that it was made for, or make a file for this canvas with "
+        f"the latent grid that this strategy was made for is unknown: its largest window is "
+        f"{list(largest)} tiles, its first step is not full, and this latent grid has {list(tiles)}. Take "
+        "the frames, height and width that it was made for, or make a file for this latent grid with "
         "from_strategy(text, grid, made_for=...).to_json()"
     )
 
 
 def _carried(window, own, tiles):
-    """A window on another canvas: what was full along an axis stays full."""
+    """A window on another latent grid: an axis that was full stays full."""
     pairs = zip(window, own, tiles, strict=True)
     return tuple(n if w >= o else min(w, n) for w, o, n in pairs)
 

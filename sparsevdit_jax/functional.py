@@ -26,8 +26,8 @@ def sparse_attention(
 ) -> Float[Array, "B L H D"] | tuple[Float[Array, "B L H D"], Float32[Array, "B H L"]]:
     """softmax(scale q k^T) v over the token pairs that `pattern` keeps on `grid`.
 
-    For patterns without state; one that searches or has a table of steps runs in a model's loop,
-    through ``pattern.init`` and `attend`. Differentiable in q, k and v.
+    This is for patterns without a state. A pattern that searches, or has a table of steps, runs in a
+    denoise loop: call ``pattern.init`` and `attend`. Differentiable in q, k and v.
 
     Args:
       q: [B, L, H, D] in raster order, after RoPE; float32, bfloat16 or float16.
@@ -35,8 +35,8 @@ def sparse_attention(
       v: as q.
       grid: shape of the sequence; L must be ``grid.num_tokens``.
       pattern: which pairs to keep.
-      text_lengths: real text tokens of each row, int32 [B]; None: all of the room. What stands
-        beyond is never read.
+      text_lengths: real text tokens of each row, int32 [B]; None: ``grid.text_len``. Tokens beyond
+        are never read.
       scale: factor on the logits, D**-0.5 by default.
       implementation: name for the kernels; None lets them choose.
       return_lse: also return the log-sum-exp.
@@ -69,4 +69,7 @@ def _attend(q, k, v, ctx, *, pattern, with_lse):
             "attended = sparsevdit_jax.attend(pattern, q, k, v, state, ctx)"
         )
     attended = attend(pattern, q, k, v, state, ctx)
-    return attended.out, attended.lse if with_lse else None  # else nobody puts it in raster order
+    return (
+        attended.out,
+        attended.lse if with_lse else None,
+    )  # XLA then drops the work of putting it in raster order

@@ -9,7 +9,7 @@ from pallas_kernels._values import flag, whole
 
 @dataclasses.dataclass(frozen=True)
 class VideoGrid:
-    """Latent tokens of a video (frames x height x width), joined or not by text tokens.
+    """The latent grid: the tokens of a video (frames x height x width), and room for text tokens.
 
     The sequence is in *raster order*: video token (frame, row, column) has video index ``(frame *
     height + row) * width + column``. Text stands after the video (HunyuanVideo), before it

@@ -1,4 +1,4 @@
-"""Softmax attention over several sets of keys, from the attention over each set: merged by lse."""
+"""Merges softmax attention over several sets of keys by the lse of each set."""
 
 from collections.abc import Iterable
 

@@ -27,6 +27,7 @@ class Method:
       pattern: (grid, heads of the model, layer) -> the pattern of that layer. It fits every grid.
       schedule: number of steps -> schedule.
       dense_layers: number of layers -> layers that stay dense, from 0.
+      trained: models are trained or finetuned with it; otherwise it is for weights of dense attention.
       models: fields that differ for a family of models: "wan", "hunyuanvideo" or "cogvideox".
     """
 
@@ -36,6 +37,7 @@ class Method:
     pattern: Callable[[VideoGrid, int, int], AttentionPattern]
     schedule: Callable[[int], StepSchedule] = StepSchedule
     dense_layers: Callable[[int], tuple[int, ...]] = no_layers
+    trained: bool = False
     models: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def of(self, model: str | None) -> "Method":

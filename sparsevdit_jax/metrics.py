@@ -30,10 +30,10 @@ def density(
     """Kept / all pairs of real tokens, text included, batch mean: float32 [num_heads].
 
     Args:
-      pattern: one that chooses blocks, online or not, or mixes such.
+      pattern: any that chooses blocks, or mixes patterns that do.
       grid: shape of the sequence.
       num_heads: heads of the layer.
-      state: the pattern's state, for one that has any. None: what its settings say, after a search.
+      state: the pattern's state. None: the density that its settings give, after a search.
       step: the row of a Table.
       text_lengths: real text tokens of each row, int32 [B]; None: all of the room.
 
@@ -52,10 +52,10 @@ def device_imbalance(
     state=None,
     step: int = 0,
 ) -> tuple[float, float]:
-    """Work of the busiest device / mean work, with heads assigned by work, and as they are numbered.
+    """Work of the busiest device / mean work: with heads assigned by work, and in the order of their numbers.
 
-    1 is perfect. Both count the pairs of `density`; arguments as there, `devices` those of the mesh's
-    axis `seq`.
+    1 is perfect. Work counts the pairs of `density`, which has the same arguments. `devices` is the size of
+    the mesh's axis `seq`.
     """
     work = density(pattern, grid, num_heads=num_heads, state=state, step=step)
     assigned = parallel.imbalance(work, devices, parallel.assign_heads(work, devices))
@@ -71,7 +71,7 @@ def recall(lse: jax.Array, dense_lse: jax.Array) -> jax.Array:
 
     Args:
       lse: float32 [B, H, L] of the sparse attention; -inf where nothing is kept.
-      dense_lse: float32 [B, H, L] of exact attention of the same q and k; -inf marks padding.
+      dense_lse: float32 [B, H, L] of dense attention of the same q and k; -inf marks padding.
     """
     real = dense_lse > -jnp.inf
     kept = jnp.where(real, jnp.exp(lse - jnp.where(real, dense_lse, 0.0)), 0.0)
@@ -81,7 +81,7 @@ def recall(lse: jax.Array, dense_lse: jax.Array) -> jax.Array:
 def mask_recall(mass: jax.Array, mask: BlockMask) -> jax.Array:
     """Kept / all attention mass: block masses f32 [B, H, N, N] and a mask -> f32 [B, H].
 
-    Also for masses under a cached lse, whose rows do not sum to their number of tokens.
+    The masses may come from a cached lse: then a row does not sum to its number of tokens.
     """
     kept = jnp.where(jnp.asarray(mask.to_dense()), mass, 0.0).sum((-1, -2))
     return kept / jnp.maximum(mass.sum((-1, -2)), np.finfo(np.float32).tiny)
@@ -97,7 +97,7 @@ def output_error(out: jax.Array, exact: jax.Array) -> jax.Array:
 
 
 def measure(q, k, v, state, ctx: StepContext, *, pattern: AttentionPattern) -> dict[str, jax.Array]:
-    """Recall and output error, f32 [B, H] each, of one step of `pattern` against exact attention.
+    """Recall and output error, f32 [B, H] each, of one step of `pattern` against dense attention.
 
     Args:
       q: [B, L, H, D], raster order.

@@ -1,7 +1,7 @@
 """The operations that patterns are made of, on raster-order sequences q, k, v [B, L, H, D].
 
-`engine.attend` calls patterns where whole sequences are on the device. Only where heads are fewer
-than devices are tokens sharded here, and then keys and values travel (`parallel.ring`).
+`engine.attend` calls patterns with whole sequences on the device. With fewer heads than devices the
+tokens are sharded instead, and keys and values travel (`parallel.ring`).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _DENSE_BLOCK = 128  # tokens; of dense attention's mask where keys travel
 
 
 def with_lengths(mask: BlockMask, q_order: Order, kv_order: Order, ctx: StepContext) -> BlockMask:
-    """`mask` with the real tokens of each block, where it says nothing of them."""
+    """`mask` with the number of real tokens in each block, unless it has one."""
     kv_order = q_order if kv_order is None else kv_order
     q_lengths, kv_lengths = mask.q_lengths, mask.kv_lengths
     text = ctx.text_lengths if ctx.grid.text_len else None
@@ -34,6 +34,21 @@ def with_lengths(mask: BlockMask, q_order: Order, kv_order: Order, ctx: StepCont
     return dataclasses.replace(mask, q_lengths=q_lengths, kv_lengths=kv_lengths)
 
 
+def density(mask: BlockMask, q_order: Order, kv_order: Order, ctx: StepContext) -> np.ndarray:
+    """Kept / all pairs of real tokens of each head, batch mean: f32 [H|1]. Tokens that the orders leave
+    out keep nothing.
+    """
+    mask = with_lengths(mask, q_order, kv_order, ctx)
+    kept = np.asarray(mask.density(per_head=True), np.float32)
+    text = ctx.grid.text_len if ctx.text_lengths is None else np.asarray(ctx.text_lengths)
+    real = np.atleast_1d(ctx.grid.num_video_tokens + text).astype(np.float64)
+    pairs = np.ones(1)
+    for lengths in (mask.q_lengths, mask.kv_lengths):
+        pairs = pairs * (real if lengths is None else np.asarray(lengths).sum(-1).mean(1))
+    pairs, real = np.broadcast_arrays(pairs, real)
+    return kept * np.float32(pairs.sum() / np.square(real).sum())
+
+
 def attend_blocks(
     q: Float[Array, "B L H D"],
     k: Float[Array, "B L H D"],
@@ -42,6 +57,8 @@ def attend_blocks(
     q_order: Order,
     kv_order: Order,
     ctx: StepContext,
+    *,
+    skip_below: float | None = None,
 ) -> tuple[Float[Array, "B L H D"], Float32[Array, "B H L"]]:
     """(out, lse f32 [B, H, L]) over the block pairs of `mask`, in raster order.
 
@@ -53,6 +70,8 @@ def attend_blocks(
       q_order: block order of the queries; None is the raster order.
       kv_order: block order of the keys; None is `q_order`.
       ctx: the step's grid, text lengths and kernel options.
+      skip_below: as in `pallas_kernels.block_sparse_attention`; walks follow the block order. None
+        where the tokens of a sequence lie on several devices.
     """
     kv_order = q_order if kv_order is None else kv_order
     mask = with_lengths(mask, q_order, kv_order, ctx)
@@ -62,7 +81,12 @@ def attend_blocks(
         k, v = kv_order.apply(k), kv_order.apply(v)
     shards, options = current(), dataclasses.asdict(ctx.kernel)
     if shards is None:
-        out, lse = block_sparse_attention(q, k, v, mask, **options)
+        out, lse = block_sparse_attention(q, k, v, mask, **options, skip_below=skip_below)
+    elif skip_below is not None:
+        raise ValueError(
+            f"{skip_below=} needs whole sequences, but {q.shape[2]} heads leave the tokens of one on "
+            f"several devices; make the mesh's axis seq {q.shape[2]} or smaller"
+        )
     else:
         out, lse = ring.attend(q, k, v, mask, **options, shards=shards)
     return (out, lse) if q_order is None else (q_order.undo(out), q_order.undo(lse, axis=2))
@@ -74,7 +98,7 @@ def attend_dense(
     v: Float[Array, "B L H D"],
     ctx: StepContext,
 ) -> tuple[Float[Array, "B L H D"], Float32[Array, "B H L"]]:
-    """Exact attention among the real tokens: (out, lse f32 [B, H, L])."""
+    """Dense attention among the real tokens: (out, lse f32 [B, H, L])."""
     grid, text_lengths = ctx.grid, ctx.text_lengths
     if current() is not None:
         order = TokenOrder(grid, _DENSE_BLOCK)

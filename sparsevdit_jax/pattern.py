@@ -1,8 +1,8 @@
 """The interface of a pattern. Read this first.
 
-A pattern says how the heads of a layer attend. `engine.attend` calls it, and there is no other way
-in: the engine checks the arrays, brings whole sequences of a share of the heads to each device, and
-calls `AttentionPattern.compute` there. So a pattern never sees a device.
+A pattern says how the heads of a layer attend. Only `engine.attend` calls it. The engine checks the
+arrays, brings whole sequences of some heads to each device, and calls `AttentionPattern.compute`
+there. So a pattern never sees a device.
 
 Most patterns are a softmax over chosen blocks. They say *which* blocks (`plan`), and `compute` is
 written here, once. A `StaticPattern` chooses by position alone: it gives a token order and a keep
@@ -15,7 +15,6 @@ import functools
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
@@ -24,60 +23,22 @@ from pallas_kernels._pytree import pytree
 from sparsevdit_jax import ops
 from sparsevdit_jax.context import StepContext
 from sparsevdit_jax.grid import VideoGrid
+from sparsevdit_jax.plan import AttentionPlan
 from sparsevdit_jax.schedule import Phase
 from sparsevdit_jax.token_order import TokenOrder
-from sparsevdit_jax.token_permutation import TokenPermutation
 
 Heads = tuple[int, ...]
 _DRAWN = 8  # head_dim of random q and k, of which an online pattern's density is counted
 
 
 @pytree
-class AttentionPlan:
-    """Which block pairs one launch computes.
-
-    Attributes:
-      mask: the block pairs, in block order. Blocks of queries and of keys may differ in size and in
-        number. Without lengths in it, a mask takes those of its orders. A NumPy mask that is full, or
-        empty, costs what dense attention costs, or nothing.
-      q_order: block order of the queries; TokenPermutation has one for each head or row. None: raster.
-      kv_order: block order of the keys and values; None: `q_order`.
-    """
-
-    mask: BlockMask
-    q_order: TokenOrder | TokenPermutation | None = None
-    kv_order: TokenOrder | TokenPermutation | None = None
-
-    @classmethod
-    def everything(cls, grid: VideoGrid) -> "AttentionPlan":
-        """Dense attention: one block, full."""
-        block = grid.num_tokens
-        return cls(BlockMask.full(1, 1, block_q=block, block_kv=block))
-
-    @classmethod
-    def nothing(cls, grid: VideoGrid) -> "AttentionPlan":
-        """Attention to no key: out 0, lse -inf."""
-        none, block = np.zeros((1, 1), bool), grid.num_tokens
-        return cls(BlockMask.from_dense(none, block_q=block, block_kv=block))
-
-    def attend(self, q, k, v, ctx: StepContext) -> tuple[jax.Array, jax.Array]:
-        """(out [B, L, H, D], lse f32 [B, H, L]) of raster-order q, k, v, in raster order."""
-        if self.mask.is_full:
-            return ops.attend_dense(q, k, v, ctx)
-        if self.mask.is_empty:
-            batch, length, heads, _ = q.shape
-            return jnp.zeros_like(q), jnp.full((batch, heads, length), -jnp.inf, np.float32)
-        return ops.attend_blocks(q, k, v, self.mask, self.q_order, self.kv_order, ctx)
-
-
-@pytree
 class Attended:
-    """What attention of one layer gave.
+    """The results of attention in one layer.
 
     Attributes:
       out: dtype of q, raster order; zero for text beyond its length.
-      lse: natural log-sum-exp of the scaled kept logits, -inf where nothing is kept; None from a
-        pattern that is no softmax.
+      lse: natural log-sum-exp of the scaled kept logits, -inf where nothing is kept; None if the
+        pattern is not a softmax.
       state: the pattern's new state.
       side: a second branch that the model combines with `out` by learned weights
         (VSA's coarse attention, SLA's linear attention); None from most patterns.
@@ -90,23 +51,20 @@ class Attended:
 
 
 class AttentionPattern:
-    """How one layer attends. Frozen and hashable; state is a value.
+    """How one layer attends. A pattern is frozen and hashable; its state is a value beside it.
 
-    A state is a tree of arrays [B, H, ...]; arrays with fewer than two axes are one for all heads and
-    rows. A pattern overrides `plan`, and where it is no softmax over blocks `compute`.
+    A state is a tree of arrays [B, H, ...]. All heads and rows share an array with fewer than two axes.
+    A pattern overrides `plan`. If it is not a softmax over blocks, it overrides `compute`.
     """
 
-    takes_density: ClassVar[bool] = False
-    """Whether its number of blocks follows `StepContext.density` (it then has a field `density`)."""
-    in_ring: ClassVar[bool] = False
-    """Whether it also runs where heads are fewer than devices: it plans without looking at q or k,
-    or looks only through `ops`, on arrays whose tokens are sharded."""
     sees_dense_steps: ClassVar[bool] = False
-    """Whether it is called in Phase.DENSE too, where others would only be exact."""
+    """Whether it is called in Phase.DENSE too; the engine runs the others as dense attention."""
     is_dense: ClassVar[bool] = False
     """Whether it keeps every pair at every step."""
-    num_steps: int | None = None
-    """Steps of the run that it was made for; None: any."""
+    searches_densely: ClassVar[bool] = False
+    """Whether every searching step attends to everything, not the first alone."""
+    is_static: ClassVar[bool] = False
+    """Whether it depends on positions alone: `StaticPattern`."""
 
     @property
     def members(self) -> tuple["AttentionPattern", ...]:
@@ -114,9 +72,34 @@ class AttentionPattern:
         return ()
 
     @property
+    def takes_density(self) -> bool:
+        """Whether its number of blocks follows `StepContext.density` (a field `density`), or a member's."""
+        return any(p.takes_density for p in self.members)
+
+    @property
+    def in_ring(self) -> bool:
+        """Whether it also runs where heads are fewer than devices: it plans without looking at q or k, or
+        looks only through `ops`, on arrays whose tokens are sharded. By default, if all members do."""
+        return bool(self.members) and all(p.in_ring for p in self.members)
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps of the run that it, or a member, was made for; None: any."""
+        steps = {p.num_steps for p in self.members} - {None}
+        if len(steps) > 1:
+            raise ValueError(f"{self} mixes patterns of {steps} steps; give one number")
+        return steps.pop() if steps else None
+
+    @property
     def searches(self) -> bool:
         """Whether it chooses blocks from q and k in the searching phases."""
         return any(p.searches for p in self.members)
+
+    @property
+    def has_side(self) -> bool:
+        """Whether it gives a side branch, which a model must combine with `out`."""
+        own = type(self).side is not AttentionPattern.side
+        return own or any(p.has_side for p in self.members)
 
     def init(self, grid: VideoGrid, *, batch: int, num_heads: int, head_dim: int) -> Any:
         """State before the first step. Its tree structure, shapes and dtypes never change.
@@ -125,6 +108,13 @@ class AttentionPattern:
         """
         del grid, batch, num_heads, head_dim
         return ()
+
+    def prepare(self, q, k, v, state, ctx: StepContext) -> Any:
+        """State for `plan`, where that follows from v, which it does not see; never called in
+        Phase.DENSE. The default looks at nothing.
+        """
+        del q, k, v, ctx
+        return state
 
     def plan(self, q, k, state, ctx: StepContext) -> tuple[AttentionPlan, Any]:
         """(plan, state): the block pairs that this step computes; never called in Phase.DENSE.
@@ -136,26 +126,31 @@ class AttentionPattern:
         raise ValueError(f"{self} chooses no blocks, so it has no plan and no density")
 
     def update(self, q, k, lse, state, ctx: StepContext) -> Any:
-        """State after the launch, whose lse is f32 [B, H, L] in raster order; never called in
-        Phase.DENSE. The default remembers nothing.
+        """State after the launch, whose lse is f32 [B, H, L] in raster order; called in Phase.DENSE
+        only where the pattern `sees_dense_steps`. The default remembers nothing.
         """
         del q, k, lse, ctx
         return state
 
     def side(self, q, k, v, plan: AttentionPlan, ctx: StepContext) -> jax.Array | None:
-        """The side branch [B, L, H, D] of a step that is not dense; None: there is none."""
+        """The side branch [B, L, H, D]; None: there is none. A dense step, whose plan keeps everything,
+        has it only where the pattern `sees_dense_steps`.
+        """
         del q, k, v, plan, ctx
         return None
 
     def compute(self, q, k, v, state, ctx: StepContext) -> Attended:
         """Attention of the heads on this device; `engine.attend` calls it.
 
-        q, k, v are whole sequences [B, L, H, D] in raster order. In Phase.DENSE the result is exact.
+        q, k, v are whole sequences [B, L, H, D] in raster order. In Phase.DENSE attention is dense.
         Text beyond ``ctx.text_lengths`` changes nothing, and its rows are zero.
         """
         if ctx.phase is Phase.DENSE:
-            return Attended(*ops.attend_dense(q, k, v, ctx), state)
-        plan, state = self.plan(q, k, state, ctx)
+            out, lse = ops.attend_dense(q, k, v, ctx)
+            seen = self.update(q, k, lse, state, ctx) if self.sees_dense_steps else state
+            side = self.side(q, k, v, AttentionPlan.everything(ctx.grid), ctx)
+            return Attended(out, lse, seen, side)
+        plan, state = self.plan(q, k, self.prepare(q, k, v, state, ctx), ctx)
         out, lse = plan.attend(q, k, v, ctx)
         side = self.side(q, k, v, plan, ctx)
         return Attended(out, lse, self.update(q, k, lse, state, ctx), side)
@@ -175,8 +170,8 @@ class AttentionPattern:
         return (self,) * num_heads
 
     def head_work(self, state, ctx: StepContext, num_heads: int) -> Any:
-        """Work of each head, [H], or of each step and head, [steps, H], concrete or traced: by it
-        heads are assigned to devices. None: equal.
+        """Work of each head, [H], or of each step and head, [steps, H], concrete or traced. The engine
+        assigns heads to devices by it. None: equal.
         """
         del state, ctx, num_heads
         return None
@@ -190,37 +185,32 @@ class AttentionPattern:
     ) -> np.ndarray:
         """Kept / all pairs of real tokens for each head, text included, batch mean: f32 [num_heads].
 
-        Without a state it is what the settings say. The default counts a plan. For an online pattern
-        that is the plan of random q and k: exact for a rule that keeps a number of blocks, an
-        example for one that keeps a share of the mass.
+        Without a state it is what the settings say. The default counts a plan. For an online pattern it
+        counts the plan of random q and k. That is right for a rule that keeps a number of blocks, and
+        only an example for a rule that keeps a share of the mass.
         """
         ctx = StepContext(grid, Phase.REUSE, step, text_lengths)
-        plan = self.static_plan(grid, num_heads) if isinstance(self, StaticPattern) else None
-        if plan is None:
+        if isinstance(self, StaticPattern):
+            plan = self.static_plan(grid, num_heads)
+        else:
             batch = 1 if ctx.text_lengths is None else len(ctx.text_lengths)
             shape = (2, batch, grid.num_tokens, num_heads, _DRAWN)
             q, k = jax.random.normal(jax.random.key(0), shape, np.float32)
             if state is None:
                 state = self.init(grid, batch=batch, num_heads=num_heads, head_dim=_DRAWN)
             plan, _ = self.plan(q, k, state, ctx)
-        mask = ops.with_lengths(plan.mask, plan.q_order, plan.kv_order, ctx)
-        kept = np.asarray(mask.density(per_head=True), np.float32)
-        return np.broadcast_to(kept, num_heads).copy()
+        density = ops.density(plan.mask, plan.q_order, plan.kv_order, ctx)
+        return np.broadcast_to(density, num_heads).copy()
 
     def token_order(self, grid: VideoGrid) -> TokenOrder | None:
-        """Block order of its masks; None where there is not one for all heads and steps."""
+        """Block order of its masks; None unless all heads and steps share one."""
         del grid
         return None
 
     def block_on(self, grid: VideoGrid) -> int:
-        """Tokens in a block; 0 where there is no one number."""
+        """Tokens in a block; 0 if its blocks differ."""
         order = self.token_order(grid)
         return 0 if order is None else order.block
-
-    @property
-    def is_static(self) -> bool:
-        """Whether it depends on positions alone: `StaticPattern`."""
-        return False
 
     @property
     def serves_any_head(self) -> bool:
@@ -235,11 +225,7 @@ class StaticPattern(AttentionPattern):
     """
 
     in_ring = True
-
-    @property
-    def is_static(self) -> bool:
-        """True."""
-        return True
+    is_static = True
 
     def keep_blocks(self, grid: VideoGrid, num_heads: int) -> np.ndarray:
         """Block pairs to compute, bool [H|1, N, N] (numpy), text blocks last."""

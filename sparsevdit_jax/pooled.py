@@ -83,14 +83,14 @@ def pooled_scores(
     centred: bool = False,
     kv_order: TokenOrder | None = None,
 ) -> jax.Array:
-    """Scaled logits of pooled queries and keys: f32 [B, H, Nq, Nk] in the order of `order`.
+    """Scaled logits of pooled queries and keys: f32 [B, H, Nq, Nk] in their orders.
 
     Means are of real tokens; a block without any has the score 0, or -inf where it has parts.
 
     Args:
       q: [B, L, H, D], raster order.
       k: as q.
-      order: block order.
+      order: block order of the queries.
       ctx: the step's text lengths and scale.
       parts: equal parts of a query block and of a key block. The score is the log-sum-exp over all
         pairs of parts that hold real tokens.

@@ -1,4 +1,4 @@
-"""The papers' settings by name, and the same settings carried over to any canvas and number of steps.
+"""The papers' settings by name, and the same settings carried over to any latent grid and number of steps.
 
     PRESETS["hunyuanvideo-sta-117f"].attention()
     attention_for("sta", grid, num_layers=40, num_heads=40, num_steps=30)
@@ -32,33 +32,33 @@ from sparsevdit_jax.schedule import StepSchedule
 TILE = (6, 8, 8)
 """STA's tile, in tokens."""
 WINDOW_SHARE = (1.0, 5 / 6, 1 / 2)
-"""STA without training or search: (30, 40, 40) tokens of the canvas (30, 48, 80), density 0.417."""
+"""STA without training or search: (30, 40, 40) tokens of the latent grid (30, 48, 80), density 0.417."""
 ADASPA_DENSITY = 0.2
 SPARSE_VDIT_DENSITY = 0.3
 """What Sparse-vDiT's FLOPs imply for Wan after the warm-up (0.298), the largest of its three models."""
 
 
 def sta_schedule(num_steps: int = 50) -> StepSchedule:
-    """STA's: 12 of 50, 6 of 25, 3 of 10 steps are full at first."""
+    """STA's: 12 of 50, 6 of 25 or 3 of 10 steps are dense at the start."""
     return StepSchedule(num_steps, math.ceil(0.24 * num_steps))
 
 
 def adaspa_schedule(num_steps: int = 50) -> StepSchedule:
-    """AdaSpa's: searches at 20 % and 60 % of the steps, {10, 30} of 50, exact until the first."""
+    """AdaSpa's: searches at 20 % and 60 % of the steps, {10, 30} of 50; dense until the first."""
     first = max(1, round(0.2 * num_steps))
     second = round(0.6 * num_steps)
     return StepSchedule.adaspa(num_steps, (first, second) if second > first else (first,))
 
 
 def sparse_vdit_schedule(num_steps: int = 50) -> StepSchedule:
-    """Sparse-vDiT's: the first 10 of 50 steps are full."""
+    """Sparse-vDiT's: the first 10 of 50 steps are dense."""
     return warm_up(0.2)(num_steps)
 
 
 def sta_pattern(grid: VideoGrid) -> SlidingTile:
-    """STA for any canvas: the paper's window without search, as a share of the canvas, odd where it is not full.
+    """STA for any latent grid: the paper's window without search, as a share of the grid; odd where it is not full.
 
-    Canvases of less than two tiles along an axis get a smaller tile there, so that there is something to leave out.
+    A grid of less than two tiles along an axis gets a smaller tile there, so that there is something to leave out.
     """
     sizes = (min(t, max(1, -(-n // 2))) for t, n in zip(TILE, grid.shape, strict=True))
     tile = (next(sizes), next(sizes), next(sizes))
@@ -107,7 +107,7 @@ _FOUNDING = (
     Method(
         name="sparse-vdit",
         title="Sparse-vDiT",
-        source="arXiv 2506.03065",
+        source="arXiv 2506.03065, whose table of modes was never published: heads take the sparse modes in turn",
         pattern=lambda grid, num_heads, layer: sparse_vdit_pattern(
             grid, num_heads, SPARSE_VDIT_DENSITY
         ),
@@ -142,7 +142,7 @@ def attention_for(
     dense_last_steps: int | None = None,
     dense_layers: Iterable[int] = (),
 ) -> SparseAttention:
-    """A method's published settings, carried over to a canvas, a model's size and a number of steps.
+    """A method's published settings, carried over to a latent grid, a model's size and a number of steps.
 
     Args:
       method: a name of `METHODS`, or "dense". With "sparse-vdit", heads take its modes in turn, see
@@ -152,8 +152,8 @@ def attention_for(
       num_heads: heads of each.
       num_steps: denoising steps; warm-up and search steps keep their share of them.
       model: family of models, "wan", "hunyuanvideo" or "cogvideox", for which a method may have settings of its own.
-      dense_steps: leading exact steps, in place of the method's. AdaSpa's first search follows them, and is exact too.
-      dense_last_steps: exact steps at the end; none by default.
+      dense_steps: dense steps at the start, in place of the method's. AdaSpa's first search follows them.
+      dense_last_steps: dense steps at the end; none by default.
       dense_layers: layers that stay dense, from 0, beside the method's. All three as in `SparseAttention.with_dense`.
 
     Raises:
@@ -251,7 +251,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "hunyuanvideo-sta-129f": Preset(
         **_HUNYUAN_129, **_STA, pattern=sta_pattern(_HUNYUAN_129["grid"]), density=None,
-        source=f"{_CARRIED}'s canvas of AdaSpa and Sparse-vDiT; tiles at the border are ragged",
+        source=f"{_CARRIED}'s latent grid of AdaSpa and Sparse-vDiT; tiles at the border are ragged",
     ),
     "hunyuanvideo-adaspa-129f": Preset(
         **_HUNYUAN_129, **_ADASPA, source="AdaSpa, table 1: 720p, 129 frames, 1.78x"
@@ -266,7 +266,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "wan2.1-14b-sta-81f": Preset(
         **_WAN_81, **_STA, pattern=sta_pattern(_WAN_81["grid"]), density=None,
-        source=f"{_CARRIED}'s usual canvas, which tiles do not divide",
+        source=f"{_CARRIED}'s usual latent grid, which tiles do not divide",
     ),
     "wan2.1-14b-adaspa-81f": Preset(**_WAN_81, **_ADASPA, source=_CARRIED),
     "wan2.1-14b-sparse-vdit-81f": Preset(

@@ -1,4 +1,4 @@
-"""What each denoising step is for: Phase, and StepSchedule (step -> phase)."""
+"""Phase: why a denoising step runs. StepSchedule: the phase of each step."""
 
 import collections
 import dataclasses
@@ -12,16 +12,16 @@ class Phase(enum.Enum):
     """Why a step runs. Static under jit: a run compiles at most one program per phase."""
 
     DENSE = "dense"
-    """Exact attention for every pattern: the warm-up, and the last steps where they are asked for.
-    States pass through it untouched.
+    """Dense attention for every pattern: in the warm-up, and in the last steps if the schedule says so.
+    States do not change.
     """
     FIRST_SEARCH = "first search"
-    """The first search of a run: patterns that search online attend exactly and choose their blocks
-    from what they see; the others act as in REUSE.
+    """The first search of a run. Patterns that search online compute dense attention and choose their
+    blocks from it. The others act as in REUSE.
     """
     SEARCH = "search"
-    """Patterns that search online choose their blocks anew, from what the first search left; the
-    others act as in REUSE.
+    """A later search. Patterns that search online choose their blocks anew, with the state that the
+    first search left. The others act as in REUSE.
     """
     REUSE = "reuse"
     """Sparse attention with the blocks chosen before."""
@@ -33,13 +33,13 @@ class StepSchedule:
 
     Attributes:
       num_steps: denoising steps of a run.
-      dense_steps: leading steps that run exact attention (STA: 12 to 15 of 50).
+      dense_steps: dense steps at the start (STA: 12 to 15 of 50).
       search_steps: steps that search, counted from `first_step`, ascending. They lie between the
         leading and the last dense steps.
       first_step: number of the first step in `search_steps`, 0 or 1. AdaSpa's paper leaves the base
-        open (arXiv 2502.21079): {10, 30} of 50 means 10 exact steps read from 1, and 11 read from
-        0.
-      dense_last_steps: last steps that run exact attention, for what a sparse end would blur.
+        open (arXiv 2502.21079): {10, 30} of 50 means 10 dense steps if steps count from 1, and 11 if
+        they count from 0.
+      dense_last_steps: dense steps at the end, which keep detail that a sparse end would blur.
       density: share of the blocks that each step keeps, one number in (0, 1] for each step, in place
         of the density of patterns with a budget (`AttentionPattern.takes_density`). A step of
         density 1 is dense. None: patterns keep their own.
@@ -88,21 +88,21 @@ class StepSchedule:
     def adaspa(
         cls, num_steps: int = 50, search_steps: tuple[int, ...] = (10, 30), first_step: int = 1
     ) -> "StepSchedule":
-        """AdaSpa's schedule: exact until the first search, whose own output is exact too.
+        """AdaSpa's schedule: dense until the first search, whose own output is dense too.
 
-        The defaults are the paper's, read from step 1: 9 dense steps, a fused search (10 exact
-        steps in all), then sparse steps with a second search at 30. Reference:
+        The defaults are the paper's, counted from step 1: 9 dense steps, a fused search (10 dense
+        outputs in all), then sparse steps with a second search at 30. Reference:
         arXiv 2502.21079.
         """
         dense = search_steps[0] - first_step if search_steps else num_steps
         return cls(num_steps, dense, search_steps, first_step)
 
     def with_dense(self, first: int | None = None, last: int | None = None) -> "StepSchedule":
-        """This schedule with other numbers of dense steps; its searches make room.
+        """This schedule with other numbers of dense steps; its searches move out of their way.
 
-        The first search keeps its distance from the leading dense steps (none in
+        The first search keeps its distance from the dense steps at the start (none in
         `StepSchedule.adaspa`), but is never later than the last sparse step. Later searches stay
-        where they are, and those that would fall in a dense step are left out.
+        where they are. A search that would fall in a dense step is dropped.
 
         Args:
           first: `dense_steps`; None leaves them.
@@ -166,11 +166,11 @@ class StepSchedule:
 
 
 def attention_cost(schedule: StepSchedule, density: float, *, lse_cache: bool = True) -> float:
-    """Attention work of a run of AdaSpa, in full attentions.
+    """Attention work of a run of AdaSpa, in units of one dense attention.
 
-    A full attention costs 1 (its two products 0.5 each) and a sparse step costs `density`. The
-    first search is fused with an exact step (1 + 0.5); a later one adds to its sparse step the 0.5
-    of a pass over q and k under the cached LSE, and without `lse_cache` another 0.5 for its own LSE.
+    A dense attention costs 1 (its two products 0.5 each), and a sparse step costs `density`. The
+    first search is fused with a dense step: 1 + 0.5. A later search adds 0.5 to its sparse step, for
+    a pass over q and k under the cached LSE. Without `lse_cache` it adds another 0.5 for its own LSE.
     """
     later = 0.5 if lse_cache else 1.0
     costs = {
@@ -183,7 +183,7 @@ def attention_cost(schedule: StepSchedule, density: float, *, lse_cache: bool = 
 
 
 def exact_steps(schedule: StepSchedule) -> int:
-    """Steps whose attention is exact: the dense ones and the first (fused) search."""
+    """Steps whose output is that of dense attention: the dense steps and the first (fused) search."""
     return sum(phase in (Phase.DENSE, Phase.FIRST_SEARCH) for phase in schedule.phases())
 
 

@@ -33,6 +33,16 @@ def round_down(x):
     return jnp.floor(x).astype(np.int32) if isinstance(x, jax.Array) else math.floor(x)
 
 
+def ceil_count(x):
+    """`round_up`, where a product that is whole but for rounding counts as whole: 0.2 of 35 is 7."""
+    return round_up(x * (1 - 1e-6))
+
+
+def floor_count(x):
+    """`round_down`, likewise: 0.7 of 10 is 7."""
+    return round_down(x * (1 + 1e-6))
+
+
 def densities(value: Any) -> float | tuple[float, ...]:
     """A density in (0, 1], or a tuple of one for each head; ValueError for anything else."""
     remedy = "kept blocks / all blocks of a row, or a tuple with one for each head"
@@ -148,38 +158,49 @@ def row_top_k(scores: jax.Array, count: int) -> jax.Array:
     return list_ranked(rank_blocks(scores, count), count, scores.shape[-1])
 
 
-def rank_with_text(scores: jax.Array, order: TokenOrder, capacity: int) -> jax.Array:
+def rank_with_text(
+    scores: jax.Array, order: TokenOrder, capacity: int, kv_order: TokenOrder | None = None
+) -> jax.Array:
     """Indices of the `capacity` best blocks of each video row, text blocks first: int32 [B, H, Nv,
     capacity].
 
     Args:
-      scores: f32 [B, H, N, N], of query and key blocks in the order of `order`.
-      order: block order.
+      scores: f32 [B, H, Nq, Nk], of query and key blocks in their orders.
+      order: block order of the queries.
       capacity: video blocks that a row can keep, plus all text blocks.
+      kv_order: block order of the keys; None: `order`.
     """
-    video = order.num_video_blocks
+    columns = (kv_order or order).num_video_blocks
     # Text columns win every row: they take the first ranks and lie outside of any count.
-    return rank_blocks(scores[:, :, :video].at[..., video:].set(jnp.inf), capacity)
+    scores = scores[:, :, : order.num_video_blocks].at[..., columns:].set(jnp.inf)
+    return rank_blocks(scores, capacity)
 
 
-def ranked_mask(ranked: jax.Array, counts: jax.Array | int, order: TokenOrder) -> BlockMask:
+def ranked_mask(
+    ranked: jax.Array,
+    counts: jax.Array | int,
+    order: TokenOrder,
+    kv_order: TokenOrder | None = None,
+) -> BlockMask:
     """The mask whose video rows keep the first `counts` video blocks of `ranked`, and all text.
 
     Args:
       ranked: from `rank_with_text`.
       counts: int32, broadcasts to [B, H]; at most the video blocks that `ranked` has room for.
-      order: block order.
+      order: block order of the queries.
+      kv_order: block order of the keys; None: `order`.
     """
-    text, total = order.num_text_blocks, order.num_blocks
+    kv_order = kv_order or order
+    text, total = kv_order.num_text_blocks, kv_order.num_blocks
     counts = jnp.broadcast_to(jnp.asarray(counts, np.int32), ranked.shape[:2])
     counts = jnp.broadcast_to(counts[..., None] + np.int32(text), ranked.shape[:-1])
     listed = list_ranked(ranked, counts, total)
-    rows = ((0, 0), (0, 0), (0, text))
+    rows = ((0, 0), (0, 0), (0, order.num_text_blocks))
     return BlockMask(
         jnp.pad(jnp.where(listed == total, 0, listed), (*rows, (0, 0))),
         jnp.pad(counts, rows, constant_values=total),
         block_q=order.block,
-        block_kv=order.block,
+        block_kv=kv_order.block,
         num_kv_blocks=total,
     )
 
@@ -190,6 +211,7 @@ def top_blocks(
     order: TokenOrder,
     ctx: StepContext,
     *,
+    kv_order: TokenOrder | None = None,
     rounding: Callable = round_half_up,
     multiple: int = 1,
 ) -> BlockMask:
@@ -198,22 +220,23 @@ def top_blocks(
     No gradient flows through the choice.
 
     Args:
-      scores: f32 [B, H, N, N], of query and key blocks in the order of `order`.
+      scores: f32 [B, H, Nq, Nk], of query and key blocks in their orders.
       density: share of the video blocks that a row keeps, one at least; see `row_budget`.
-      order: block order.
+      order: block order of the queries.
       ctx: the step.
+      kv_order: block order of the keys; None: `order`.
       rounding: as in `row_budget`.
       multiple: as in `row_budget`.
     """
-    video = order.num_video_blocks
+    columns = kv_order or order
+    video, text = columns.num_video_blocks, columns.num_text_blocks
     counts, room = row_budget(density, video, ctx, rounding=rounding, multiple=multiple)
-    scores = jax.lax.stop_gradient(scores)
-    ranked = rank_with_text(scores, order, room + order.num_text_blocks)
-    return ranked_mask(ranked, counts, order)
+    ranked = rank_with_text(jax.lax.stop_gradient(scores), order, room + text, kv_order)
+    return ranked_mask(ranked, counts, order, kv_order)
 
 
 def head_levels(recall: jax.Array, threshold: float) -> jax.Array:
-    """Which heads can do with fewer blocks and which get theirs: int32 [..., H], -1, 0 or +1.
+    """Which heads give blocks (-1), keep theirs (0) or get more (+1): int32 [..., H].
 
     n heads have a recall above `threshold` (at most half of all heads count); the n best are marked
     -1, the n worst +1. Equal recalls are ordered by head.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels._pytree import pytree
+from pallas_kernels.block_mask import ArrayLike
 from sparsevdit_jax.token_order import TokenOrder, gather_indices, slot_positions
 
 
@@ -20,8 +21,8 @@ class TokenPermutation:
       lengths: real tokens of each block, int32 [B|1, H|1, N]; None: every block is full.
     """
 
-    gather: jax.Array
-    positions: jax.Array
+    gather: ArrayLike
+    positions: ArrayLike
     lengths: Any = None
 
     @classmethod
@@ -39,11 +40,11 @@ class TokenPermutation:
 
     @classmethod
     def choose(cls, orders, which, text_lengths=None) -> "TokenPermutation":
-        """Head h has order ``orders[which[h]]``.
+        """Head h has order ``orders[which[h]]``, or of each batch row b ``orders[which[b, h]]``.
 
         Args:
           orders: TokenOrders of one grid, block size and number of blocks.
-          which: int32 [H], concrete or traced.
+          which: int32 [H] or [B, H], concrete or traced.
           text_lengths: real text tokens of each row, int32 [B]; None: all of the room.
         """
         geometry = {(o.grid, o.block, o.num_blocks) for o in orders}
@@ -58,10 +59,11 @@ class TokenPermutation:
             ]
         )
         positions = np.stack([slot_positions(o) for o in orders])
+        which = which if which.ndim == 2 else which[None]
         lengths = _lengths(orders, which, text_lengths)
         # The barrier keeps XLA from folding a concrete choice into constants of [H, slots].
         which = jax.lax.optimization_barrier(jnp.asarray(which))
-        return cls(jnp.asarray(gather)[which][None], jnp.asarray(positions)[which][None], lengths)
+        return cls(jnp.asarray(gather)[which], jnp.asarray(positions)[which], lengths)
 
     def mask_lengths(self, text_lengths=None) -> Any:
         """`lengths`: those of the text are known where it was made."""
@@ -90,8 +92,8 @@ def _lengths(orders, which, text_lengths) -> Any:
     if all(np.array_equal(o.lengths(), orders[0].lengths()) for o in orders):
         return orders[0].mask_lengths(text_lengths)
     lengths = [o.lengths(text_lengths) for o in orders]
-    xp = jnp if any(isinstance(x, jax.Array) for x in (*lengths, which)) else np
-    return xp.take(xp.concatenate(lengths, axis=1), which, axis=1)
+    xp: Any = jnp if any(isinstance(x, jax.Array) for x in (*lengths, which)) else np
+    return xp.take_along_axis(xp.concatenate(lengths, axis=1), which[..., None], axis=1)
 
 
 def _take_by_head(x, index, axis):

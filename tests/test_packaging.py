@@ -61,27 +61,38 @@ def test_wheel_names_its_licence_and_needs_no_gpu_package(wheel):
     assert required == {"jax", "flax", "numpy", "safetensors", "jaxtyping", "scipy"}
 
 
-def test_wheel_works_from_elsewhere(wheel, tmp_path):
+def test_the_citation_names_the_version_and_the_licence():
+    citation = (ROOT / ".github" / "CITATION.cff").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    version = re.search(r'^version = "(.*)"$', project, re.MULTILINE).group(1)
+    assert f"\nversion: {version}\n" in citation
+    assert "\nlicense: Apache-2.0\n" in citation
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    cited = re.findall(r"value: arXiv:(\S+)", citation)
+    assert cited
+    assert all(paper in readme for paper in cited)
+
+
+def test_the_readmes_first_example_runs_from_the_wheel_elsewhere(wheel, tmp_path):
+    packages, empty = tmp_path / "packages", tmp_path / "empty"
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path)
+        archive.extractall(packages)
+    empty.mkdir()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("```python\n")[2].partition("```")[0]
     program = f"""
 import sys
-sys.path.insert(0, {str(tmp_path)!r})
-import jax
+sys.path.insert(0, {str(packages)!r})
+{example}
 import models
 import pallas_kernels
-from sparsevdit_jax import VideoGrid, sparse_attention
-from sparsevdit_jax.patterns import SlidingTile
-
-q = jax.random.normal(jax.random.key(0), (1, 64, 1, 8))
-pattern = SlidingTile(tile=(2, 2, 2), window=(1, 1, 1))
-out = sparse_attention(q, q, q, grid=VideoGrid(4, 4, 4), pattern=pattern)
-print(out.shape, pallas_kernels.__file__, models.__file__)
+print(pallas_kernels.__file__, models.__file__)
 """
     done = subprocess.run(
-        [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-I", "-c", program], cwd=empty, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    shape, *files = done.stdout.rsplit(maxsplit=2)
-    assert shape == "(1, 64, 1, 8)"
-    assert all(Path(file).is_relative_to(tmp_path) for file in files), files
+    said, *files = done.stdout.rsplit(maxsplit=2)
+    assert "density of each head:" in said
+    assert all(Path(file).is_relative_to(packages) for file in files), files
+    assert not list(empty.iterdir())

@@ -42,6 +42,11 @@ CALLS = {
         (Q, OTHER, LSE),
         BLOCKS | dict(q_lengths=LENGTHS, kv_lengths=LENGTHS[..., :3]),
     ),
+    "linear_attention": (
+        pallas_kernels.linear_attention,
+        (Q, OTHER, OTHER),
+        BLOCKS | dict(pairs=np.ones((1, 3, 4, 3), bool), kv_lengths=LENGTHS[..., :3]),
+    ),
     "attend": (attend, (Diagonal(0.5, 8), Q, Q, Q, (), CTX), {}),
     "sparse_attention": (
         sparse_attention,

@@ -1,5 +1,6 @@
 """What tests/tolerances.py lets pass, what it sees, and what tests/margins.py keeps of it."""
 
+import contextlib
 import json
 import types
 
@@ -10,6 +11,7 @@ import pytest
 
 from experiments.record import read
 from tests import margins, tolerances
+from tests.conformance.dense_op_suite import DENSE_CASES
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((64, 256)).astype(np.float32)
@@ -75,6 +77,87 @@ def test_one_wrong_number_a_wrong_shape_and_nan_are_seen():
     wrong[3, 4] = np.nan
     with pytest.raises(AssertionError, match="error nan"):
         tolerances.assert_rounding_apart(wrong, X, DEEPEST, "x")
+
+
+class TestLargeLogits:
+    """Logits to 1,000, of which a few nearly tie."""
+
+    NAMES = "out", "lse", "dq", "dk", "dv"
+    CASE = next(case for case in DENSE_CASES if case.name == "large_logits")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def problem(cls):
+        q, k, v, d_out, d_lse = cls.CASE.arrays(jnp.float32)
+        arrays = q, k, v, np.ones((1, 1, 1, 1), bool), cls.CASE.head_dim**-0.5, d_out, d_lse
+        exact = tolerances.exact_attention(*arrays)
+        more = tolerances.moved_by_rounded_logits(*arrays)
+        return arrays, exact, tolerances.plain_attention(*arrays), more
+
+    @staticmethod
+    def shares(got, problem):
+        _, exact, plain, more = problem
+        seen = []
+        tolerances.observer, before = lambda *given: seen.append(given), tolerances.observer
+        try:
+            for values in zip(got, exact, plain, TestLargeLogits.NAMES, more, strict=True):
+                with contextlib.suppress(AssertionError):
+                    tolerances.assert_within_budget(*values[:3], jnp.float32, *values[3:])
+        finally:
+            tolerances.observer = before
+        return [error / allowed for error, allowed, _ in seen]
+
+    def test_programs_that_round_elsewhere_use_less_than_half(self, problem):
+        q, k, v, keep, scale, d_out, d_lse = problem[0]
+        for factor in (np.float32(scale), np.float32(scale * np.log2(np.e))):
+            # Scales first, by one factor or by two; the second rounds most.
+            rest = float(scale / factor)
+            out, lse, dq, dk, dv = tolerances.plain_attention(
+                q * factor, k, v, keep, rest, d_out, d_lse
+            )
+            shares = self.shares((out, lse, dq * factor, dk, dv), problem)
+            assert len(shares) == 5
+            assert max(shares) < margins.NEAR
+
+    @pytest.mark.parametrize(
+        ("mistake", "seen_in"),
+        [
+            (lambda logits: 1e-3 * logits, NAMES),
+            (lambda logits: 1e-5 * logits, ["lse"]),
+            (
+                lambda logits: np.asarray(jnp.asarray(logits, jnp.bfloat16), np.float64) - logits,
+                NAMES,
+            ),
+            (lambda logits: np.round(logits * 256) / 256 - logits, NAMES),
+            (
+                lambda logits: np.log1p(np.resize([1e-3, -1e-3, 0], logits.shape)),
+                ["out", "dq", "dk", "dv"],
+            ),
+        ],
+        ids=[
+            "a scale",
+            "a scale's last digits",
+            "logits in bfloat16",
+            "logits to 1 / 256",
+            "weights by a thousandth",
+        ],
+    )
+    def test_mistakes_are_seen(self, problem, mistake, seen_in):
+        q, k, _, _, scale, *_ = problem[0]
+        logits = scale * np.einsum("bqhd,bkhd->bhqk", *(np.asarray(x, np.float64) for x in (q, k)))
+        got = tolerances.exact_attention(*problem[0], mistake(logits))
+        shares = dict(zip(self.NAMES, self.shares(got, problem), strict=True))
+        assert {
+            name: share > 1 for name, share in shares.items() if name in seen_in
+        } == dict.fromkeys(seen_in, True), shares
+
+    def test_a_softmax_without_its_maximum_is_seen(self, problem):
+        (q, k, v, _, scale, *_), exact, plain, more = problem
+        with np.errstate(all="ignore"):
+            weights = np.exp(np.einsum("bqhd,bkhd->bhqk", q, k) * np.float32(scale))
+            out = np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
+        with pytest.raises(AssertionError, match="out holds NaN or inf"):
+            tolerances.assert_within_budget(out, exact[0], plain[0], jnp.float32, "out", more[0])
 
 
 def test_margins_are_of_the_worst_element_and_of_each_kind_of_comparison(tmp_path, monkeypatch):

@@ -35,15 +35,25 @@ from sparsevdit_jax import (
 )
 from sparsevdit_jax.distill import Prediction, distillation_loss
 from sparsevdit_jax.patterns import (
+    LVSA,
+    SSTA,
+    SVG,
     AdaSpa,
+    Compensated,
     CubeSparse,
     Dense,
     Diagonal,
     Jenga,
+    LiteAttention,
+    Monarch,
     MultiDiagonal,
     PerHead,
+    Rettention,
     Skip,
+    SkipSoftmax,
     SlidingTile,
+    SolAttn,
+    SpargeAttn,
     Table,
     VerticalStripe,
 )  # fmt: skip
@@ -69,6 +79,16 @@ PATTERNS = {
     "per_head": PerHead(((BANDS[0], (0,)), (BANDS[1], (1,)))),
     "mixture": PerHead(((AdaSpa(0.4, 8), (0,)), (Dense(), (1,)))),
     "table": Table((*BANDS, Skip(), Dense()), ((0, 1), (2, 3))),
+    "compensated": Compensated(PerHead(((AdaSpa(0.4, 8), (0,)), (BANDS[0], (1,))))),
+    "sol_attn": SolAttn(block=8, sink_tokens=3),
+    "skip_softmax": SkipSoftmax(0.3, 8, 8),
+    "ssta": SSTA((1, 2, 2), (1, 1, 1), 2),
+    "sparge": SpargeAttn(block_q=8, block_kv=4),
+    "lite_attention": LiteAttention(-1.0, 8, 8),
+    "lvsa": LVSA(1, interval=2, block=8),
+    "svg": SVG(dialect="hunyuanvideo", block=8, unit=8),
+    "monarch": Monarch(2),
+    "rettention": Rettention(0.3, block=8),
     "probe": Probe((Dense(), BANDS[0]), SparseVditRule((1.0, 0.4))),
 }
 KINDS = [

@@ -1,12 +1,12 @@
-"""Runs the parts that are not on record yet. What it asks and answers: the package's docstring."""
+"""Runs the parts that are not on record yet. The package's docstring has the question and the answer."""
 
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments import command
-from experiments.adaspa_ablation import pictures
+from experiments import adaspa_ablation, command
+from experiments.adaspa_ablation import ablation_pictures
 from experiments.adaspa_ablation.quality import VARIANTS, QualityConfig, dense_run, measure
 from experiments.adaspa_ablation.recall import recall_rows
 from experiments.adaspa_ablation.stability import stability_rows
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
             run_traced(config, part)
     if config.wants("pictures"):
         folder = config.results / "pictures"
-        for path in pictures.draw_all(read(NAME, folder=config.results), folder):
+        for path in ablation_pictures.draw_all(read(NAME, folder=config.results), folder):
             print(path)
 
 
@@ -119,4 +119,4 @@ def recorded(run: Run, part: str) -> list[dict]:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=adaspa_ablation.__doc__)

@@ -1,4 +1,4 @@
-"""PSNR and SSIM against dense for AdaSpa with one setting changed at a time."""
+"""Measures PSNR and SSIM against dense attention for AdaSpa, with one setting changed at a time."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.adaspa_ablation.tiny import check_digits, kept, noise, scaled
-from experiments.demo.runner import VIDEO, WEIGHTS
+from experiments.demo.clip_runner import VIDEO, WEIGHTS
 from experiments.progress import progress_bar
 from experiments.tiny_runs import denoise
 from models.tiny import TinyVideoDiT

@@ -1,4 +1,4 @@
-"""Attention mass that each method keeps, against the share of pairs that it computes."""
+"""Measures the attention mass that each method keeps, against the share of pairs that it computes."""
 
 import functools
 import itertools
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from experiments.adaspa_ablation import masks
+from experiments.adaspa_ablation import mask_scores
 from experiments.adaspa_ablation.trace import TraceConfig
 from experiments.layer_inputs import layer_inputs
 from experiments.progress import progress_bar
@@ -67,14 +67,14 @@ def score_layer(first, second, grid: VideoGrid, densities: tuple[float, ...], bl
     scores: Scores = {}
 
     def add(method, asked, keep, order):
-        share, kept = masks.density(keep, order), masks.recall(keep, new[order])
+        share, kept = mask_scores.density(keep, order), mask_scores.recall(keep, new[order])
         scores[method, asked] = np.broadcast_to(share, kept.shape).mean(0), kept.mean(0)
 
     for asked in densities:
         for label, adaptive in (("AdaSpa", True), ("AdaSpa, equal heads", False)):
             pattern = AdaSpa(asked, block, head_adaptive=adaptive)
-            add(label, asked, masks.adaspa_masks(new[raster], raster, pattern), raster)
-            stale = masks.adaspa_masks(old[raster], raster, pattern)
+            add(label, asked, mask_scores.adaspa_masks(new[raster], raster, pattern), raster)
+            stale = mask_scores.adaspa_masks(old[raster], raster, pattern)
             add(f"{label}, first search's masks", asked, stale, raster)
         for label, cls in STATIC.items():
             keep = static_keep(cls(density=asked, block=block), grid, new[raster].shape[1])
@@ -83,9 +83,9 @@ def score_layer(first, second, grid: VideoGrid, densities: tuple[float, ...], bl
         if windows := windows_of(grid, asked):
             add("STA", asked, _best_windows(windows, grid, old[tiles]), tiles)
         count = max(1, round(asked * raster.num_blocks))
-        add("best rows of blocks", asked, masks.largest_in_rows(new[raster], count), raster)
+        add("best rows of blocks", asked, mask_scores.largest_in_rows(new[raster], count), raster)
         for label, order in (("raster", raster), ("tile", tiles), ("site", sites)):
-            best = masks.largest_blocks(new[order], order, asked)
+            best = mask_scores.largest_blocks(new[order], order, asked)
             add(f"best blocks, {label} order", asked, best, order)
     for asked, kept in zip(densities, _elements(second, densities), strict=True):
         scores["best single entries", asked] = np.full_like(kept, asked), kept
@@ -103,7 +103,7 @@ def static_keep(pattern: StaticPattern, grid: VideoGrid, heads: int) -> np.ndarr
 def _best_windows(windows, grid: VideoGrid, mass: np.ndarray) -> np.ndarray:
     """The mask of the window that keeps most of each head's mass, over all clips: bool [1, H, N, N]."""
     keeps = np.concatenate([static_keep(SlidingTile(TILE, w), grid, 1)[:, 0] for w in windows])
-    kept = np.stack([masks.recall(keep, mass).mean(0) for keep in keeps])
+    kept = np.stack([mask_scores.recall(keep, mass).mean(0) for keep in keeps])
     return keeps[kept.argmax(0)][None]
 
 
@@ -114,7 +114,7 @@ def _elements(qkv, densities) -> np.ndarray:
     kept = np.zeros((batch, heads, len(densities)))
     for b, h in np.ndindex(batch, heads):
         p = np.asarray(_probabilities(q[b, :, h], k[b, :, h]))
-        kept[b, h] = masks.element_recall(p, list(densities))
+        kept[b, h] = mask_scores.element_recall(p, list(densities))
     return kept.mean(0).T
 
 

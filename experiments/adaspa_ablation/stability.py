@@ -1,11 +1,11 @@
-"""How LSE and chosen blocks change over steps, and what a mask found elsewhere costs."""
+"""Measures how LSE and chosen blocks change over steps, and what a mask found elsewhere costs."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from experiments.adaspa_ablation import masks
+from experiments.adaspa_ablation import mask_scores
 from experiments.adaspa_ablation.recall import rounded
 from experiments.adaspa_ablation.trace import TraceConfig
 from sparsevdit_jax import TokenOrder, VideoGrid
@@ -25,8 +25,8 @@ def stability_rows(config: TraceConfig, grid: VideoGrid, run: dict) -> Iterator[
     yield dict(over="steps", **over_steps(keep, mass, run["lse"], order, config.search_steps))
     first, _ = config.search_steps
     stale = np.stack([choose(step, order, pattern) for step in run["stale"][first:]])
-    kept = masks.recall(keep[first:], mass[first:]) - masks.recall(stale, mass[first:])
-    same = masks.overlap(keep[first:], stale)
+    kept = mask_scores.recall(keep[first:], mass[first:]) - mask_scores.recall(stale, mass[first:])
+    same = mask_scores.overlap(keep[first:], stale)
     yield dict(
         over="LSE cache",
         first_step=first + 1,
@@ -41,7 +41,7 @@ def stability_rows(config: TraceConfig, grid: VideoGrid, run: dict) -> Iterator[
 def choose(mass: np.ndarray, order: TokenOrder, pattern: AdaSpa) -> np.ndarray:
     """Masks for block masses [layers, B, H, N, N]."""
     flat = mass.reshape(-1, *mass.shape[2:])
-    return masks.adaspa_masks(flat, order, pattern).reshape(mass.shape)
+    return mask_scores.adaspa_masks(flat, order, pattern).reshape(mass.shape)
 
 
 def over_steps(keep, mass, lse, order: TokenOrder, search_steps) -> dict[str, Any]:
@@ -115,11 +115,11 @@ def contrasts(keep, mass, config: TraceConfig, num_text: int) -> dict[str, tuple
         "other layer": rolled(0),
         "random blocks": shuffled,
     }
-    own = masks.recall(now, masses)
+    own = mask_scores.recall(now, masses)
     return {
         name: (
-            float(masks.overlap(other, now).mean()),
-            float((own - masks.recall(other, masses)).mean()),
+            float(mask_scores.overlap(other, now).mean()),
+            float((own - mask_scores.recall(other, masses)).mean()),
         )
         for name, other in taken.items()
     }

@@ -1,4 +1,4 @@
-"""One dense run, watched: LSE and block masses of every layer and head at every step."""
+"""Records one dense run: LSE and block masses of every layer and head at every step."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.adaspa_ablation.tiny import check_digits, kept, noise, scaled
-from experiments.demo.runner import VIDEO, WEIGHTS
+from experiments.demo.clip_runner import VIDEO, WEIGHTS
 from experiments.progress import progress_bar
 from experiments.tiny_runs import denoise
 from models.tiny import TinyVideoDiT
@@ -103,7 +103,7 @@ class Watch(AttentionPattern):
         return Watched(lse, mass, lse.copy(), mass.copy())
 
     def compute(self, q, k, v, state, ctx):
-        """Exact attention; see `Watched`."""
+        """Dense attention; see `Watched`."""
         order = TokenOrder(ctx.grid, self.block)
         out, lse = attend_dense(q, k, v, ctx)
         mass = attention_mass(q, k, lse, order, ctx)

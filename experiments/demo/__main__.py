@@ -20,16 +20,16 @@ from pathlib import Path
 import jax
 
 from experiments import command
+from experiments.demo.clip_runner import Config, Runner
 from experiments.demo.clips import make_clips
+from experiments.demo.comparison import as_row, print_table, quality
+from experiments.demo.demo_page import write_page
 from experiments.demo.folder import begin, finish, place_beside, write_results
-from experiments.demo.masks import head_masks
-from experiments.demo.measure import measure_times, turns
-from experiments.demo.page import write_page
-from experiments.demo.pictures import draw_all
+from experiments.demo.mask_pictures import draw_all
+from experiments.demo.masks_by_head import head_masks
 from experiments.demo.plan import Plan, load_model, plan_of
-from experiments.demo.report import as_row, print_table, quality
 from experiments.demo.rounds import ROUNDS, spread_of
-from experiments.demo.runner import Config, Runner
+from experiments.demo.step_times import measure_times, turns
 from experiments.layer_inputs import layer_inputs
 from experiments.loss_curve import whole_curve
 from experiments.progress import progress_bar
@@ -156,4 +156,4 @@ def training_record(weights: Path) -> dict:
 if __name__ == "__main__":
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

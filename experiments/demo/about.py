@@ -1,4 +1,4 @@
-"""The page's last part: settings, how to repeat the run, what words mean, what not to conclude."""
+"""The last part of the page: settings, how to repeat the run, a glossary, and what not to conclude."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,7 +65,7 @@ WORDS = (
     ),
     (
         "Whole run",
-        "All steps together: exact ones, sparse ones, and what the searches add.",
+        "All steps together: dense ones, sparse ones, and what the searches add.",
     ),
     (
         "Warm-up, search, reuse",

@@ -1,4 +1,4 @@
-"""The clips: dense first, then the other methods two at a time, each written to files as soon as it is there."""
+"""Makes the clips: dense first, then the other methods two at a time. Each is written as soon as it is made."""
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.demo.clip_runner import Runner
+from experiments.demo.compared_methods import Method
+from experiments.demo.comparison import clip_row
 from experiments.demo.folder import write_results
-from experiments.demo.methods import Method
 from experiments.demo.plan import Plan
-from experiments.demo.report import clip_row
-from experiments.demo.runner import Runner
 from experiments.media import write_clip
 from experiments.progress import progress_bar
 

@@ -1,4 +1,4 @@
-"""The demo's folder: a new demo is built beside an earlier one, whose place it takes when it is finished."""
+"""The demo's folder: a new demo is built beside an earlier one and takes its place when it is finished."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What each method does inside: heat maps of its heads, mask pictures, attention maps, frames."""
+"""The part of the page on each method's inside: heat maps of heads, mask pictures, attention maps, frames."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

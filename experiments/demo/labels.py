@@ -1,4 +1,4 @@
-"""Where labels and ticks of a chart go."""
+"""Places the labels and ticks of a chart."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a call of the demo will run, checked before anything takes time."""
+"""Plans a call of the demo and checks it before anything takes time."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.demo.masks import head_masks, head_quality
-from experiments.demo.methods import (
+from experiments.demo.clip_runner import Config, Runner, faster_dtype
+from experiments.demo.compared_methods import (
     MODES,
     Method,
     per_head_mix,
@@ -15,7 +15,7 @@ from experiments.demo.methods import (
     searched_mixture,
     warm_up_steps,
 )
-from experiments.demo.runner import Config, Runner, faster_dtype
+from experiments.demo.masks_by_head import head_masks, head_quality
 from experiments.layer_inputs import layer_inputs
 from experiments.moving_digits import MovingDigits
 from models.flow_matching import add_noise
@@ -74,7 +74,7 @@ def plan_of(config: Config) -> Plan:
     """Reads the header of the weights and makes every method that needs no model.
 
     Raises:
-      FileNotFoundError, ValueError: no such weights, or a canvas that does not fit them or a method that was asked for.
+      FileNotFoundError, ValueError: no such weights, or a latent grid that does not fit them or a chosen method.
     """
     sizes = read_tiny_config(config.weights)
     shape = token_shape(config.video, sizes.patch)

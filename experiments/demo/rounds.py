@@ -1,4 +1,4 @@
-"""Times of several programs, taken in rounds, and what their spread allows to say.
+"""Times several programs in rounds, and decides what their spread allows to say.
 
 Another process on the machine slows whatever runs beside it. So every method is timed right beside dense, again in
 each round, and compared with that dense run alone. The ratios of n rounds lie on both sides of their true median

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from experiments import command, hosts
 from experiments.finetune_sta.finetuner import Config, Finetuner
-from experiments.finetune_sta.measure import Measurements
+from experiments.finetune_sta.held_out import Measurements
 from experiments.training import train
 from models.tiny import save_tiny
 
@@ -50,4 +50,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

@@ -1,9 +1,10 @@
-"""The finetuning itself: its flags, its loss, its steps."""
+"""The finetuning: its flags, its loss, its steps."""
 
 import dataclasses
 import functools
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from flax import nnx
 
 from experiments import hosts
 from experiments.curriculum import SLOW, Stage
-from experiments.demo.runner import WEIGHTS
+from experiments.demo.clip_runner import WEIGHTS
 from experiments.record import ROOT
 from experiments.train_tiny import draw_batch
 from experiments.training import (
@@ -43,28 +44,47 @@ class Config:
     """Flags of the finetuning run.
 
     Attributes:
-      out: folder of everything written; an existing run in it is continued.
-      weights: TinyVideoDiT that is the teacher, and where the student starts.
-      tile: of the student's attention, in tokens.
-      window: of the student's attention, in tiles.
+      out: folder of everything written. An interrupted run in it goes on.
+      weights: checkpoint of the TinyVideoDiT that is the teacher. The student starts from it.
+      tile: frames, rows and columns of a tile of the student's attention, in tokens.
+      window: frames, rows and columns of its window, in tiles.
       canvas: frames, rows and columns of the training clips, in tokens; samples have the same.
       batch: clips per step.
       steps: optimiser steps, a multiple of `save_every`.
-      learning_rate: peak, after `warmup` steps; a cosine takes it to 2 % at the end.
-      ema: decay of the averaged weights, which are the ones measured.
+      learning_rate: peak of the learning rate, after the warm-up. A cosine takes it to 2 % at the end.
+      warmup: steps in which the learning rate grows from 0.
+      ema: decay of the averaged weights. Measurements use these.
       drop_label: share of clips trained without condition, for classifier-free guidance.
-      loss: weights of its terms; the defaults are the paper's.
-      remat: recompute each block in the backward pass: less memory, more time.
+      loss: weights of the terms of the loss. The defaults are the paper's.
+      remat: recompute each block in the backward pass, for less memory and more time.
+      seed: seed of the clips and the noise.
       save_every: steps between checkpoints, each of which is measured.
       held_out: clips on which the loss is measured.
-      digits: one clip is sampled of each, with a noise of its own.
+      digits: sample one clip of each, from noise of its own.
       sampling_steps: denoising steps of a clip.
       guidance: scale of classifier-free guidance in sampling.
       record: append the measurements to experiments/results instead of `out`.
-      data: devices over which the clips of a batch are spread.
-      seq: devices over which the tokens of a clip are spread.
-      distributed: one process of several, on as many hosts; see `experiments.hosts`.
+      data: devices over which the clips of a batch are sharded.
+      seq: devices over which the tokens of a clip are sharded.
+      distributed: this is one of several processes, one on each host; see `experiments.hosts`.
     """
+
+    GROUPS: ClassVar = {
+        "student": ("weights", "tile", "window", "canvas"),
+        "training": (
+            "batch",
+            "steps",
+            "learning_rate",
+            "warmup",
+            "ema",
+            "drop_label",
+            "remat",
+            "seed",
+        ),
+        "measuring": ("held_out", "digits", "sampling_steps", "guidance"),
+        "output": ("out", "save_every", "record"),
+        "device": ("data", "seq", "distributed"),
+    }
 
     out: Path = Path("out/finetune_sta")
     weights: Path = WEIGHTS

@@ -13,7 +13,7 @@ import dataclasses
 import sys
 
 from experiments import command
-from experiments.full_size.cases import CASES, METHODS
+from experiments.full_size.published_clips import CASES, METHODS
 from experiments.kernel_resources.deviceless import compile_for_h200
 from experiments.record import Run
 
@@ -44,7 +44,7 @@ def main(config: Config) -> None:
     too_large = []
     for name in config.only or known:
         case, method = known[name]
-        steps = "experiments.full_size.cases:steps"
+        steps = "experiments.full_size.published_clips:steps"
         (done,) = compile_for_h200(steps, name, timeout_s=config.timeout_s, dump=False)
         if done.error or done.memory is None:
             raise RuntimeError(f"{name} does not compile: {done.error}")

@@ -1,4 +1,4 @@
-"""What a command takes from a checkpoint folder: checked before anything is loaded, and known again by its content."""
+"""Reads what a command needs of a checkpoint folder, checked first, and identified by its content."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

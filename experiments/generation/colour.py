@@ -1,4 +1,4 @@
-"""From the colours that a picture's ICC profile means to sRGB, with Pillow's littlecms; without jax, as `image`."""
+"""Converts the colours of a picture's ICC profile to sRGB, with Pillow's littlecms; without jax, as `image`."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""How latents become the video: on all devices of a mesh or on one, whole pictures or tiles; the first that fits."""
+"""Decodes latents to the video: on a mesh or one device, whole or in tiles, in the first way that fits."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""The end of a run: its video and report, of which nothing is lost and nothing is overwritten."""
+"""Ends a run: writes its video and report, loses nothing and overwrites nothing."""
 
 import dataclasses
 import json
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from experiments import hosts
+from experiments.generation.generate_flags import Config
 from experiments.generation.jobs import Job
-from experiments.generation.report import compare, describe, timing, write_report
-from experiments.generation.settings import Config
+from experiments.generation.run_report import compare, describe, timing, write_report
 from experiments.generation.store import Denoised, check_kept
 from experiments.media import write_video
 from sparsevdit_jax import SparseAttention

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import hosts
-from experiments.generation.choose import choose_attention
+from experiments.generation.choose_attention import choose_attention
 from experiments.generation.decoding import Decoding, choose_decoding
 from experiments.generation.finish import finish, unfinished
+from experiments.generation.generate_flags import Config
 from experiments.generation.inputs import one_prompt
 from experiments.generation.jobs import Job
 from experiments.generation.memory import GIB, check_memory, device_memory
-from experiments.generation.report import balance
 from experiments.generation.request import read_request, settings_of
-from experiments.generation.settings import Config
+from experiments.generation.run_report import balance
 from experiments.generation.store import (
     Denoised,
     check_kept,
@@ -30,6 +30,7 @@ from experiments.generation.store import (
 from experiments.generation.weights import Weights
 from experiments.progress import progress_bar
 from models import check_loras, load_vae
+from models.combine import check_branches
 from models.pipelines import Conditions, Denoiser
 from models.text_embeddings import TextEmbeddings
 from sparsevdit_jax import Phase, SparseAttention
@@ -65,6 +66,7 @@ class Generation:
             model=type(self.family).__name__.lower(),
             **config.dense_part,
         )
+        check_branches(getattr(self.family.transformer, "combine", None), self.attention)
         self.attentions = {"dense": None} if config.compare else {}
         self.attentions[config.attention] = self.attention
         self.jobs = unfinished(

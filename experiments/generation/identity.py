@@ -1,4 +1,4 @@
-"""What a run has read, told from what was read: so that a file that was replaced under its name is noticed."""
+"""Identifies the files that a run has read, so that a file replaced under its name is noticed."""
 
 import hashlib
 from collections.abc import Iterable

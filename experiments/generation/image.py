@@ -1,4 +1,4 @@
-"""The picture that a user gives as a first frame, in whatever file it comes.
+"""Reads the picture that a user gives as a first frame, from a file of any kind.
 
 Neither jax nor a module that imports it is imported here, so that `experiments.make_text_embeddings` reads pictures by
 the same rules in an environment of torch.

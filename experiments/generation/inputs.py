@@ -1,4 +1,4 @@
-"""The files that a user gives beside the model, read and checked before anything is compiled."""
+"""Reads the files that a user gives beside the model, and checks them before anything is compiled."""
 
 import zipfile
 from pathlib import Path

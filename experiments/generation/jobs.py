@@ -1,9 +1,9 @@
-"""The videos of one call: every prompt with every seed, and what their files are called."""
+"""The videos of one call: every prompt with every seed, and the names of their files."""
 
 import dataclasses
 from pathlib import Path
 
-from experiments.generation.settings import Config
+from experiments.generation.generate_flags import Config
 
 
 @dataclasses.dataclass(frozen=True)

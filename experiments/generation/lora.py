@@ -1,4 +1,4 @@
-"""What `--lora FILE[:SCALE]` means."""
+"""Parses `--lora FILE[:SCALE]`."""
 
 import math
 import os

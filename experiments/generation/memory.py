@@ -1,4 +1,4 @@
-"""What a run will hold in memory, said before it starts."""
+"""Plans the memory of a run before it starts."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""All that can be known of a call without compiling: read and checked here, in this order, in a second or two.
+"""Reads and checks all that can be known of a call without compiling, in this order, in a second or two.
 
 1. flags by themselves; 2. the folder's configurations, and flags beside them; kernels on this device; 3. what is
 written: names, encoder, nothing overwritten; 4. the user's files: image, embeddings, latents; 5. tokenizer and headers
@@ -17,7 +17,8 @@ import numpy as np
 
 from experiments import hosts
 from experiments.generation.checkpoint import read_checkpoint
-from experiments.generation.flags import check_family, check_flags
+from experiments.generation.flag_rules import check_family, check_flags
+from experiments.generation.generate_flags import Config
 from experiments.generation.identity import identity
 from experiments.generation.image import read_image
 from experiments.generation.inputs import (
@@ -27,7 +28,6 @@ from experiments.generation.inputs import (
     read_latents,
 )
 from experiments.generation.jobs import Job, jobs_of
-from experiments.generation.settings import Config
 from experiments.implementation import check_implementation
 from experiments.media import check_output
 from models.pipelines import Clip, Conditions, LatentFamily, read_family

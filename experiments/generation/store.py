@@ -1,4 +1,4 @@
-"""A denoising run kept on disk: every few steps to go on from, and its latents until the video is there."""
+"""Keeps a denoising run on disk: every few steps, so that it can resume, and its latents until the video exists."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""The models of a run: without weights to plan with, then with them, where they lie on a mesh."""
+"""The models of a run: first without weights, to plan with, then with weights, placed on the mesh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from experiments.generation.settings import Config
+from experiments.generation.generate_flags import Config
 from models import load_transformer, load_vae, merge_loras
 from models.abstract import planned
 from models.pipelines import LatentFamily

@@ -81,7 +81,7 @@ def _parts(config) -> None:
 
 def _steps(config, started: float) -> None:
     from experiments import record
-    from experiments.gpu_check import flags, runner, steps, summary
+    from experiments.gpu_check import flags, limited_jobs, steps, summary
 
     try:
         record.code(allow_dirty=config.allow_dirty or config.dry_run)
@@ -100,7 +100,7 @@ def _steps(config, started: float) -> None:
     try:
         jobs = steps.jobs(config, records)
         until = started + 60 * minutes
-        for result in runner.carry_out(
+        for result in limited_jobs.carry_out(
             jobs, until=until, records=records, log=log, last=("no GPU",)
         ):
             results.append(result)

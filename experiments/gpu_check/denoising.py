@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.full_size.cases import CASES, FullSize
+from experiments.full_size.published_clips import CASES, FullSize
 from experiments.gpu_check.session import Session
 from experiments.gpu_check.shapes import Case
 from experiments.timing import timer

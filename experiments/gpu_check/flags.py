@@ -87,7 +87,9 @@ class Config:
 
 def parse(arguments: list[str] | None = None) -> Config:
     """Config from flags; argparse, because a GPU machine need not have tyro."""
-    parser = argparse.ArgumentParser(prog="gpu_check", description="Check, then time, the kernels.")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.gpu_check", description="Check, then time, the kernels."
+    )
     hints = typing.get_type_hints(Config)
     for field in dataclasses.fields(Config):
         flag, hint = "--" + field.name.replace("_", "-"), hints[field.name]

@@ -1,4 +1,4 @@
-"""Attention in float64 on the host, for some rows of a problem of any size, and error budgets."""
+"""Computes attention in float64 on the host, for some rows of a problem of any size, and error budgets."""
 
 import jax
 import ml_dtypes

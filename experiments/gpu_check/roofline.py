@@ -1,6 +1,6 @@
 """Takes the records of `gpu_check` into the results, and draws density against time, with the floor at peak.
 
-python -m experiments.gpu_check.roofline --take FOLDER         # into the results, the picture and the READMEs
+python -m experiments.gpu_check.roofline --take FOLDER         # into the results, the picture and the pages
 python -m experiments.gpu_check.roofline                       # every device with records
 python -m experiments.gpu_check.roofline --folder out/h200 --picture out/roofline.png
 """
@@ -158,7 +158,7 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
 
 
 def readme_block(results: Path = record.RESULTS) -> str:
-    """For README.md: the picture and the targets of each GPU with records, or that there is none."""
+    """For pallas_kernels/README.md: the picture and the targets of each GPU with records, or that there is none."""
     files = sorted(results.glob("*/gpu_check.jsonl"))
     if not files:
         return "**No GPU has run these kernels yet**, so there is no figure of their speed here."
@@ -172,7 +172,8 @@ def _of_device(folder: Path) -> str:
     if attention_rows(rows):
         if not picture.exists():
             raise ValueError(f"there is no {picture}; run python -m experiments.gpu_check.roofline")
-        shown = picture.relative_to(record.ROOT) if picture.is_relative_to(record.ROOT) else picture
+        inside = picture.is_relative_to(record.ROOT)
+        shown = Path("..") / picture.relative_to(record.ROOT) if inside else picture
         blocks.append(
             f"![{device}: time of attention against density, with the floor]({shown.as_posix()})"
         )
@@ -199,7 +200,7 @@ def _checks(rows: list[dict[str, Any]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints the table and draws the picture of each device."""
-    parser = argparse.ArgumentParser(prog="roofline")
+    parser = argparse.ArgumentParser(prog="python -m experiments.gpu_check.roofline")
     parser.add_argument("--folder", type=Path, help="of gpu_check.jsonl; all devices by default")
     parser.add_argument(
         "--picture", type=Path, help="DIR/roofline.png beside the records by default"

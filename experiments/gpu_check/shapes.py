@@ -1,4 +1,4 @@
-"""The attention problems that others have published times for, and their small likenesses.
+"""The attention problems that others have published times for, and small versions of them.
 
 Sources: FastVideo's STA and VSA benchmarks, NATTEN's and FlashAttention 3's tables, FlashInfer's
 H200 runs. A floating-point operation counts where its block is selected: 4 D for each token pair

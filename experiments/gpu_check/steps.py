@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.gpu_check.flags import FAILED, NO_GPU, WRONG, Config, Part
-from experiments.gpu_check.runner import Job
+from experiments.gpu_check.limited_jobs import Job
 from experiments.gpu_check.shapes import CASES, DENSE
 from experiments.gpu_check.tune import CANDIDATES
 

@@ -1,11 +1,11 @@
-"""What became of the steps of a run, and what to run next."""
+"""Sums up how the steps of a run ended, and what to run next."""
 
 import json
 import shlex
 from collections.abc import Iterable
 
 from experiments.gpu_check.flags import GO_ON
-from experiments.gpu_check.runner import Result
+from experiments.gpu_check.limited_jobs import Result
 from experiments.gpu_check.steps import PLANTED
 
 COMMAND = "python -m experiments.gpu_check"

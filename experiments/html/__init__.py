@@ -1,1 +1,1 @@
-"""What every page of the experiments is made of: markup, numbers as text, and one base style."""
+"""The parts of every page: markup, numbers as text, and one base style."""

@@ -1,6 +1,6 @@
 """What do the Mosaic kernels take of a Hopper chip, and how busy can they keep its tensor cores?
 
-    python -m experiments.kernel_resources            # records, and writes the tables of pallas_kernels/README.md
+    python -m experiments.kernel_resources            # records, and writes the tables of pallas_kernels/HOPPER.md
     python -m experiments.kernel_resources --check    # exits with 1 where the newest records say otherwise
 
 Compiles every shipped configuration and the problems of `production` for an H200, on any machine, without one: about
@@ -15,7 +15,7 @@ from experiments.kernel_resources import deviceless, facts, known_faults
 from experiments.record import Run
 
 PARTS = {
-    "shipped": "experiments.kernel_resources.cases:shipped",
+    "shipped": "experiments.kernel_resources.shipped_kernels:shipped",
     "problems": "experiments.kernel_resources.production:ours",
     "jax": "experiments.kernel_resources.production:of_jax",
 }
@@ -64,7 +64,7 @@ def main(config: Config) -> None:
         for part, rows in made.items():
             for row in rows:
                 run.log(part=part, **row)
-        readme_tables.write(readme_tables.KERNELS_README)
+        readme_tables.write(readme_tables.HOPPER)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a compiled program moves between devices, counted from its text."""
+"""Counts what a compiled program moves between devices, from its text."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What is recorded of a compiled kernel, and the tables of it."""
+"""The records of a compiled kernel, and their tables."""
 
 import collections
 import re

@@ -1,4 +1,4 @@
-"""What machine code does to registers that matrix products under way still use.
+"""Finds machine code that touches registers while a matrix product in flight still uses them.
 
 A product (HGMMA) reads its left operand from registers, or from shared memory, and adds to its accumulators, all while
 the warp goes on. `gsb0` on a product closes a group; WARPGROUP.DEPBAR waits until no more than so many groups are under

@@ -1,4 +1,4 @@
-"""Frames that were kept without loss become a video that players take.
+"""Turns frames that were kept without loss into a video that players take.
 
     python -m experiments.media --frames cat.npz --out cat.mp4
 

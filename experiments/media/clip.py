@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.media.clip_pictures import contact_sheet, write_gif
 from experiments.media.frames import difference, to_uint8
 from experiments.media.mp4 import NoEncoderError, write_mp4
-from experiments.media.pictures import contact_sheet, write_gif
 
 FRAMES_PER_SECOND = 10.0
 

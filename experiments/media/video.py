@@ -1,4 +1,4 @@
-"""The file that a user asked a video to be: an MP4, an .npz of frames, or a folder of PNG."""
+"""Writes a video in the form that a user asks for: an MP4, an .npz of frames, or a folder of PNG."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""The comparison's flags, table and file. What it asks and answers: the package's docstring."""
+"""The comparison's flags, table and file. The package's docstring has the question and the answer."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from experiments import command
+from experiments import command, paper_figures
 from experiments.paper_figures.figure import Figure
 from experiments.paper_figures.rows import SYSTEMS, figures
 
@@ -100,4 +100,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=paper_figures.__doc__)

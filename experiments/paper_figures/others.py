@@ -6,12 +6,11 @@ SLA (2509.24006), SpargeAttn (2502.18137), AdaCache (2411.02397) and MonarchRT (
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
 from experiments.paper_figures.figure import BY_HAND, Figure, number
 from experiments.paper_figures.sta import HUNYUAN
-from sparsevdit_jax import TokenOrder, VideoGrid
-from sparsevdit_jax.patterns import SlidingTile
+from sparsevdit_jax import TokenOrder, VideoGrid, metrics
+from sparsevdit_jax.masks.blocks import band_width
+from sparsevdit_jax.patterns import GlobalFrames, Radial, SlidingTile
 
 SWIN = {  # window in tokens -> sparsity in %
     (24, 32, 32): "87.42",
@@ -52,6 +51,18 @@ EFFICIENT = {  # latent frames -> ms of full attention, then (global frames, spa
     ),
 }
 
+RADIAL_PAIRS = {  # frames, tokens of a frame -> density of the formal rule, without and with its sink
+    (33, (45, 80)): (".3692", ".3912"),
+    (30, (48, 80)): (".3899", ".4134"),
+    (64, (45, 80)): (".2434", ".2563"),
+    (128, (45, 80)): (".1507", ".1577"),
+}
+
+RADIAL_BLOCKS = {  # model -> what the code keeps of its blocks of 128 tokens
+    "HunyuanVideo": (Radial(0.95), VideoGrid(30, 48, 80), ".2746"),
+    "Wan2.1": (Radial(0.2, sink=True), VideoGrid(18, 48, 80), ".2871"),
+}
+
 MONARCH = {(30, 52): "95", (15, 26): "90", (45, 80): "97", (135, 80): "98"}
 
 RATIOS = (  # group, name, slow, fast, printed ratio
@@ -89,7 +100,7 @@ def axis_share(length: int, window: int, first: int) -> float:
 
 
 def swin_sparsity(window: tuple[int, int, int]) -> float:
-    """Sparsity in % on Hunyuan's canvas: the mean of windows in place and windows shifted by half."""
+    """Sparsity in % on Hunyuan's latent grid: the mean of windows in place and windows shifted by half."""
     plain, shifted = (
         math.prod(axis_share(n, w, f) for n, w, f in zip(HUNYUAN.shape, window, first, strict=True))
         for first in (window, tuple(w // 2 for w in window))
@@ -97,38 +108,16 @@ def swin_sparsity(window: tuple[int, int, int]) -> float:
     return 100 * (1 - (plain + shifted) / 2)
 
 
-def svg_width(grid: VideoGrid, density: float) -> float:
-    """Half width, in frames, of the band that with all text columns has `density`: N (1 - sqrt(1 - s)) / P."""
-    tokens = grid.num_tokens
-    rest = density - 2 * grid.text_len / tokens
-    return tokens * (1 - math.sqrt(1 - rest)) / (grid.height * grid.width)
-
-
-def frames_mask(frames: int, global_frames: int) -> np.ndarray:
-    """Efficient-vDiT's mask, bool [F, F]: a frame sees itself and global frames, which see all."""
-    keep = np.eye(frames, dtype=bool)
-    stride = -(-frames // global_frames)
-    keep[::stride], keep[:, ::stride] = True, True
-    return keep
-
-
 def frames_sparsity(frames: int, global_frames: int) -> float:
-    """Sparsity in % of `frames_mask` in blocks of 128 tokens: a block on a border of frames keeps what either keeps.
+    """Sparsity in % of Efficient-vDiT's tile in blocks of 128 tokens.
 
     What we read of the paper names neither frame size nor layout. 45 x 80 tokens a frame and a global frame every
     ceil(F / k), from the first on, give every printed sparsity; by whole frames, (F - k)(F - k - 1) / F^2 is 0.9 to
     1.4 points higher.
     """
-    order = TokenOrder(VideoGrid(frames, *EFFICIENT_FRAME), EFFICIENT_BLOCK)
-    size = math.prod(EFFICIENT_FRAME)
-    starts = np.arange(order.num_blocks) * order.block
-    ends = (starts + order.video_lengths - 1) // size
-    touched = np.zeros((order.num_blocks, frames), bool)
-    for frame in (starts // size, ends):
-        touched[np.arange(order.num_blocks), frame] = True
-    lengths = order.video_lengths.astype(float)
-    kept = touched.astype(int) @ frames_mask(frames, global_frames) @ touched.T > 0
-    return 100 * (1 - lengths @ kept @ lengths / lengths.sum() ** 2)
+    pattern = GlobalFrames(global_frames, EFFICIENT_BLOCK)
+    grid = VideoGrid(frames, *EFFICIENT_FRAME)
+    return 100 * (1 - float(metrics.density(pattern, grid, num_heads=1)[0]))
 
 
 def rows() -> Iterator[Figure]:
@@ -141,7 +130,9 @@ def rows() -> Iterator[Figure]:
         )  # fmt: skip
     for (model, grid, density), (printed, where) in SVG.items():
         name = f"{model}, density {density}"
-        yield _figure("SVG: half width in frames", name, svg_width(grid, density), printed, where)
+        yield _figure(
+            "SVG: half width in frames", name, float(band_width(grid, density)), printed, where
+        )
     yield from _vsa()
     for frames, (full, *cases) in EFFICIENT.items():
         for count, sparsity, ms, speedup in cases:
@@ -152,6 +143,7 @@ def rows() -> Iterator[Figure]:
             )  # fmt: skip
             ratio = number(full) / ms
             yield _figure("Efficient-vDiT: speed-up", name, ratio, speedup, "kernel table")
+    yield from _radial()
     for blocks, printed in MONARCH.items():
         share = 100 * (1 - sum(1 / b for b in blocks))
         note = "89.49 was rounded twice" if printed == "90" else ""
@@ -173,6 +165,21 @@ def _vsa():
         if sparsity:
             share = 100 * (1 - VSA_KEPT / count)
             yield _figure("VSA: sparsity with 32 cubes, %", str(grid), share, *sparsity)
+
+
+def _radial():
+    for (frames, frame), printed in RADIAL_PAIRS.items():
+        grid = VideoGrid(frames, *frame)
+        for sink, share in zip((False, True), printed, strict=True):
+            pairs = Radial(rule="paper", sink=sink).bands(grid).pairs()
+            name = f"{frames} frames of {frame}, {'with' if sink else 'without'} sink"
+            density = pairs / grid.num_video_tokens**2
+            yield _figure(
+                "Radial Attention: pairs of the formal rule", name, density, share, BY_HAND
+            )
+    for model, (pattern, grid, share) in RADIAL_BLOCKS.items():
+        kept = float(pattern.keep_blocks(grid, 1).mean())
+        yield _figure("Radial Attention: blocks of the code", model, kept, share, BY_HAND)
 
 
 def _figure(group, name, computed, printed, where, note=""):

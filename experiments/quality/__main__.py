@@ -12,7 +12,7 @@ A mean's interval is Student's t at 95 % over clips; two settings are compared b
 Interrupt it when you like: what is recorded is not run again, and clips or settings can be added later. Dense
 clips are kept in out/quality. 19 settings of 4 clips take about 20 minutes on two CPU cores.
 
-Density counts what attention computes in the steps that are not exact; `run_density` counts the exact ones too.
+Density counts what attention computes in the sparse steps; `run_density` counts the dense steps too.
 AdaSpa's is the mean over the clips of a batch and guidance's two rows.
 """
 
@@ -21,17 +21,23 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
 
 from experiments import command, lpips
-from experiments.demo.runner import VIDEO, WEIGHTS, faster_dtype
+from experiments.demo.clip_runner import VIDEO, WEIGHTS, faster_dtype
 from experiments.progress import progress_bar
 from experiments.quality.picture import draw
-from experiments.quality.report import REFERENCE, print_duels, print_table
-from experiments.quality.settings import Setting, check_distinct, from_file, published
+from experiments.quality.printed_tables import REFERENCE, print_duels, print_table
+from experiments.quality.settings import (
+    Setting,
+    check_distinct,
+    from_file,
+    of_methods,
+    published,
+)
 from experiments.quality.statistics import Point, points_of
 from experiments.quality.sweep import Clips, closeness, dense_run, run_setting
 from experiments.record import RESULTS, Run, read
@@ -45,21 +51,28 @@ class Config:
     """Flags.
 
     Attributes:
-      digits: conditions, 0 to 9; the clips of a seed are run together.
-      seeds: of the noises.
+      digits: digits to draw, 0 to 9. The clips of a seed run together.
+      seeds: seeds of the noise.
       steps: denoising steps.
       guidance: scale of classifier-free guidance.
-      attention: files of `SparseAttention.to_json` to measure beside the published methods.
+      attention: files of `SparseAttention.to_json` to measure, too.
       only: keys of the settings to run; all by default.
-      lpips: alexnet.ckpt; None takes what was converted before, or the installed package's.
+      lpips: path of alexnet.ckpt; by default the weights converted before, or those of the installed package.
       weights: checkpoint of a TinyVideoDiT.
-      dtype: of matmuls; "auto" takes bfloat16 where the processor multiplies it faster.
+      dtype: dtype of matmuls; "auto" takes bfloat16 where the processor multiplies it faster.
       video: frames, rows and columns in pixels; the checkpoint was trained for the default.
-      draw: run nothing, only print and draw what was recorded last; other flags but `results` do nothing.
+      draw: run nothing, only print and draw the records. Other flags than --results have no effect.
       results: folder of the records; the picture goes into its `pictures`.
       cache: folder of the dense clips.
       allow_dirty: record results of uncommitted code, marked as such.
     """
+
+    GROUPS: ClassVar = {
+        "clips": ("digits", "seeds", "steps", "guidance", "video"),
+        "settings": ("attention", "only"),
+        "measuring": ("weights", "dtype", "lpips"),
+        "output": ("draw", "results", "cache", "allow_dirty"),
+    }
 
     digits: tuple[int, ...] = (0, 3, 5, 7)
     seeds: tuple[int, ...] = (1, 2)
@@ -110,6 +123,7 @@ class Sweep:
         config, sizes = self.config, self.model.config
         grid = self.model.grid((1, *config.video, sizes.channels))
         found = list(published(sizes.num_layers, config.steps))
+        found += of_methods(sizes.num_layers, sizes.num_heads, grid, config.steps)
         known = dict(grid=grid, model=sizes, num_steps=config.steps)
         found += [from_file(path, **known) for path in config.attention]
         check_distinct(found)
@@ -217,4 +231,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=__doc__)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.quality.report import REFERENCE, methods
+from experiments.quality.printed_tables import REFERENCE, methods
 from experiments.quality.statistics import METRICS, Point, front
 
 TITLES = {

@@ -38,8 +38,8 @@ class Point:
       key: the setting's.
       family: whose setting it is.
       label: what tells it from others of its family.
-      density: kept / all token pairs in the steps that are not exact, mean of the clips.
-      run_density: the same over the whole run, exact steps counted as 1.
+      density: kept / all token pairs in the sparse steps, mean over the clips.
+      run_density: the same over the whole run, with 1 for a dense step.
       values: metric -> clip -> value.
     """
 

@@ -1,7 +1,6 @@
 """Runs settings on the noise of a dense run, several clips at once, and measures what changes."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import lpips
+from experiments.quality.counted import counted
 from experiments.quality.settings import Setting
 from experiments.tiny_runs import SHIFT, OnStep, denoise
 from models.tiny import TinyVideoDiT
@@ -94,11 +94,11 @@ def dense_run(model: TinyVideoDiT, clips: Clips, folder: Path, advance: Callable
 def run_setting(
     model: TinyVideoDiT, clips: Clips, setting: Setting, dense: np.ndarray, advance: Callable
 ) -> tuple[np.ndarray, list[float]]:
-    """(clips float32 [B, F, Y, X, C], attention computed in each step of the run, 1 where exact).
+    """(clips float32 [B, F, Y, X, C], attention computed in each step of the run, 1 where dense).
 
-    The steps that are exact for every setting are taken from `dense`.
+    The steps that are dense in every setting are taken from `dense`.
     """
-    attention = setting.attention
+    attention = counted(setting.attention)
     start, grid = attention.schedule.dense_steps, model.grid(dense.shape[1:])
     kept = [1.0] * start
 
@@ -123,15 +123,20 @@ def step_density(
       states: of all layers, after it.
       num_heads: heads of a layer.
     """
-    schedule = attention.schedule
-    if schedule.phase(step) is Phase.DENSE:
+    phase = attention.schedule.phase(step)
+    if phase is Phase.DENSE:
         return 1.0
-    measure = functools.partial(metrics.density, num_heads=num_heads, step=step)
-    if schedule.phase(step) is Phase.FIRST_SEARCH:
-        # It is exact: what it computes is what was kept before it, everything.
+    if phase is Phase.FIRST_SEARCH:
+        # It is dense: it computes what was kept before it, everything.
         states = attention.init(grid, batch=1, num_heads=num_heads, head_dim=1)
+
+    def of_layer(pattern, state):
+        if pattern.searches_densely and phase is not Phase.REUSE:
+            return 1.0
+        return metrics.density(pattern, grid, num_heads=num_heads, state=state, step=step).mean()
+
     layers = zip(attention.patterns, states, strict=True)
-    return float(np.mean([measure(pattern, grid, state=state) for pattern, state in layers]))
+    return float(np.mean([of_layer(pattern, state) for pattern, state in layers]))
 
 
 def closeness(clip: np.ndarray, reference: np.ndarray, weights: Mapping | None) -> dict[str, float]:

@@ -3,10 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from experiments import command
+from experiments import command, report
 from experiments.paper_figures.rows import figures
 from experiments.record import ROOT
-from experiments.report.page import write_page
+from experiments.report.report_page import write_page
 from experiments.report.sections import SECTIONS
 
 
@@ -36,4 +36,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, Config)
+    command.run(main, Config, description=report.__doc__)

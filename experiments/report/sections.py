@@ -1,7 +1,7 @@
 """All sections, in the order of the page."""
 
 from experiments.report.machines import BENCH, COSTS, DEMO, FULL_SIZE, FUSION, PARITY, SCALING
-from experiments.report.methods import ADASPA, FINETUNE, QUALITY, SEARCH
+from experiments.report.method_sections import ADASPA, FINETUNE, QUALITY, SEARCH
 
 SECTIONS = (
     QUALITY,

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments import record
 from experiments.html.markup import NOTHING, Safe, element, finite
-from experiments.readme_tables import provenance
+from experiments.provenance import provenance
 
 OPEN_ROWS = 24
 """A longer table is folded."""
@@ -191,13 +191,10 @@ def _class(is_number):
     return "number" if is_number else None
 
 
-def sources_line(rows: Sequence[Row], path: str, most: int = 3) -> Safe:
+def sources_line(rows: Sequence[Row], path: str) -> Safe:
     """File, machines, versions and commits of the rows."""
     sources = [source for row in rows for source in row.sources]
-    made = list(dict.fromkeys(provenance(source) for source in sources))
-    text = f"{path}: {'; '.join(made[:most])}"
-    if len(made) > most:
-        text += f"; and {len(made) - most} more runs"
+    text = f"{path}: {provenance(sources)}"
     if any(source["dirty"] for source in sources):
         text += ". Some rows are of uncommitted code"
     return element("p", f"{text}.", class_="source")

@@ -4,17 +4,17 @@
     python -m experiments.scaling --only "hunyuanvideo sta" "hunyuanvideo decode"
     python -m experiments.scaling --predict-only           # seconds
 
-Compiles the step for eight H200s in one machine, without a GPU, weights spread over them: memory of a device as XLA
-plans it, and the bytes of each collective counted from the compiled program beside the formula. The same for decoding
-the clip, beside what one device holds at a time. Then predicts the
-step's time on 1 to 64 GPUs from published rates (`experiments.scaling.prediction`): nothing here is timed. Needs
-jax >= 0.11.2 and the packages of the extra `aot` (`make test` installs them).
+Compiles the step for eight H200s in one machine, without a GPU, with sharded weights. Records the memory of a device
+as XLA plans it, and the bytes of each collective in the compiled program beside a formula. Does the same for decoding
+the clip, beside what one device holds at a time. Then predicts the step's time on 1 to 64 GPUs from published rates
+(`experiments.scaling.prediction`): nothing here is timed. Needs jax >= 0.11.2 and the packages of the extra `aot`
+(`make test` installs them).
 """
 
 import dataclasses
 
 from experiments import command
-from experiments.full_size.cases import AXES, METHODS, FullSize, spread_cases
+from experiments.full_size.published_clips import AXES, METHODS, FullSize, spread_cases
 from experiments.kernel_resources.deviceless import Compiled, compile_for_h200
 from experiments.record import Run
 from experiments.scaling.prediction import Layout, Work, exchanged_bytes, predict
@@ -115,7 +115,7 @@ def _log_decoding(run: Run, config: Config, name: str, case: FullSize) -> None:
 
 def _compiled(config: Config, listed: str, name: str, axes: dict[str, int]) -> Compiled:
     (done,) = compile_for_h200(
-        f"experiments.full_size.cases:{listed}",
+        f"experiments.full_size.published_clips:{listed}",
         name,
         timeout_s=config.timeout_s,
         dump=False,

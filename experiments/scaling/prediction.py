@@ -7,7 +7,7 @@ the data sheet's times a share. Computing and moving are added, as if nothing ov
 import dataclasses
 import math
 
-from experiments.full_size.cases import FullSize
+from experiments.full_size.published_clips import FullSize
 
 MATMUL_FLOPS = 0.65 * 989.5e12
 """bfloat16 products of the projections: a usual share of an H200's peak."""

@@ -6,7 +6,7 @@
     python -m experiments.search --method sta --model Wan2.1-T2V-1.3B-Diffusers --prompts "a cat" "a dog"
 
 Denoises every prompt once (Sparse-vDiT calibrated to a density: once more for each round) with all candidates
-evaluated beside exact attention, and writes to `--out`: attention.json (a `SparseAttention` for
+evaluated beside dense attention, and writes to `--out`: attention.json (a `SparseAttention` for
 `experiments.generate --attention`), strategy.json (STA in FastVideo's format, where that says all), report.json,
 pictures, and the measurements, from which an interrupted search goes on. The last answer: experiments/LOG.md.
 """

@@ -9,9 +9,9 @@ import jax
 from experiments import command, search
 from experiments.new_file import check_new
 from experiments.record import RESULTS, Run, environment
-from experiments.search.choose import Choice, choose
-from experiments.search.pictures import draw_all
-from experiments.search.settings import Config, candidates_of, schedule_of, without_effect
+from experiments.search.choice import Choice, choose
+from experiments.search.choice_pictures import draw_all
+from experiments.search.search_flags import Config, candidates_of, schedule_of, without_effect
 from experiments.search.subjects import make_subject
 from experiments.search.task import Task, make_task
 from sparsevdit_jax import SparseAttention
@@ -26,7 +26,7 @@ def main(config: Config) -> Choice:
     run = Run.start("search", config) if config.record else None
     subject = make_subject(config)
     candidates = candidates_of(config, subject.grid)
-    # Patterns that do not fit the canvas are refused here, before anything takes time.
+    # Patterns that do not fit the latent grid are refused here, before anything takes time.
     task = make_task(config, subject, candidates, schedule_of(config, subject.num_steps))
     choice = choose(task)
     write(config.out, choice, task, "search")
@@ -49,17 +49,17 @@ def write(out: Path, choice: Choice, task: Task, name: str) -> None:
 
 
 def write_strategy(path: Path, attention: SparseAttention, tile: tuple[int, int, int]) -> None:
-    """Writes FastVideo's format where the file alone says all, as `experiments.generate` reads it; else says why not.
+    """Writes FastVideo's format if `experiments.generate` can read all from the file alone; else says why not.
 
-    The format has no place for tile and canvas: the tile is FastVideo's, and the canvas shows in a warm-up of full
-    steps, or in a window that is full.
+    The format has no field for the tile and the latent grid. So the tile must be FastVideo's, and a warm-up of full
+    steps or a full window must show the grid.
     """
     text = to_strategy(attention)
     try:
         if tile != TILE:
             raise ValueError(f"the format is for tiles of {TILE}, and these are {tile}")
         if to_strategy(from_strategy(text, attention.grid)) != text:
-            raise ValueError("it would be read as made for another canvas")
+            raise ValueError("it would be read as made for another latent grid")
     except ValueError as problem:
         print(f"no {path.name} is written: {problem}. {path.with_name('attention.json')} says all")
         return

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.demo.runner import VIDEO, WEIGHTS
+from experiments.demo.clip_runner import VIDEO, WEIGHTS
 from experiments.generation.checkpoint import read_checkpoint
 from experiments.generation.identity import identity
 from experiments.generation.inputs import blank_text, one_prompt, planned_conditions
 from experiments.generation.store import load_progress, save_progress
-from experiments.search.settings import Config
+from experiments.search.search_flags import Config
 from experiments.tiny_runs import SHIFT
 from models import load_transformer
 from models.abstract import planned

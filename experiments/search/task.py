@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from experiments.measure_costs import read_table
-from experiments.search.settings import Config
+from experiments.search.search_flags import Config
 from experiments.search.subjects import Subject
 from sparsevdit_jax import StepSchedule, metrics
 from sparsevdit_jax.patterns import Table
@@ -49,7 +49,7 @@ class Task:
         config, method = self.config, self.config.method
         if not len(self.steps):
             raise ValueError(
-                f"of {self.schedule} no step counts: all are exact; lower --dense-steps or raise --steps"
+                f"of {self.schedule} no step counts: all are dense; lower --dense-steps or raise --steps"
             )
         if (self.densities == 1).all():
             raise ValueError(
@@ -75,7 +75,7 @@ class Task:
 
 
 def make_task(config: Config, subject: Subject, candidates: tuple, schedule: StepSchedule) -> Task:
-    """Costs and densities of the candidates on the subject's canvas.
+    """Costs and densities of the candidates on the subject's latent grid.
 
     Raises:
       ValueError: see `Task.check`; or a table of costs was given that has not measured every candidate here.

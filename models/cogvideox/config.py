@@ -26,7 +26,7 @@ class CogVideoXConfig(Heads):
       num_layers: transformer blocks.
       dropout: 0.
       attention_bias: whether to_q, to_k and to_v have a bias.
-      sample_width, sample_height: latent pixels of the canvas trained on, of which positions are fractions.
+      sample_width, sample_height: latent pixels of the latent grid trained on, of which positions are fractions.
       sample_frames: its frames before the VAE (49 are 13 latent frames).
       patch_size, patch_size_t: latent pixels and latent frames of a token; None is one frame (1.0).
       temporal_compression_ratio: frames of a latent frame.
@@ -138,7 +138,7 @@ class CogVideoXConfig(Heads):
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        """Video tokens (frames, height, width) of the canvas trained on, for models whose tokens are one frame."""
+        """Video tokens (frames, height, width) of the latent grid trained on, for models whose tokens are one frame."""
         frames = (self.sample_frames - 1) // self.temporal_compression_ratio + 1
         return frames, self.sample_height // self.patch_size, self.sample_width // self.patch_size
 

@@ -1,4 +1,4 @@
-"""What enters the blocks of CogVideoX: tokens of text and latents, with positions."""
+"""The input of CogVideoX's blocks: tokens of text and latents, with positions."""
 
 import jax
 import jax.numpy as jnp

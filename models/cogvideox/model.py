@@ -83,7 +83,7 @@ class CogVideoXTransformer(Transformer):
           timestep_cond: must be None, as no CogVideoX has weights for it.
           ofs: [1] or [B], for models with `ofs_embed_dim`; the pipeline passes 2.0.
           image_rotary_emb: cosines and sines [video tokens, head_dim] for models with rotary positions
-            (`rotary_embedding` of the canvas). diffusers runs without rotation where it is absent; here it is
+            (`rotary_embedding` of the latent grid). diffusers runs without rotation where it is absent; here it is
             an error.
           attention: a pattern for each of `num_attention_layers` layers, with `states` from its `init` and the
             step's `ctx`; None is dense attention.
@@ -164,7 +164,7 @@ class CogVideoXTransformer(Transformer):
         if shapes != [expected, expected]:
             raise ValueError(
                 f"image_rotary_emb has shapes {shapes}; it must be two arrays {expected} for {grid.shape} video "
-                "tokens; make it for this canvas"
+                "tokens; make it for this latent grid"
             )
         cos, sin = (jnp.asarray(part, jnp.float32)[:, ::2] for part in image_rotary_emb)
         text = ((grid.text_len, 0), (0, 0))

@@ -14,7 +14,7 @@ def sincos_embedding(config: CogVideoXConfig, shape: tuple[int, int, int]) -> ja
     """Vectors that are added to the video tokens.
 
     A quarter of the channels tells the frame, three eighths the COLUMN and three eighths the ROW, in this
-    order; each part is its sines, then its cosines. Another canvas than the one trained on gets the same
+    order; each part is its sines, then its cosines. Another latent grid than the one trained on gets the same
     steps between tokens, so a larger one reaches positions never seen: nothing is resampled, as in diffusers
     (CogVideoXPatchEmbed).
 
@@ -43,9 +43,9 @@ def sincos_embedding(config: CogVideoXConfig, shape: tuple[int, int, int]) -> ja
 def rotary_embedding(
     config: CogVideoXConfig, height: int, width: int, frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`image_rotary_emb` of a canvas, as diffusers' CogVideoXPipeline makes it.
+    """`image_rotary_emb` of a latent grid, as diffusers' CogVideoXPipeline makes it.
 
-    CogVideoX 1.0 fits the canvas into the one trained on, keeping its shape, centred: its tokens then have
+    CogVideoX 1.0 fits the latent grid into the one trained on, keeping its shape, centred: its tokens then have
     fractional positions, which start past 0 on the axis with room to spare. 1.5 counts 0, 1, 2, ... on every axis.
 
     Args:
@@ -58,7 +58,7 @@ def rotary_embedding(
       eighths with the column. Angles are float32, as in diffusers.
 
     Raises:
-      ValueError: the model has no rotary positions, or the canvas does not divide into patches or is larger
+      ValueError: the model has no rotary positions, or the latent grid does not divide into patches or is larger
         than a 1.5 model's sample size.
     """
     if not config.use_rotary_positional_embeddings:

@@ -27,8 +27,8 @@ class CogVideoXVAE(VideoVAE):
     Latents are [B, 16, T, h, w] and videos [B, 3, F, 8 h, 8 w] in about [-1, 1]. A clip goes through chunk by chunk,
     8 frames or 2 latents, and what is left over goes to the first chunk. T latents give 4T frames if T is even and
     4T - 3 if it is odd; F frames give F/4 latents, or (F + 3)/4 if F is 4k + 1. Both ways give a clip its own length
-    if F is 8k or 8k + 1. Under a mesh the chunks are spread over its devices, each with the activations of its share
-    at once, or the tiles where it cuts.
+    if F is 8k or 8k + 1. Under a mesh the chunks are divided among its devices, or the tiles if there are tiles.
+    A device holds the activations of its share at once.
 
     Source: diffusers' AutoencoderKLCogVideoX. Differs: other numbers of frames, and heights and widths that are no
     multiples of 8, are refused, where the original shares frames unevenly and drops pixels.
@@ -50,34 +50,14 @@ class CogVideoXVAE(VideoVAE):
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
 
     def decode(self, z: jax.Array, *, tile: Tile | None = None) -> jax.Array:
-        """Latents, not normalised (see `denormalize`), to video.
-
-        Args:
-          z: [B, 16, T, h, w], floating.
-          tile: decode a picture larger than a tile in overlapping tiles and blend them; None does not cut. Norms see
-            a tile alone, so the result differs from that without tiles. Memory is a tile's and the video's.
-
-        Returns:
-          [B, 3, F, 8 h, 8 w] in the model's dtype, about -1 to 1, not clipped.
-
-        Raises:
-          ValueError: z has another rank or channel count, is empty or not floating, or tiles are no whole latents.
-        """
+        """See `VideoVAE.decode`: pictures are cut, clips are not; not clipped."""
         self._check_latents(z)
         return _in_tiles(self.decoder, z, LATENTS_PER_CHUNK, self._decode_cuts(z, tile))
 
     def decode_chunks(self, z: jax.Array, *, tile: Tile | None = None) -> Iterator[jax.Array]:
-        """The frames of `decode(z, tile=tile)` as they become ready: 8 at a time, the first time also 1 or 9.
+        """See `VideoVAE.decode_chunks`: 8 frames at a time, the first time also 1 or 9.
 
-        For writing a long clip to disk: the whole video is never in memory. Without `tile` it does not tile; with
-        one, the caches of all tiles are in memory, and the activations of one. Under a mesh all frames come at once,
-        as from `decode`.
-
-        Yields:
-          [B, 3, frames, 8 h, 8 w].
-
-        Raises:
-          ValueError: as `decode`, at the call and not when the first chunk is asked for.
+        Without `tile` it does not tile; with one, the caches of all tiles are in memory, and the activations of one.
         """
         self._check_latents(z)
         cuts = self._decode_cuts(z, tile)
@@ -88,25 +68,13 @@ class CogVideoXVAE(VideoVAE):
         return self._joined_chunks(z, cuts)
 
     def encode(self, video: jax.Array, *, tile: Tile | None = None) -> tuple[jax.Array, jax.Array]:
-        """Video to the mean and log variance of its latents, not normalised (see `normalize`).
-
-        Args:
-          video: [B, 3, F, H, W] in [-1, 1], floating; F is 4k or 4k + 1, H and W multiples of 8.
-          tile: as in `decode`.
-
-        Returns:
-          Mean and log variance [B, 16, T, H / 8, W / 8] in the model's dtype, the latter clamped to [-30, 20].
-
-        Raises:
-          ValueError: the video has another rank, other channels or sizes, is not floating, or tiles are no whole
-            latents.
-        """
+        """See `VideoVAE.encode`; F is 4k or 4k + 1, H and W multiples of 8."""
         self._check_video(video)
         cuts = plane_cuts(tile, video.shape[-2:], 1, self.config.compression[1])
         return split_moments(_in_tiles(self.encoder, video, FRAMES_PER_CHUNK, cuts))
 
     def normalize(self, z: jax.Array) -> jax.Array:
-        """Latents of `encode` to those the transformer is conditioned on: scaling_factor * z.
+        """scaling_factor * z.
 
         With `invert_scale_latents` divided by it, as diffusers' image-to-video pipeline does for version 1.5:
         then it is `denormalize` itself, not its inverse.
@@ -116,7 +84,7 @@ class CogVideoXVAE(VideoVAE):
         return self.config.scaling_factor * z
 
     def denormalize(self, z: jax.Array) -> jax.Array:
-        """Latents of the transformer to those `decode` takes: 1 / scaling_factor * z, inverted or not."""
+        """1 / scaling_factor * z, inverted or not."""
         return 1 / self.config.scaling_factor * z
 
     def _decode_cuts(self, z: jax.Array, tile: Tile | None) -> tuple[Cut, Cut] | None:

@@ -32,7 +32,7 @@ class HunyuanVideoTransformer(Transformer):
 
     Args:
       config: sizes.
-      dtype: of weights, matmuls and activations. Float32 whatever it is: norms, the rotation, softmax,
+      dtype: of weights, matmuls and activations. Always float32: norms, the rotation, softmax,
         and the sinusoids of time and guidance.
     """
 

@@ -34,7 +34,7 @@ def all_chunks(run: Callable, model, x: jax.Array, cuts: Cuts) -> jax.Array:
 
     Args:
       run: of `model` and a tile.
-      model: whole on every device.
+      model: replicated.
       x: as `in_chunks`.
       cuts: as `in_chunks`.
     """
@@ -78,7 +78,7 @@ def _runs(frames: int, cut: Cut | None) -> list[tuple[int, int]]:
 
 
 def _blended(results: Iterable[jax.Array], cut: Cut | None) -> Iterator[jax.Array]:
-    """The chunks that the results of `_runs` make: without their context, and faded in from the one before."""
+    """The chunks that the results of `_runs` make: without their context, and blended with the one before."""
     before = None
     for y in results:
         if cut is None:

@@ -47,20 +47,10 @@ class HunyuanVideoVAE(VideoVAE):
         self.post_quant_conv = Conv(latent, latent, (1, 1, 1), dtype=dtype, rngs=rngs)
 
     def decode(self, z: jax.Array, *, tile: Tile | None = None) -> jax.Array:
-        """Latents, not normalised (see `denormalize`), to video.
+        """See `VideoVAE.decode`; not clipped.
 
-        Args:
-          z: [B, 16, T, h, w], floating.
-          tile: decode a clip larger than a tile in overlapping tiles and blend them; None does not cut. Norms and
-            attention see a tile alone, so the result differs from that without tiles. Memory is a tile's and the
-            video's. Each shape of tile is compiled once: those inside share one, those at the far end of an axis
-            have others. Under a mesh its devices share the tiles of each shape.
-
-        Returns:
-          [B, 3, 1 + 4 (T - 1), 8 h, 8 w] in the model's dtype, about -1 to 1, not clipped.
-
-        Raises:
-          ValueError: z has another rank or channel count, is empty or not floating, or tiles are no whole latents.
+        Each shape of tile is compiled once: those inside share one, those at the far end of an axis have others. Under
+        a mesh its devices share the tiles of each shape.
         """
         self._check_latents(z)
         if tile is None:
@@ -70,17 +60,10 @@ class HunyuanVideoVAE(VideoVAE):
         return jnp.concatenate(list(self.decode_chunks(z, tile=tile)), 2)
 
     def decode_chunks(self, z: jax.Array, *, tile: Tile | None = None) -> Iterator[jax.Array]:
-        """The frames of `decode(z, tile=tile)` as they become ready; with `default_tile` 13, then 12 at a time.
+        """See `VideoVAE.decode_chunks`; with `default_tile` 13 frames, then 12 at a time.
 
-        For writing a long clip to disk: the whole video is never in memory, only a tile's activations, a chunk and
-        its overlap with the next. Without `tile` it takes `default_tile`, for this model has no caches: it is cut
-        in time or not at all. z may be a numpy array. Under a mesh all frames come at once, as from `decode`.
-
-        Yields:
-          [B, 3, frames, 8 h, 8 w].
-
-        Raises:
-          ValueError: as `decode`, at the call and not when the first chunk is asked for.
+        In memory are a tile's activations, a chunk and its overlap with the next. Without `tile` it takes
+        `default_tile`, for this model has no caches: it is cut in time or not at all. z may be a numpy array.
         """
         self._check_latents(z)
         tile = tile or self.default_tile
@@ -90,19 +73,7 @@ class HunyuanVideoVAE(VideoVAE):
         return in_chunks(lambda part: _decode_tile(self, part), z, cuts)
 
     def encode(self, video: jax.Array, *, tile: Tile | None = None) -> tuple[jax.Array, jax.Array]:
-        """Video to the mean and log variance of its latents, not normalised (see `normalize`).
-
-        Args:
-          video: [B, 3, 1 + 4 k, H, W] in [-1, 1], floating; H and W multiples of 8.
-          tile: as in `decode`, one after the other under a mesh too.
-
-        Returns:
-          Mean and log variance [B, 16, 1 + k, H / 8, W / 8] in the model's dtype, the latter clamped to [-30, 20].
-
-        Raises:
-          ValueError: the video has another rank, other channels or sizes, is not floating, or tiles are no whole
-            latents.
-        """
+        """See `VideoVAE.encode`, of 1 + 4 k frames, H and W multiples of 8; under a mesh one tile after the other."""
         self._check_video(video)
         if tile is None:
             return split_moments(self._encode_whole(video))
@@ -111,11 +82,11 @@ class HunyuanVideoVAE(VideoVAE):
         return split_moments(jnp.concatenate(list(chunks), 2))
 
     def normalize(self, z: jax.Array) -> jax.Array:
-        """Latents of `encode` to those the transformer works on: z * scaling_factor."""
+        """z * scaling_factor."""
         return z * self.config.scaling_factor
 
     def denormalize(self, z: jax.Array) -> jax.Array:
-        """Latents of the transformer to those `decode` takes: z / scaling_factor."""
+        """z / scaling_factor."""
         return z / self.config.scaling_factor
 
     def _cuts(self, tile: Tile, *, of_input: bool) -> Cuts:

@@ -54,7 +54,7 @@ class Settings:
 
     @classmethod
     def parse(cls, source: str, document: Mapping[str, Any]) -> "Settings":
-        """From a PEFT configuration; ValueError names the field that is no such thing."""
+        """From a PEFT configuration; ValueError names a field of a wrong type."""
         kind = document.get("peft_type", "LORA")
         if kind != "LORA":
             raise ValueError(f"{source}: peft_type={kind!r} must be 'LORA'; others are not merged")
@@ -149,7 +149,7 @@ class LoraFile:
         return self.dtypes[name] in (_FLOATS | _INTEGERS if integers else _FLOATS)
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor as float32, whatever it is stored in."""
+        """One tensor as float32, from any dtype."""
         with np.errstate(over="ignore"):  # `largest` tells
             return self._stored(name).astype(np.float32)
 

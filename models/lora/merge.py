@@ -1,4 +1,4 @@
-"""What users call: LoRA files checked against a model, and merged into it."""
+"""The functions for users: they check LoRA files against a model and merge them into it."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def check_loras(model: Any, files: Files) -> list[str]:
       files: (path, scale) of each LoRA; see `merge_loras`.
 
     Returns:
-      A line for each thing that a user should know, such as how many tensors of a file are passed over because they
+      A line for each thing that a user should know, such as how many tensors of a file are skipped because they
       belong to a text encoder, or to an image branch that the model does not have.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a tensor of a LoRA file is, and of which module: every usual spelling of both."""
+"""The names in a LoRA file: which module a tensor belongs to and which part it is, in every usual spelling."""
 
 import dataclasses
 import difflib
@@ -65,7 +65,7 @@ class Piece:
 
 
 def take_apart(name: str) -> Piece | None:
-    """None for what is no part of a LoRA."""
+    """The parts of a tensor's name; None if it is not part of a LoRA."""
     plain = _WRAPPERS.sub("", name)
     for ending, part in _ENDINGS:
         if match := ending.fullmatch(plain):

@@ -1,4 +1,4 @@
-"""What a LoRA file adds to which tensor of a checkpoint; everything that can be wrong with it is found here."""
+"""Plans what a LoRA file adds to which tensor of a checkpoint, and finds everything that is wrong with the file."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""From a checkpoint and a prompt to frames: the conventions of each family, and the denoising loop."""
+"""From a checkpoint and a prompt to frames: the conventions of each family, and the denoise loop."""
 
 from .clip import Clip as Clip
 from .cogvideox import CogVideoX as CogVideoX

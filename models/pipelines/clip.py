@@ -1,4 +1,4 @@
-"""What to generate, in frames and pixels, and what becomes of it: bytes."""
+"""A clip to generate, in frames and pixels, and its decoded frames as bytes."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What people use where they say nothing."""
+    """The defaults that people use."""
 
     clip: Clip
     steps: int

@@ -20,8 +20,8 @@ class CogVideoX(LatentFamily):
     """Conventions of diffusers' CogVideoXPipeline and CogVideoXImageToVideoPipeline (0.42).
 
     Differs from diffusers: latents stay float32 between steps (there: the transformer's dtype), the image's latents
-    are the mean of the VAE's distribution, not a sample, and a video has the frames that were asked for: of an even
-    number of latents the VAE makes 3 more (16 of 4 latents, 88 of 22), which diffusers returns and we drop.
+    are the mean of the VAE's distribution, not a sample. A video has the requested number of frames: from an even
+    number of latents the VAE makes 3 more (16 from 4 latents, 88 from 22); diffusers returns them and we drop them.
     """
 
     NAME = "CogVideoX"

@@ -1,4 +1,4 @@
-"""What a transformer is called with beside the latents, from a prompt's embeddings."""
+"""The inputs of a transformer beside the latents, made from a prompt's embeddings."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from pallas_kernels._pytree import pytree
 
 @pytree
 class Conditions:
-    """What stays the same over a run, for each row of the transformer's batch.
+    """The inputs that stay the same over a run, for each row of the transformer's batch.
 
     With classifier-free guidance each clip has two rows: first all clips with their prompts (or classes), then all
     with the negative prompt (or no class).
@@ -20,7 +20,7 @@ class Conditions:
       inputs: further keyword arguments of the transformer, [rows, ...].
       image: latents that are joined to the noisy ones along the channels (image to video), or None.
       guidance: float32 scalar, the scale of classifier-free guidance; None: no second row.
-      rotary: tables of the canvas, without a batch axis (CogVideoX), or None.
+      rotary: tables of the latent grid, without a batch axis (CogVideoX), or None.
     """
 
     inputs: dict[str, jax.Array]

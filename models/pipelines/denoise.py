@@ -1,4 +1,4 @@
-"""The denoising loop: one compiled program per phase, whose memory is known before any weight is read."""
+"""The denoise loop: one compiled program for each phase, and its memory before any weight is read."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Memory:
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands: everything that the next step needs."""
+    """The state of a run between two steps: everything that the next step needs."""
 
     step: int
     x: jax.Array
@@ -44,11 +44,11 @@ class Progress:
 
 
 class Denoiser:
-    """Compiles and runs the steps of one setting: the one denoising loop.
+    """Compiles and runs the steps of one setting: the one denoise loop.
 
-    `compile`, `step` and `run` under one `jax.set_mesh` denoise on all of its devices, of one host or several:
-    weights lie where they were put (on every device, where nobody said), layers' states with their heads, and
-    all else on every device, so that what a step returns is where the next one takes it.
+    `compile`, `step` and `run` under one `jax.set_mesh` denoise on all of its devices, of one host or several.
+    Weights keep their sharding (replicated by default), layers' states are sharded by heads, and everything else
+    is replicated. So a step returns its results where the next step takes them.
 
     Args:
       family: conventions of the model.
@@ -56,7 +56,7 @@ class Denoiser:
       num_steps: of the run.
       text_len: room for text in the joint sequence; None: the family's own.
       attention: None is dense; its schedule must be for `num_steps`.
-      key: of the noise that some schedulers add in every step, where `step` and `run` are given none.
+      key: for the noise that some schedulers add in every step; `step` and `run` may be given another.
       implementation: of the attention kernels; None lets them choose.
     """
 
@@ -90,13 +90,13 @@ class Denoiser:
         return self.attention.schedule.phases()
 
     def start(self, x: jax.Array, conditions: Conditions, step: int = 0) -> Progress:
-        """The state before the first step, on noise, or before step `step`, on what a run had come to by then.
+        """The state before the first step, from noise; or before step `step`, from the latents of a run at that step.
 
         Args:
           x: of the denoiser's shape.
           conditions: those of the run, or their shapes.
-          step: later than 0 only with a scheduler that looks back at nothing, and for patterns that lose nothing by
-            the steps before (dense ones, as a rule): runs that share a dense warm-up fork from it.
+          step: later than 0 only with a scheduler without memory, and for patterns whose state the earlier steps do not
+            change (dense steps do not). Runs that share a dense warm-up fork from it so.
 
         Raises:
           ValueError: shape, rows or step do not fit.

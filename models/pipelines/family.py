@@ -1,4 +1,4 @@
-"""What the denoising loop asks of a family of video models. Read this first."""
+"""The interface between the denoise loop and a family of video models. Read this first."""
 
 import abc
 from typing import Any

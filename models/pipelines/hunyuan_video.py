@@ -46,7 +46,7 @@ class HunyuanVideo(LatentFamily):
         return dataclasses.replace(self.tiling(), height=None, width=None)
 
     def probe(self, clip, tile):
-        """One tile: without `tile` the VAE's default one, for it decodes in chunks with no other."""
+        """One tile: without `tile` the VAE decodes its default tile in chunks."""
         return super().probe(clip, tile or self.tiling())
 
     @property

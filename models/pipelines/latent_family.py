@@ -1,4 +1,4 @@
-"""What a family of latent video models agrees on: clips, latents, prompts, guidance.
+"""The conventions of a family of latent video models: clips, latents, prompts, guidance.
 
 A `LatentFamily` is made from the configurations in a checkpoint folder (`read_family`), before any weight is read:
 it knows which clips are possible, what the transformer is called with, and how latents become video.
@@ -66,7 +66,7 @@ class LatentFamily(Family):
 
     @property
     def defaults(self) -> Defaults:
-        """What people use with this checkpoint where they say nothing."""
+        """The defaults for this checkpoint."""
         return self.DEFAULTS
 
     def with_shift(self, shift: float) -> "LatentFamily":

@@ -1,4 +1,4 @@
-"""What can be known of prompts before a text encoder is loaded."""
+"""Checks prompts before a text encoder is loaded."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Schedulers: what carries a latent from noise to video, as pure functions (start with scheduler.py)."""
+"""Schedulers: pure functions that take a latent from noise to video (start with scheduler.py)."""
 
 from .clean_euler import CleanEulerConfig as CleanEulerConfig
 from .clean_euler import CleanEulerScheduler as CleanEulerScheduler

@@ -44,7 +44,7 @@ class CleanEulerScheduler(Scheduler):
     config_class: ClassVar[type] = CleanEulerConfig
 
     def set_timesteps(self, num_steps: int, sigmas=None, *, start: int = 0) -> CleanEulerTables:
-        """See `Scheduler.set_timesteps`; `start` makes no difference, the solver looks back at nothing."""
+        """See `Scheduler.set_timesteps`; `start` has no effect: the solver has no memory."""
         num_steps, _ = check_steps(num_steps, start, _MOST_STEPS)
         if sigmas is None:
             sigmas = np.linspace(1, 0, num_steps + 1)[:-1]

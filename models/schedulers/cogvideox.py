@@ -1,4 +1,4 @@
-"""What CogVideoX's two schedulers share: configuration, noise levels, and the prediction of clean latents.
+"""Shared by CogVideoX's two schedulers: configuration, noise levels, and the prediction of clean latents.
 
 x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise with a falling in t = 0..999, and a model that predicts
 v = sqrt(a_t) noise - sqrt(1 - a_t) x_0.

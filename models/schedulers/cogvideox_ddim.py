@@ -35,7 +35,7 @@ class CogVideoXDDIMScheduler(Scheduler):
     config_class: ClassVar[type] = CogVideoXSchedulerConfig
 
     def set_timesteps(self, num_steps: int, sigmas=None, *, start: int = 0) -> CogVideoXDDIMTables:
-        """See `Scheduler.set_timesteps`; `start` makes no difference, the solver looks back at nothing."""
+        """See `Scheduler.set_timesteps`; `start` has no effect: the solver has no memory."""
         timesteps, alphas, next_alphas, _ = levels(self.config, num_steps, sigmas, start)
         on_x = np.sqrt((1 - next_alphas) / (1 - alphas))
         on_x0 = np.sqrt(next_alphas) - np.sqrt(alphas) * on_x

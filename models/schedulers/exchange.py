@@ -1,4 +1,4 @@
-"""One scheduler in place of another, for the same model."""
+"""Replaces the scheduler of a model by another."""
 
 from models.schedulers.cogvideox_ddim import CogVideoXDDIMScheduler
 from models.schedulers.cogvideox_dpm import CogVideoXDPMScheduler

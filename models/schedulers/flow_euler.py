@@ -78,7 +78,7 @@ class FlowMatchEulerDiscreteScheduler(Scheduler):
     config_class: ClassVar[type] = FlowMatchEulerDiscreteConfig
 
     def set_timesteps(self, num_steps: int, sigmas=None, *, start: int = 0) -> FlowMatchEulerTables:
-        """See `Scheduler.set_timesteps`; `start` makes no difference, the solver looks back at nothing."""
+        """See `Scheduler.set_timesteps`; `start` has no effect: the solver has no memory."""
         train = self.config.num_train_timesteps
         num_steps, start = check_steps(num_steps, start, train)
         if sigmas is None:

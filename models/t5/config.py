@@ -64,8 +64,8 @@ class T5Config:
 def t5_config_from_json(document: dict[str, Any]) -> T5Config:
     """The encoder's shape from a text_encoder/config.json of a T5 or UMT5, with a decoder or without.
 
-    Such a file describes a decoder and a training too; what the encoder does not use is passed over
-    without a word, so other models' files are told by `model_type` (or `architectures`).
+    Such a file also describes a decoder and its training. Entries that the encoder does not use are ignored.
+    `model_type` (or `architectures`) tells the files of other models apart.
 
     Raises:
       ValueError: another model's file, or one without a size; the message names it.

@@ -1,4 +1,4 @@
-"""Prompts to embeddings, each video model's way: cleaning, lengths, masks, and what the padding holds."""
+"""Turns prompts into embeddings as each video model does: cleaning, lengths, masks, and the values of padding."""
 
 from collections.abc import Callable, Sequence
 

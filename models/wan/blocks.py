@@ -11,6 +11,7 @@ from sparsevdit_jax.ops import attend_across
 
 from .. import layers
 from ..attention import Attention, LayerAttention, Projections
+from ..combine import COMBINE
 from ..layers import modulate
 from ..rope import Rope
 from .config import WanConfig
@@ -55,8 +56,15 @@ class Block(nnx.Module):
     def __init__(self, config: WanConfig, *, dtype, rngs: nnx.Rngs):
         dim, eps = config.dim, config.eps
         self.norm1 = layers.LayerNorm(dim, eps=eps, affine=False)
+        combine = None if config.combine is None else COMBINE[config.combine].make
         self.attn1 = Attention(
-            dim, config.num_heads, qk_norm=QK_NORM, eps=eps, dtype=dtype, rngs=rngs
+            dim,
+            config.num_heads,
+            qk_norm=QK_NORM,
+            eps=eps,
+            dtype=dtype,
+            combine=combine and combine(dim, config.num_heads, dtype=dtype, rngs=rngs),
+            rngs=rngs,
         )
         # norm2 is float32 in diffusers (_keep_in_fp32_modules)
         self.norm2 = layers.LayerNorm(dim, eps=eps) if config.cross_attn_norm else None

@@ -1,4 +1,4 @@
-"""What conditions Wan's blocks: the embedded timestep, prompt and image."""
+"""The conditioning of Wan's blocks: the embedded timestep, prompt and image."""
 
 import jax
 import jax.numpy as jnp

@@ -4,6 +4,7 @@ import dataclasses
 
 from sparsevdit_jax import VideoGrid
 
+from ..combine import COMBINE
 from ..config import Heads, require
 from ..patches import check_shape, token_shape
 
@@ -29,6 +30,8 @@ class WanConfig(Heads):
       added_kv_proj_dim: None, or the model's width where `image_dim` is given.
       rope_max_seq_len: most tokens along an axis.
       pos_embed_seq_len: image tokens of first and last frame together; None: there is one image.
+      combine: what joins the branches of trained sparse attention, a name of `models.combine.COMBINE`; None: the
+        model was trained dense. No entry of config.json: the names of the tensors say it.
 
     Raises:
       ValueError: a value that is not implemented, or fields that do not fit each other.
@@ -50,9 +53,10 @@ class WanConfig(Heads):
     added_kv_proj_dim: int | None = None
     rope_max_seq_len: int = 1024
     pos_embed_seq_len: int | None = None
+    combine: str | None = None
 
     def __post_init__(self):
-        require(self, qk_norm=("rms_norm_across_heads",))
+        require(self, qk_norm=("rms_norm_across_heads",), combine=(None, *COMBINE))
         object.__setattr__(self, "patch_size", tuple(self.patch_size))  # JSON has lists only
         if len(self.patch_size) != 3:
             raise ValueError(f"patch_size={self.patch_size} must be (frames, rows, columns)")

@@ -20,6 +20,8 @@ from flax import nnx
 from sparsevdit_jax import SparseAttention, StepContext
 
 from .. import layers
+from ..combine import check_branches
+from ..config import config_to_json
 from ..layers import modulate
 from ..patches import check_shape, unpatchify
 from ..rope import as_arrays, rope_table
@@ -47,7 +49,15 @@ class WanTransformer(Transformer):
     IGNORED = IGNORED
     ORIGINAL = ORIGINAL
     IMAGE_BRANCH = IMAGE_BRANCH
+    READS_ORIGINAL = True
     config_class = WanConfig
+
+    @staticmethod
+    def write_config(config: WanConfig) -> dict[str, Any]:
+        """Contents of a config.json, as diffusers has it: `combine` stands in the tensors' names."""
+        document = config_to_json(config, WanTransformer.CLASS_NAME)
+        del document["combine"]
+        return document
 
     def __init__(self, config: WanConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, jnp.dtype(dtype)
@@ -100,6 +110,7 @@ class WanTransformer(Transformer):
         """
         config, batch = self.config, hidden_states.shape[0]
         grid = self.grid(hidden_states.shape)
+        check_branches(config.combine, attention)
         self._check(grid, batch, timestep, encoder_hidden_states, encoder_hidden_states_image)
         attentions = layer_attentions(
             attention,

@@ -6,6 +6,8 @@ KEYS = KeyTable(
     {
         "patch_embedding.proj": "patch_embedding",
         "blocks.*.attn1.to_out": "blocks.*.attn1.to_out.0",
+        "blocks.*.attn1.combine": "blocks.*",  # FastWan: to_gate_compress stands beside attn1
+        "blocks.*.attn1.combine.proj_l": "blocks.*.attn1.attn_impl.proj_l",  # FastVideo's name
         "blocks.*.attn2.to_out": "blocks.*.attn2.to_out.0",
         "blocks.*.ffn.linear_1": "blocks.*.ffn.net.0.proj",
         "blocks.*.ffn.linear_2": "blocks.*.ffn.net.2",
@@ -38,6 +40,7 @@ ORIGINAL = {
             "norm3": "norm2",  # the original counts the norms in another order
             "ffn.0": "ffn.net.0.proj",
             "ffn.2": "ffn.net.2",
+            "self_attn.attn_op.local_attn.proj_l": "attn1.attn_impl.proj_l",  # TurboWan
             "cross_attn.k_img": "attn2.add_k_proj",
             "cross_attn.v_img": "attn2.add_v_proj",
             "cross_attn.norm_k_img": "attn2.norm_added_k",

@@ -53,36 +53,18 @@ class WanVAE(VideoVAE):
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
 
     def decode(self, z: jax.Array, *, tile: Tile | None = None, remat: bool = False) -> jax.Array:
-        """Latents, not normalised (see `denormalize`), to video.
+        """See `VideoVAE.decode`; [B, 3, 1 + 4 (T - 1), 8 h, 8 w], clipped to [-1, 1].
 
-        Args:
-          z: [B, z_dim, T, h, w], floating.
-          tile: decode a picture larger than a tile in overlapping tiles and blend them; None does not cut. What
-            a pixel sees ends at its tile's border, so the result differs from that without tiles, as in diffusers.
-          remat: in the backward pass compute each latent frame's activations again instead of keeping
-            those of all frames.
-
-        Returns:
-          [B, 3, 1 + 4 (T - 1), 8 h, 8 w] in the model's dtype, clipped to [-1, 1].
-
-        Raises:
-          ValueError: z has another rank or channel count, is empty or not floating, or tiles are no whole latents.
+        `remat` computes each latent frame's activations again in the backward pass instead of keeping those of all
+        frames.
         """
         self._check_latents(z)
         return _decode(self, z, cuts=self._decode_cuts(z, tile), remat=remat)
 
     def decode_chunks(self, z: jax.Array, *, tile: Tile | None = None) -> Iterator[jax.Array]:
-        """The frames of `decode(z, tile=tile)` as they become ready: the first one, then four at a time.
+        """See `VideoVAE.decode_chunks`: one frame, then four at a time.
 
-        For writing a long clip to disk: the whole video is never in memory. Without `tile` it does not tile; with
-        one, the caches of all tiles are in memory, and the activations of one. Under a mesh all frames come at once,
-        as from `decode`. Not for use inside jit.
-
-        Yields:
-          [B, 3, 1, 8 h, 8 w], then T - 1 times [B, 3, 4, 8 h, 8 w].
-
-        Raises:
-          ValueError: as `decode`, at the call and not when the first chunk is asked for.
+        Without `tile` it does not tile; with one, the caches of all tiles are in memory, and the activations of one.
         """
         self._check_latents(z)
         if vae_devices() > 1:
@@ -92,20 +74,9 @@ class WanVAE(VideoVAE):
     def encode(
         self, video: jax.Array, *, tile: Tile | None = None, remat: bool = False
     ) -> tuple[jax.Array, jax.Array]:
-        """Video to the mean and log variance of its latents, not normalised (see `normalize`).
+        """See `VideoVAE.encode`, of 1 + 4 k frames, H and W multiples of 8 (16 for Wan 2.2's); `remat` as in `decode`.
 
-        Args:
-          video: [B, 3, 1 + 4 k, H, W] in [-1, 1], floating; H and W multiples of 8 (16 for Wan 2.2's).
-          tile: as in `decode`; a model with patches (Wan 2.2's) takes tiles `patch_size` times as large, as in
-            diffusers.
-          remat: as in `decode`.
-
-        Returns:
-          Mean and log variance [B, z_dim, 1 + k, H / 8, W / 8] in the model's dtype, the latter clamped to [-30, 20].
-
-        Raises:
-          ValueError: the video has another rank, other channels or sizes, is not floating, or tiles are no whole
-            latents.
+        A model with patches (Wan 2.2's) takes tiles `patch_size` times as large, as in diffusers.
         """
         self._check_video(video)
         # The tile's numbers count patches, not pixels, but are compared with the picture's pixels: as in diffusers.
@@ -113,12 +84,12 @@ class WanVAE(VideoVAE):
         return _encode(self, video, cuts=cuts, remat=remat)
 
     def normalize(self, z: jax.Array) -> jax.Array:
-        """Latents of `encode` to those the transformer works on: (z - mean) / std per channel, in float32."""
+        """(z - mean) / std per channel, in float32."""
         mean, inverse = self._statistics(z)
         return ((z.astype(jnp.float32) - mean) * inverse).astype(z.dtype)
 
     def denormalize(self, z: jax.Array) -> jax.Array:
-        """Latents of the transformer to those `decode` takes: z * std + mean per channel, in float32."""
+        """z * std + mean per channel, in float32."""
         mean, inverse = self._statistics(z)
         return (z.astype(jnp.float32) / inverse + mean).astype(z.dtype)
 

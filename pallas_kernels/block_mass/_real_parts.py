@@ -1,4 +1,4 @@
-"""Block mass without multiplying what is known to hold only padding.
+"""Block mass that skips parts of blocks known to hold only padding.
 
 A block is filled from its start, so at the border of a video a tile of 384 tokens may hold 120. Parts of blocks that no
 batch item and no head fills are left out of the arrays, and get the mass that they would have had: none.
@@ -50,6 +50,12 @@ def over_real_parts(
         q_lengths=queries.lengths, kv_lengths=keys.lengths,
     )  # fmt: skip
     return keys.to_blocks(queries.to_blocks(sums, 2), 3)
+
+
+def binary_shift(lse: jax.Array, real_q: jax.Array | None) -> jax.Array:
+    """`lse` in base 2, +inf for a query without mass: float32 [B, H, Lq]."""
+    live = lse > -jnp.inf if real_q is None else real_q & (lse > -jnp.inf)
+    return jnp.where(live, lse * np.float32(math.log2(math.e)), jnp.inf)
 
 
 class _Side:

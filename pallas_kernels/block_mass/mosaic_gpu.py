@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _hopper, _interpret, _measured, _vmap
+from .. import _hopper, _interpret, _measured, _padding, _vmap
 from . import mosaic_gpu_kernel as device
-from ._real_parts import over_real_parts
+from ._real_parts import binary_shift, over_real_parts
 
 _KEYS = "block_kv", "tile_kv", "stages"  # fields that a measured table may change
 
@@ -35,7 +35,7 @@ class Config:
 
     @property
     def rows(self) -> int:
-        """Query rows of a block of threads."""
+        """Query rows of a thread block."""
         return device.CONSUMERS * device.ROWS
 
     @property
@@ -166,16 +166,17 @@ def mass(q, k, lse, config, block_q, block_kv, scale, q_lengths, kv_lengths):
     _hopper.refuse_unless_supported(q)
     b, lq, h, _ = q.shape
     lk = k.shape[1]
-    extra_q, extra_kv = -lq % config.rows, -lk % config.tile_kv
-    real_q, real_kv = _real_tokens(q_lengths, block_q, lq), _real_tokens(kv_lengths, block_kv, lk)
-    shift = jnp.where(real_q & (lse > -jnp.inf), lse * np.float32(_hopper.LOG2E), jnp.inf)
-    shift = jnp.pad(shift, ((0, 0), (0, 0), (0, extra_q)), constant_values=np.inf)
+    padded_q, padded_kv = lq + -lq % config.rows, lk + -lk % config.tile_kv
+    real_q = _padding.real_tokens(q_lengths, block_q, lq)
+    real_kv = _padding.real_tokens(kv_lengths, block_kv, lk)
+    shift = _padding.lengthen(binary_shift(lse, real_q), padded_q, np.inf, axis=2)
+    q = _padding.lengthen(_padding.zero(q, real_q), padded_q)
+    k = _padding.lengthen(_padding.zero(k, real_kv), padded_kv)
     pieces = None
     if lk % config.block_kv or kv_lengths is not None:  # else padding has blocks of its own
-        pieces = jnp.pad(real_kv, ((0, 0), (0, 0), (0, extra_kv)))
+        real_kv = jnp.ones((1, 1, lk), bool) if real_kv is None else jnp.asarray(real_kv)
+        pieces = _padding.lengthen(real_kv, padded_kv, axis=2)
         pieces = pieces.reshape(*pieces.shape[:2], -1, config.block_kv).sum(-1, dtype=jnp.int32)
-    q = _clean(q, None if q_lengths is None else real_q, extra_q)
-    k = _clean(k, None if kv_lengths is None else real_kv, extra_kv)
     sums = launch(config, scale, q, k, shift, pieces)
     nq, nk = -(-lq // block_q), -(-lk // block_kv)
     parts = block_q // config.block_q, block_kv // config.block_kv
@@ -233,18 +234,3 @@ def launch(config, scale, q, k, shift, pieces, *, without=""):
     )(device.Inputs(q, k, shift, pieces))
     out = out.reshape(b, h, lq // config.block_q, -1)
     return out[..., : count * config.pieces]
-
-
-def _clean(x, real, extra):
-    """x [B, L, H, D] with zeros for padding and for `extra` more tokens."""
-    if real is not None:
-        x = jnp.where(real.swapaxes(1, 2)[..., None], x, jnp.zeros((), x.dtype))
-    return jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0))) if extra else x
-
-
-def _real_tokens(lengths, block, length):
-    if lengths is None:
-        return jnp.ones((1, 1, length), bool)
-    offsets = jnp.arange(block, dtype=jnp.int32).reshape(1, 1, 1, -1)
-    real = offsets < lengths[..., None]
-    return real.reshape(*lengths.shape[:2], -1)[..., :length]

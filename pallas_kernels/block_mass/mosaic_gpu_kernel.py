@@ -1,6 +1,6 @@
 """The block mass kernel for Hopper: what its warps do. `mosaic_gpu` launches it.
 
-A block of threads keeps 256 query rows in shared memory and streams all keys past them. Four
+A thread block keeps 256 query rows in shared memory and streams all keys past them. Four
 warpgroups compute, 64 rows each: a product of its queries and a tile of keys, then exp2(scale' s -
 lse') of it, summed. At head dim 128 the exponentials keep their unit as busy as the products keep the
 tensor cores, so both must run all the time. A warpgroup does one after the other; four of them, one
@@ -78,23 +78,9 @@ class Scratch(NamedTuple):
     k_full: Any
     k_free: Any
 
-    def wait(self, problem: Problem, name: str, index):
-        """For a completion of a barrier, unless a test leaves that out."""
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        if problem.without != f"{name} wait":
-            plgpu.barrier_wait(getattr(self, name).at[index])
-
-    def arrive(self, problem: Problem, name: str, index):
-        """At a barrier, unless a test leaves that out."""
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        if problem.without != f"{name} arrive":
-            plgpu.barrier_arrive(getattr(self, name).at[index])
-
 
 def kernel(problem: Problem, inputs: Inputs, out_ref, scratch: Scratch):
-    """What every warpgroup of every block of threads runs."""
+    """What every warpgroup of every thread block runs."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -124,11 +110,12 @@ def _copy_keys(problem: Problem, inputs: Inputs, scratch: Scratch):
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     config, batch, head = problem.config, lax.axis_index("b"), lax.axis_index("h")
+    barriers = _hopper.Barriers(scratch, problem.without)
 
     @pl.loop(0, problem.count)
     def _(tile):
         slot = _slot(problem, tile)
-        pl.when(tile >= config.stages)(lambda: scratch.wait(problem, "k_free", slot))
+        pl.when(tile >= config.stages)(lambda: barriers.wait("k_free", slot))
         keys = pl.ds(tile * config.tile_kv, config.tile_kv)
         plgpu.copy_gmem_to_smem(
             inputs.k.at[batch, keys, head], scratch.k.at[slot], scratch.k_full.at[slot]
@@ -136,7 +123,7 @@ def _copy_keys(problem: Problem, inputs: Inputs, scratch: Scratch):
 
     @pl.loop(max(problem.count - config.stages, 0), problem.count)
     def _(tile):
-        scratch.wait(problem, "k_free", _slot(problem, tile))
+        barriers.wait("k_free", _slot(problem, tile))
 
 
 def _compute(problem: Problem, inputs: Inputs, out_ref, scratch: Scratch):
@@ -148,14 +135,14 @@ def _compute(problem: Problem, inputs: Inputs, out_ref, scratch: Scratch):
     batch, head, item, wg = (lax.axis_index(n) for n in ("b", "h", "item", "wg"))
     per_pair, per_row = plgpu.Layout.WGMMA, plgpu.Layout.WGMMA.reduce(1)
     shape = ROWS, config.tile_kv
-    queries = scratch.q.at[wg]
+    queries, barriers = scratch.q.at[wg], _hopper.Barriers(scratch, problem.without)
 
     rows = pl.ds((item * CONSUMERS + wg) * ROWS, ROWS)
     plgpu.copy_gmem_to_smem(inputs.q.at[batch, rows, head], queries, scratch.q_full.at[wg])
     plgpu.copy_gmem_to_smem(
         inputs.shift.at[batch, head, rows], scratch.shift.at[wg], scratch.q_full.at[wg]
     )
-    scratch.wait(problem, "q_full", wg)
+    barriers.wait("q_full", wg)
     shift = plgpu.load(scratch.shift.at[wg], layout=per_row)
 
     def product(k_tile):
@@ -194,9 +181,9 @@ def _compute(problem: Problem, inputs: Inputs, out_ref, scratch: Scratch):
     def exponentials(tile):
         """Those of one tile of keys."""
         slot, real = _slot(problem, tile), real_keys(tile)
-        scratch.wait(problem, "k_full", slot)
+        barriers.wait("k_full", slot)
         s = product(scratch.k.at[slot])
-        scratch.arrive(problem, "k_free", slot)
+        barriers.arrive("k_free", slot)
         p = jnp.exp2(s * problem.factor - lax.broadcast_in_dim(shift, shape, [0]))
         return p if real is None else without_padding(p, real)
 

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from .. import _padding
+
 
 def block_mass(
     q: jax.Array,
@@ -16,9 +18,11 @@ def block_mass(
     kv_lengths: jax.Array | None,
 ) -> jax.Array:
     """See `api.block_mass`; holds arrays of [B, H, Lq, Lk]."""
-    real_q = _real_tokens(q_lengths, block_q, q.shape[1]) & (lse > -jnp.inf)
-    real_kv = _real_tokens(kv_lengths, block_kv, k.shape[1])
-    keep = real_q[..., :, None] & real_kv[..., None, :]
+    keep = (lse > -jnp.inf)[..., None]
+    if (real := _padding.real_tokens(q_lengths, block_q, q.shape[1])) is not None:
+        keep &= real[..., :, None]
+    if (real := _padding.real_tokens(kv_lengths, block_kv, k.shape[1])) is not None:
+        keep &= real[..., None, :]
     q = q.astype(jnp.float32).swapaxes(1, 2)
     k = k.astype(jnp.float32).swapaxes(1, 2)
     logits = scale * jnp.einsum("bhqd,bhkd->bhqk", q, k, precision="highest")
@@ -28,11 +32,3 @@ def block_mass(
     nq, nk = -(-lq // block_q), -(-lk // block_kv)
     mass = jnp.pad(mass, ((0, 0), (0, 0), (0, nq * block_q - lq), (0, nk * block_kv - lk)))
     return mass.reshape(b, h, nq, block_q, nk, block_kv).sum((3, 5))
-
-
-def _real_tokens(lengths, block, length):
-    if lengths is None:
-        return jnp.ones((1, 1, length), bool)
-    offsets = jnp.arange(block, dtype=jnp.int32).reshape(1, 1, 1, -1)
-    real = offsets < lengths[..., None]
-    return real.reshape(*lengths.shape[:2], -1)[..., :length]

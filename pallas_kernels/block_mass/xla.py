@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import _tiles
-from ._real_parts import over_real_parts
+from .. import _padding, _tiles
+from ._real_parts import binary_shift, over_real_parts
 
 _ROWS = 3072  # queries of a tile, over all its heads
 _KEYS = 512  # keys of a tile
-_MAX_HEADS = 8
 
 
 def block_mass(
@@ -36,25 +35,21 @@ def block_mass(
 def _mass(q, k, lse, *, block_q, block_kv, scale, q_lengths, kv_lengths):
     b, lq, h, _ = q.shape
     lk = k.shape[1]
-    heads = max(n for n in range(1, _MAX_HEADS + 1) if b * h % n == 0)
+    heads = _tiles.heads_together(q)
     rows = min(max(_ROWS // heads // block_q, 1), -(-lq // block_q))
     chunk = min(max(_KEYS // block_kv, 1), -(-lk // block_kv))
-    real_q = _real_tokens(q_lengths, block_q, lq).swapaxes(1, 2)
-    real_kv = _real_tokens(kv_lengths, block_kv, lk).swapaxes(1, 2)
-    shift = jnp.where(lse > -jnp.inf, lse * np.float32(_tiles.LOG2E), jnp.inf).swapaxes(1, 2)
-    shift = jnp.where(real_q, shift, jnp.inf)[..., None]
-    bias = jnp.broadcast_to(jnp.where(real_kv, np.float32(0), -np.float32(np.inf)), (b, lk, h))[
-        ..., None
-    ]
-    zero = jnp.zeros((), q.dtype)
-    q, k = jnp.where(real_q[..., None], q, zero), jnp.where(real_kv[..., None], k, zero)
+    real_q = _padding.real_tokens(q_lengths, block_q, lq)
+    real_kv = _padding.real_tokens(kv_lengths, block_kv, lk)
+    shift = binary_shift(lse, real_q).swapaxes(1, 2)[..., None]
+    bias = jnp.broadcast_to(_padding.bias(real_kv, lk), (b, lk, h))[..., None]
+    of_q, of_kv = rows * block_q, chunk * block_kv
     queries = [
-        _to_tiles(q, heads, rows * block_q, 0),
-        _to_tiles(shift, heads, rows * block_q, np.inf),
+        _tiles.to_tiles(_padding.zero(q, real_q), heads, of_q),
+        _tiles.to_tiles(shift, heads, of_q, np.inf),
     ]
     keys = [
-        _to_tiles(k, heads, chunk * block_kv, 0),
-        _to_tiles(bias, heads, chunk * block_kv, -np.inf),
+        _tiles.to_tiles(_padding.zero(k, real_kv), heads, of_kv),
+        _tiles.to_tiles(bias, heads, of_kv, -np.inf),
     ]
 
     def group(operands):
@@ -72,21 +67,3 @@ def _mass(q, k, lse, *, block_q, block_kv, scale, q_lengths, kv_lengths):
     mass = mass.transpose(0, 3, 1, 4, 2, 5)
     mass = mass.reshape(b, h, mass.shape[2] * rows, mass.shape[4] * chunk)
     return mass[:, :, : -(-lq // block_q), : -(-lk // block_kv)]
-
-
-def _to_tiles(x, heads, size, fill):
-    """[B, L, H, D] to [groups of heads, tiles, heads, size, D]."""
-    b, length, h, d = x.shape
-    tiles = -(-length // size)
-    if extra := tiles * size - length:
-        x = jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0)), constant_values=fill)
-    x = x.swapaxes(1, 2).reshape(b * h // heads, heads, tiles, size, d).swapaxes(1, 2)
-    return lax.optimization_barrier(x)
-
-
-def _real_tokens(lengths, block, length):
-    if lengths is None:
-        return jnp.ones((1, 1, length), bool)
-    offsets = jnp.arange(block, dtype=jnp.int32).reshape(1, 1, 1, -1)
-    real = offsets < lengths[..., None]
-    return real.reshape(*lengths.shape[:2], -1)[..., :length]

@@ -1,4 +1,4 @@
-"""Which parts of blocks `xla` visits when, and how it fetches them.
+"""The order in which `xla` visits parts of blocks, and how it fetches them.
 
 The query tiles of a head are taken in groups, longest lists first, so that the members of a group have
 lists of nearly equal length; at every step a group visits the next few listed parts of each member.

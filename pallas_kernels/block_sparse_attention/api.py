@@ -3,6 +3,7 @@
 from jaxtyping import Array, Float, Float32
 
 from .. import _checks, _dispatch
+from .._values import share
 from ..block_mask import BlockMask
 from . import mosaic_gpu, reference, triton, xla
 
@@ -23,6 +24,7 @@ def block_sparse_attention(
     *,
     scale: float | None = None,
     implementation: str | None = None,
+    skip_below: float | None = None,
 ) -> tuple[Float[Array, "B Lq H D"], Float32[Array, "B H Lq"]]:
     """out = softmax(scale q k^T) v over the key/value blocks listed for each query block.
 
@@ -40,6 +42,11 @@ def block_sparse_attention(
       implementation: "reference" (exact, L x L memory), "xla", "mosaic_gpu" (Hopper GPUs, 16-bit,
         head dim 64 or 128, blocks of multiples of 64), "triton" (other GPUs), or None for the best
         one here.
+      skip_below: skip-softmax (BLASST): a query block walks its listed key blocks by number, and
+        leaves a block out of the softmax where, for all of its real queries, every weight is below
+        this share of the largest so far, the block's own included. Gradients are those of the blocks
+        that stay. "reference" and "xla" take it; the latter finds the blocks in a pass of its own, so
+        that it costs time and saves none yet. None: no block is left out.
 
     Returns:
       out [B, Lq, H, D] in the dtype of q, and lse float32 [B, H, Lq], the natural log-sum-exp of
@@ -55,6 +62,8 @@ def block_sparse_attention(
     _checks.check_blocks("key/value", k.shape[1], mask.block_kv, mask.num_kv_blocks)
     _checks.check_leading_axes("mask", mask.batch_and_heads, q)
     scale = _checks.resolve_scale(scale, q.shape[-1])
+    if skip_below is not None:
+        skip_below = share("skip_below", skip_below, remedy="None skips nothing")
     return _dispatch.call(
         "block_sparse_attention",
         IMPLEMENTATIONS,
@@ -64,5 +73,6 @@ def block_sparse_attention(
         v,
         mask,
         scale=scale,
+        skip_below=skip_below,
         default=DEFAULT_ORDER,
     )

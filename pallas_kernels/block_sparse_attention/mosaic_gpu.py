@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _hopper, _interpret, _measured, _real_lists, _vmap
+from .. import _checks, _hopper, _interpret, _measured, _padding, _real_lists, _vmap
 from .._real_lists import RealLists
 from ..block_mask import BlockMask
 from . import mosaic_gpu_kernel as device
@@ -43,12 +43,12 @@ class Config:
 
     @property
     def streams(self) -> int:
-        """Streams of K and V tiles of one block of threads."""
+        """Streams of K and V tiles of one thread block."""
         return 1 if self.shared else self.consumers
 
     @property
     def ping_pong(self) -> bool:
-        """Whether two consumers take turns; only those that walk one list stay in step."""
+        """Whether two consumers run in ping-pong; only consumers that share a list do."""
         return self.shared and self.consumers == 2
 
     @property
@@ -70,7 +70,7 @@ def heuristics(head_dim: int, block_q: int, block_kv: int) -> Config:
     """The configuration for a head dim and a mask's blocks; multiples of 64 all have one.
 
     Tiles are the largest whose logits, weights and sums fit in registers (160 of 240 for 64 x 128
-    with head dim 128), rings as deep as shared memory allows.
+    with head dim 128). Circular buffers have as many stages as shared memory allows.
 
     Raises:
       NotImplementedError: a block size is not a multiple of 64.
@@ -119,9 +119,10 @@ def _check(config, head_dim, block_q, block_kv):
 
 
 def block_sparse_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float, skip_below=None
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.block_sparse_attention`. Refuses what it has no tiles for, and other devices."""
+    _checks.refuse_skipping("mosaic_gpu", skip_below)
     _hopper.refuse_unless_available()
     return attention(q, k, v, mask, scale=scale)
 
@@ -136,21 +137,19 @@ def attention(
     config: Config | None = None,
     num_sms: int = _hopper.NUM_SMS,
 ) -> tuple[jax.Array, jax.Array]:
-    """The same without a look at the device, so that it can be lowered and compiled anywhere.
+    """The same for any device, so that it can be lowered and compiled anywhere.
 
-    Costs outside the kernel: the lists without padding and the order of work (a sort of the counts),
-    none if the mask is known on the host; with kv_lengths, a copy of v with its padding zeroed, because
-    0 x NaN would reach the sums; for a length that is no multiple of the block, padded copies of the
-    arrays of that length.
+    Work outside the kernel: lists without padding and the order of work (a sort of the counts), unless
+    the mask is known on the host. With kv_lengths v is copied with zeros as padding, because 0 x NaN
+    would reach the sums. Arrays whose length is no multiple of the block are copied with padding.
 
     Args:
       q: [B, Lq, H, D], bfloat16 or float16.
-      k: [B, Lk, H, D].
-      v: [B, Lk, H, D].
+      k, v: [B, Lk, H, D].
       mask: see `api.block_sparse_attention`.
       scale: factor on the logits.
       config: by default `configure`'s.
-      num_sms: blocks of threads to start, one for each multiprocessor.
+      num_sms: thread blocks to start, one for each multiprocessor.
 
     Raises:
       NotImplementedError: dtype, head dim or block sizes have no kernel.
@@ -175,7 +174,7 @@ def plan_work(
 ) -> tuple[Any, Any]:
     """Which worker takes which query tiles, and when: longest lists first.
 
-    A worker is a block of threads or, with lists of their own, one consumer. Tiles are sorted by
+    A worker is a thread block or, with lists of their own, one consumer. Tiles are sorted by
     the length of their lists, equal ones in the order of (batch, head, position), whose neighbours
     share keys in the cache. Everyone starts with one of the longest; the others go to whoever is
     free first if they all took the mean time. Text rows, which read everything, thus cost their
@@ -253,9 +252,8 @@ def launch(
     (b, lq, h, d), lk = q.shape, k.shape[1]
     padded_q = mask.num_q_blocks * mask.block_q
     padded_kv = mask.num_kv_blocks * mask.block_kv
-    if (real := mask.real_keys(lk)) is not None:
-        v = jnp.where(real.swapaxes(1, 2)[..., None], v, jnp.zeros((), v.dtype))
-    q, k, v = _pad(q, padded_q), _pad(k, padded_kv), _pad(v, padded_kv)
+    v = _padding.zero(v, mask.real_keys(lk))
+    q, k, v = (_padding.lengthen(x, n) for x, n in ((q, padded_q), (k, padded_kv), (v, padded_kv)))
 
     factor = scale * _hopper.LOG2E
     how = _interpret.active(), without
@@ -294,8 +292,3 @@ def launch(
         compiler_params=_hopper.compiler_params(),
     )(inputs)
     return out[:, :lq], lse[..., :lq]
-
-
-def _pad(x, length):
-    pad = length - x.shape[1]
-    return jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) if pad else x

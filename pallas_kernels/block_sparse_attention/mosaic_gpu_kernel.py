@@ -1,8 +1,8 @@
 """The block-sparse attention kernel for Hopper: what its warps do. `mosaic_gpu` launches it.
 
-A block of threads stays on its multiprocessor and takes query tiles from a plan, longest list
+A thread block stays on its multiprocessor and takes query tiles from a plan, longest list
 first. One warpgroup holds 64 rows of queries and the running softmax in registers; a further
-warpgroup has warps that only copy: they read the lists and fetch K and V tiles wherever those lie.
+warpgroup has producer warps: they read the lists and copy K and V tiles into a circular buffer.
 
     shared list:  two consumers hold the halves of 128 rows of one query block and share each K and V
                   tile; they alternate, so that one computes its softmax under the products of the
@@ -33,6 +33,7 @@ from jax import lax
 from .. import _hopper
 
 ROWS = _hopper.TILE  # query rows of one consumer
+_LANES = 8  # columns of a wgmma tile that different threads hold, or one thread holds twice
 
 
 class Problem(NamedTuple):
@@ -137,19 +138,19 @@ class _Walk:
 
 
 def kernel(problem: Problem, inputs: Inputs, out_ref, lse_ref, scratch: Scratch):
-    """What every warpgroup of every block of threads runs."""
+    """What every warpgroup of every thread block runs."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     config = problem.config
-    walk, sync = _Walk(problem, inputs), _Sync(problem.without)
+    walk, barriers = _Walk(problem, inputs), _hopper.Barriers(scratch, problem.without)
     wg = lax.axis_index("wg")
     more, fewer = config.registers
 
     @pl.when(wg < config.consumers)
     def _():
         plgpu.set_max_registers(more, action="increase")
-        _compute(walk, sync, out_ref, lse_ref, scratch)
+        _compute(walk, barriers, out_ref, lse_ref, scratch)
 
     @pl.when(wg == config.consumers)
     def _():
@@ -158,39 +159,13 @@ def kernel(problem: Problem, inputs: Inputs, out_ref, lse_ref, scratch: Scratch)
         @plgpu.warp_map
         def _(warp):
             for stream in range(config.streams):
-                copy_kv = functools.partial(_copy_kv, walk, sync, scratch, stream)
-                copy_q = functools.partial(_copy_q, walk, sync, scratch, stream)
+                copy_kv = functools.partial(_copy_kv, walk, barriers, scratch, stream)
+                copy_q = functools.partial(_copy_q, walk, barriers, scratch, stream)
                 pl.when(warp == stream)(copy_kv)
                 pl.when(warp == config.streams + stream)(copy_q)
 
 
-class _Sync:
-    """Waits and arrivals, of which a test may leave one out by its name."""
-
-    def __init__(self, without: str):
-        self.without = without
-
-    def wait(self, scratch: Scratch, name: str, index):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        if self.without != f"{name} wait":
-            plgpu.barrier_wait(getattr(scratch, name).at[index])
-
-    def arrive(self, scratch: Scratch, name: str, index):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        if self.without != f"{name} arrive":
-            plgpu.barrier_arrive(getattr(scratch, name).at[index])
-
-    def wait_for_stores(self):
-        """Until results have left shared memory, which may then be written again."""
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        if self.without != "store wait":
-            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-
-
-def _copy_q(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
+def _copy_q(walk: _Walk, barriers: _hopper.Barriers, scratch: Scratch, stream: int):
     """One warp: queries of every item of a stream, each for its consumer."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -203,7 +178,7 @@ def _copy_q(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
     def _(turn):
         item = walk.item(stream, turn)
         for row, wg in enumerate(consumers):
-            pl.when(turn > 0)(functools.partial(sync.wait, scratch, "q_free", wg))
+            pl.when(turn > 0)(functools.partial(barriers.wait, "q_free", wg))
             rows = pl.ds(item.first + row * ROWS, ROWS)
             plgpu.copy_gmem_to_smem(
                 q.at[item.batch, rows, item.head], scratch.q.at[wg], scratch.q_full.at[wg]
@@ -212,10 +187,10 @@ def _copy_q(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
     @pl.when(turns > 0)
     def _():
         for wg in consumers:
-            sync.wait(scratch, "q_free", wg)
+            barriers.wait("q_free", wg)
 
 
-def _copy_kv(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
+def _copy_kv(walk: _Walk, barriers: _hopper.Barriers, scratch: Scratch, stream: int):
     """One warp: the listed tiles of K and V of every item of a stream, through a ring."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -233,7 +208,7 @@ def _copy_kv(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
             keys = pl.ds(part * walk.problem.part + offset, config.tile_kv)
             at, reused = slot(done), pl.when(done >= stages)
             for name in ("k", "v"):
-                reused(functools.partial(sync.wait, scratch, f"{name}_free", at))
+                reused(functools.partial(barriers.wait, f"{name}_free", at))
                 plgpu.copy_gmem_to_smem(
                     getattr(walk.inputs, name).at[item.batch, keys, item.head],
                     getattr(scratch, name).at[at],
@@ -247,11 +222,11 @@ def _copy_kv(walk: _Walk, sync: _Sync, scratch: Scratch, stream: int):
 
     @pl.loop(lax.max(done - stages, 0), done)
     def _(i):
-        sync.wait(scratch, "k_free", slot(i))
-        sync.wait(scratch, "v_free", slot(i))
+        barriers.wait("k_free", slot(i))
+        barriers.wait("v_free", slot(i))
 
 
-def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
+def _compute(walk: _Walk, barriers: _hopper.Barriers, out_ref, lse_ref, scratch: Scratch):
     """One warpgroup: 64 query rows of every item of its stream."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -267,7 +242,12 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
     # Where all logits are -0.0 or 0.0 they may be so of any scale; -inf x 0 would be NaN.
     scale = max(abs(problem.scale), float(np.finfo(np.float32).tiny))
 
-    wait, arrive = functools.partial(sync.wait, scratch), functools.partial(sync.arrive, scratch)
+    wait, arrive = barriers.wait, barriers.arrive
+
+    def wait_for_stores():
+        """Until results have left shared memory, which may then be written again."""
+        if problem.without != "store wait":
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
     def spread(x, shape):
         return lax.broadcast_in_dim(x, shape, [0])
@@ -287,28 +267,32 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
 
         return pl.run_scoped(product, logits_type)
 
-    def next_logits_and_sums(now, before, acc, p, after_issue, after_logits) -> tuple[Any, Any]:
-        """The two products of a step; `after_logits` runs while the second is under way."""
+    def next_logits_and_sums(now, before, acc, shrink, p, after_issue, after_logits):
+        """The two products of a step: older sums shrink under the first, `after_logits` runs under the second."""
+        acc = acc * spread(shrink, acc.shape)
         if problem.interpret:
-            s, acc = dot(queries[...], scratch.k[now].T), acc + dot(p, scratch.v[before])
+            s = dot(queries[...], scratch.k[now].T)
+            wait("v_full", before)
+            acc = acc + dot(p, scratch.v[before])
             plgpu.commit_smem()
             after_issue()
-            return acc, after_logits(s)
+            return acc, *after_logits(s)
 
-        def both(refs):
-            acc_ref, *result_refs = refs
+        def products(s_ref):
+            plgpu.wgmma(s_ref, queries, scratch.k.at[now].T)
+            wait("v_full", before)
 
-            def products(s_ref):
-                plgpu.wgmma(s_ref, queries, scratch.k.at[now].T)
+            def sums(refs):
+                acc_ref, *result_refs = refs
                 plgpu.wgmma(acc_ref, p, scratch.v.at[before])
                 after_issue()
-                return after_logits(plgpu.wgmma_accumulator_load(s_ref, wait_n=1))
+                values = after_logits(plgpu.wgmma_accumulator_load(s_ref, wait_n=1))
+                for ref, value in zip(result_refs, values, strict=True):
+                    ref[...] = value
 
-            for ref, value in zip(result_refs, pl.run_scoped(products, logits_type), strict=True):
-                ref[...] = value
+            return pl.run_state(sums)((plgpu.ACC.init(acc), *blank_softmax()))
 
-        acc, *values = pl.run_state(both)((plgpu.ACC.init(acc), *blank_softmax()))
-        return acc, values
+        return pl.run_scoped(products, logits_type)
 
     def last_sums(before, acc, p):
         if problem.interpret:
@@ -322,7 +306,17 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
         low = plgpu.layout_cast(jnp.full((ROWS,), -jnp.inf, jnp.float32), per_row)
         zero = plgpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), per_row)
         p = jnp.zeros((ROWS, config.tile_kv), jnp.float32)
-        return low, zero, zero, plgpu.layout_cast(p, per_logit)
+        total = plgpu.layout_cast(jnp.zeros((ROWS, _LANES), jnp.float32), per_logit)
+        return low, total if by_thread else zero, zero, plgpu.layout_cast(p, per_logit)
+
+    by_thread = config.consumers < 3  # else registers do not last for it
+
+    def sums_of(p):
+        """Of rows, over the columns of each thread; its neighbours' are added once, in the end."""
+        if not by_thread:
+            return p.sum(axis=1)
+        columns = (p[:, at : at + _LANES] for at in range(0, config.tile_kv, _LANES))
+        return functools.reduce(jnp.add, columns)
 
     def softmax(real, s, top, total):
         """New top, total, the factor on older sums, and weights relative to the new top.
@@ -342,7 +336,8 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
         shift = jnp.where(top_now == -jnp.inf, 0.0, top_now)  # padding, or logits that overflowed
         shrink = jnp.exp2(top - shift)
         p = jnp.exp2(s * scale - spread(shift, s.shape))
-        return top_now, total * shrink + p.sum(axis=1), shrink, p
+        total = total * (spread(shrink, total.shape) if by_thread else shrink) + sums_of(p)
+        return top_now, total, shrink, p
 
     def walk_list(item, done):
         """acc, top, total of an item with at least one step."""
@@ -360,13 +355,12 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
         wait("k_full", slot(0))
         s = first_logits(slot(0))
         arrive("k_free", slot(0))
-        top, total, _, p = softmax(real, s, *blank_softmax()[:2])
+        *first, p = softmax(real, s, *blank_softmax()[:2])
         wait_for_keys(1)
 
         def step(i, carry):
-            acc, top, total, p = carry
+            acc, top, total, shrink, p = carry
             real = real_keys(i)  # read from global memory while others work
-            wait("v_full", slot(i - 1))
             if config.ping_pong:
                 wait("turn", wg)
 
@@ -382,18 +376,18 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
                 wait_for_keys(i + 1)
                 return now
 
-            acc, (top, total, shrink, weights) = next_logits_and_sums(
-                slot(i), slot(i - 1), acc, p, after_issue, after_logits
+            *now, weights = next_logits_and_sums(
+                slot(i), slot(i - 1), acc, shrink, p, after_issue, after_logits
             )
             arrive("v_free", slot(i - 1))
             # Only now: the product has to have read the old weights before registers change.
-            return acc * spread(shrink, acc.shape), top, total, weights.astype(p.dtype)
+            return *now, weights.astype(p.dtype)
 
-        carry = no_sums(), top, total, p.astype(queries.dtype)
-        acc, top, total, p = lax.fori_loop(1, item.steps, step, carry)
+        carry = no_sums(), *first, p.astype(queries.dtype)
+        acc, top, total, shrink, p = lax.fori_loop(1, item.steps, step, carry)
         last = slot(item.steps - 1)
         wait("v_full", last)
-        acc = last_sums(last, acc, p)
+        acc = last_sums(last, acc * spread(shrink, acc.shape), p)
         arrive("v_free", last)
         return acc, top, total
 
@@ -401,12 +395,13 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
         return plgpu.layout_cast(jnp.zeros((ROWS, d), jnp.float32), per_logit)
 
     def store(item, acc, top, total):
+        total = total.sum(axis=1) if by_thread else total
         live = total != 0.0  # also where it is NaN, which is to be seen
         total = jnp.where(live, total, 1.0)
         if walk.inputs.q_lengths is not None:
             rows = plgpu.broadcasted_iota(jnp.int32, (ROWS,), 0, layout=per_row)
             live = live & (rows < walk.real_queries(item, row))
-        sync.wait_for_stores()
+        wait_for_stores()
         out = jnp.where(spread(live, acc.shape), acc * spread(1.0 / total, acc.shape), 0.0)
         results[...] = out.astype(results.dtype)
         lse = (top + jnp.log2(total)) * _hopper.LN2
@@ -425,7 +420,7 @@ def _compute(walk: _Walk, sync: _Sync, out_ref, lse_ref, scratch: Scratch):
             arrive("q_free", wg)
         store(item, *sums)
         if not config.own_out:
-            sync.wait_for_stores()
+            wait_for_stores()
             arrive("q_free", wg)
         return done + item.steps
 

@@ -17,7 +17,7 @@ worked out: dp under p, and p w under ds; the other consumer fills what is left.
     own lists:    for blocks that are no multiple of 128: every consumer has its own 64 rows, list
                   and stream of tiles, and depends on no other.
 
-A block of threads takes one item (two with own lists) and ends. The hardware starts blocks in
+A thread block takes one item (two with own lists) and ends. The hardware starts blocks in
 order, each where one has ended, so items sorted longest first balance themselves; an item is
 thousands of products long, and its start and end cost about one part in a hundred.
 
@@ -43,7 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import _hopper, _interpret, _measured, _real_lists
+from .. import _hopper, _interpret, _measured, _padding, _real_lists
 from .._real_lists import RealLists
 from ..block_mask import BlockMask
 
@@ -76,7 +76,7 @@ class Config:
 
     @property
     def streams(self) -> int:
-        """Streams of tiles of one block of threads."""
+        """Streams of tiles of one thread block."""
         return 1 if self.shared else _CONSUMERS
 
     @property
@@ -96,8 +96,8 @@ class Config:
 def heuristics(head_dim: int, block_q: int, block_kv: int) -> tuple[Config, Config]:
     """The passes for dq and for dk, dv.
 
-    Tiles are the largest whose products fit in 240 registers beside the sums, rings as deep as
-    shared memory allows.
+    Tiles are the largest whose products fit in 240 registers beside the sums. Circular buffers have
+    as many stages as shared memory allows.
 
     Raises:
       NotImplementedError: a block size is not a multiple of 64.
@@ -199,24 +199,22 @@ def backward(
     padded_q, padded_kv = mask.num_q_blocks * mask.block_q, mask.num_kv_blocks * mask.block_kv
 
     live = lse > -jnp.inf
-    d_out = _zero_unless(real_q, d_out)
+    d_out = _padding.zero(d_out, real_q)
     delta = jnp.einsum("blhd,blhd->bhl", d_out, out, preferred_element_type=jnp.float32)
     stats = [
-        jnp.pad(
-            jnp.where(live, x, dead), ((0, 0), (0, 0), (0, padded_q - lq)), constant_values=dead
-        )
+        _padding.lengthen(jnp.where(live, x, dead), padded_q, dead, axis=2)
         for x, dead in ((lse * np.float32(_hopper.LOG2E), np.inf), (delta - d_lse, 0.0))
     ]
     stats = jnp.stack(stats, axis=2)
-    queries = [_pad(x, padded_q) for x in (_zero_unless(real_q, q), d_out)]
-    keys = [_pad(_zero_unless(real_kv, x), padded_kv) for x in (k, v)]
+    queries = [_padding.lengthen(x, padded_q) for x in (_padding.zero(q, real_q), d_out)]
+    keys = [_padding.lengthen(_padding.zero(x, real_kv), padded_kv) for x in (k, v)]
     clamp = real_kv is not None or padded_kv != lk
 
     of_rows = plan_lists(mask, lq, lk, passes[0])
     of_columns = plan_lists(mask.transpose(), lk, lq, passes[1])
     (dq,) = launch(scale, passes[0], queries, keys, stats, of_rows, clamp=clamp)
     dk, dv = launch(scale, passes[1], keys, queries, stats, of_columns)
-    dk, dv = (_zero_unless(real_kv, x[:, :lk]) for x in (dk, dv))
+    dk, dv = (_padding.zero(x[:, :lk], real_kv) for x in (dk, dv))
     return dq[:, :lq], dk, dv
 
 
@@ -297,18 +295,6 @@ def _longest_first(lists, batch, heads, config):
     return xp.pad(order, (0, -order.size % config.streams), constant_values=-1)
 
 
-def _pad(x, length):
-    pad = length - x.shape[1]
-    return jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) if pad else x
-
-
-def _zero_unless(real, x):
-    """x [B, L, H, D] with zeros for tokens that are not real, [B|1, H|1, L]."""
-    if real is None:
-        return x
-    return jnp.where(jnp.swapaxes(real, 1, 2)[..., None], x, jnp.zeros((), x.dtype))
-
-
 class _Problem(NamedTuple):
     """What a pass knows when it is compiled."""
 
@@ -345,18 +331,6 @@ class _Scratch(NamedTuple):
     own: Any
     full: Any
     free: Any
-
-    def wait(self, problem: _Problem, name: str, index):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        if problem.without != f"{name} wait":
-            plgpu.barrier_wait(getattr(self, name).at[index])
-
-    def arrive(self, problem: _Problem, name: str, index):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        if problem.without != f"{name} arrive":
-            plgpu.barrier_arrive(getattr(self, name).at[index])
 
 
 class _Item:
@@ -416,7 +390,7 @@ def _copy(problem: _Problem, inputs: _Inputs, scratch: _Scratch, stream: int):
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
-    config = problem.config
+    config, barriers = problem.config, _hopper.Barriers(scratch, problem.without)
     item = _Item(problem, inputs, stream)
     steps = jnp.where(item.exists, item.steps, 0)
 
@@ -427,7 +401,7 @@ def _copy(problem: _Problem, inputs: _Inputs, scratch: _Scratch, stream: int):
     def _(step):
         at = slot(step)
         columns = pl.ds(item.column(step), config.tile)
-        pl.when(step >= config.stages)(lambda: scratch.wait(problem, "free", at))
+        pl.when(step >= config.stages)(lambda: barriers.wait("free", at))
         for name in ("u", "w"):
             source = getattr(inputs, name).at[item.batch, columns, item.head]
             plgpu.copy_gmem_to_smem(source, getattr(scratch, name).at[at], scratch.full.at[at])
@@ -437,7 +411,7 @@ def _copy(problem: _Problem, inputs: _Inputs, scratch: _Scratch, stream: int):
 
     @pl.loop(lax.max(steps - config.stages, 0), steps)
     def _(step):
-        scratch.wait(problem, "free", slot(step))
+        barriers.wait("free", slot(step))
 
 
 def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
@@ -445,7 +419,7 @@ def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
-    config = problem.config
+    config, barriers = problem.config, _hopper.Barriers(scratch, problem.without)
     wg = lax.axis_index("wg")
     stream, row = (0, wg * _ROWS) if config.shared else (wg, 0)
     of_rows = config.sums == 1  # statistics belong to rows, else to columns
@@ -471,7 +445,7 @@ def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
         return stream * config.stages + lax.rem(i, config.stages)
 
     def wait_for_tile(i):
-        pl.when(i < item.steps)(lambda: scratch.wait(problem, "full", slot(i)))
+        pl.when(i < item.steps)(lambda: barriers.wait("full", slot(i)))
 
     def weights_now(s, i):
         # Compilers may move plain arithmetic past the wait for dp. They do not move it past this
@@ -518,7 +492,7 @@ def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
     def step(i, sums):
         visit = add_interpreted if problem.interpret else add
         sums = visit(scratch.u.at[slot(i)], scratch.w.at[slot(i)], i, sums)
-        scratch.arrive(problem, "free", slot(i))
+        barriers.arrive("free", slot(i))
         return tuple(sums)
 
     @pl.when(item.exists)
@@ -530,7 +504,7 @@ def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
         if of_rows:
             stats = inputs.stats.at[item.batch, item.head, :, rows]
             plgpu.copy_gmem_to_smem(stats, scratch.stats.at[wg], scratch.own.at[wg])
-        scratch.wait(problem, "own", wg)
+        barriers.wait("own", wg)
         zero = jnp.zeros((_ROWS, x.shape[-1]), jnp.float32)
         zero = plgpu.layout_cast(zero, plgpu.Layout.WGMMA)
         wait_for_tile(0)

@@ -7,7 +7,7 @@ from ..block_mask import BlockMask
 
 
 def block_sparse_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float, skip_below=None
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.block_sparse_attention`; holds arrays of [B, H, Lq, Lk]."""
     dtype, lq, lk = q.dtype, q.shape[1], k.shape[1]
@@ -21,6 +21,8 @@ def block_sparse_attention(
         keep = keep & real[..., None, :]
 
     logits = scale * jnp.einsum("bhqd,bhkd->bhqk", q, k, precision="highest")
+    if skip_below is not None:
+        keep = keep & _needed(jnp.where(keep, logits, -jnp.inf), mask, skip_below)
     top = jnp.max(logits, -1, keepdims=True, initial=-jnp.inf, where=keep)
     top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))
     weights = jnp.where(keep, jnp.exp(jnp.where(keep, logits - top, 0.0)), 0.0)
@@ -30,3 +32,16 @@ def block_sparse_attention(
     out = jnp.where(empty, 0.0, out)  # also stops the cotangent of padding
     lse = jnp.where(empty, -jnp.inf, jnp.log(total) + top)
     return out.swapaxes(1, 2).astype(dtype), lse[..., 0]
+
+
+def _needed(logits, mask, skip_below):
+    """Bool [B, H, Lq, Lk]: pairs of the blocks that skip-softmax computes, -inf being no pair."""
+    lq, lk = logits.shape[-2:]
+    pad = [(0, 0)] * 2 + [(0, mask.block_q * mask.num_q_blocks - lq)]
+    pad += [(0, mask.block_kv * mask.num_kv_blocks - lk)]
+    tiles = jnp.pad(logits, pad, constant_values=-jnp.inf)
+    tiles = tiles.reshape(*tiles.shape[:3], mask.num_kv_blocks, mask.block_kv).max(-1)
+    gaps = jnp.where(tiles > -jnp.inf, tiles - jax.lax.cummax(tiles, axis=3), -jnp.inf)
+    gaps = gaps.reshape(*gaps.shape[:2], mask.num_q_blocks, mask.block_q, -1).max(3)
+    needed = gaps >= jnp.log(jnp.float32(skip_below))
+    return needed.repeat(mask.block_q, 2).repeat(mask.block_kv, 3)[:, :, :lq, :lk]

@@ -10,20 +10,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _real_lists, _triton_call, _vmap
+from .. import _checks, _real_lists, _triton_call, _vmap
 from ..block_mask import BlockMask
 
 _MAX_HEAD_DIM = 256
 
 
 def block_sparse_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float, skip_below=None
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.block_sparse_attention`.
 
     Raises:
-      NotImplementedError: no GPU, no jax_triton, or a head dim over 256.
+      NotImplementedError: no GPU, no jax_triton, a head dim over 256, or `skip_below`.
     """
+    _checks.refuse_skipping("triton", skip_below)
     _triton_call.refuse_unless_available()
     if q.shape[-1] > _MAX_HEAD_DIM:
         raise NotImplementedError(f"triton takes head dims up to 256, not {q.shape[-1]}")

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import _real_lists, _tiles
+from .. import _padding, _real_lists, _tiles
 from ..block_mask import BlockMask
+from ..tile_gaps import without_far_tiles
 from ._walk import Plan, over_heads, pick
 
 # Of parts that hold no key; where fewer are empty, the larger products of blocks are worth more.
@@ -19,13 +20,18 @@ _EMPTY_SHARE = 1 / 16
 
 
 def block_sparse_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, *, scale: float, skip_below=None
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.block_sparse_attention`."""
     dtype = q.dtype
     if dtype == jnp.float16:  # the range of float16 cannot hold unshifted weights
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    if skip_below is not None:
+        mask = without_far_tiles(q, k, mask, skip_below, scale)
     lists = plan_lists(mask, q.shape[1], k.shape[1])
+    if isinstance(lists.parts, jax.Array):
+        # Copies in block order wait for the lists: the memory of a search that makes them is free by then.
+        q, k, v, lists = lax.optimization_barrier((q, k, v, lists))
     out, lse = _attention(scale, q, k, v, *jax.tree.map(jnp.asarray, (mask, lists)))
     return out.astype(dtype), lse
 
@@ -99,8 +105,7 @@ def _forward(scale, q, k, v, mask, lists):
     if mask.q_lengths is not None:
         real = mask.real_queries(mask.block_q * mask.num_q_blocks)
         log_total = jnp.where(real.reshape(*real.shape[:2], -1, *row), log_total, jnp.inf)
-        real = real[..., : q.shape[1]].swapaxes(1, 2)
-        out = jnp.where(real[..., None], out, jnp.zeros((), q.dtype))
+        out = _padding.zero(out, real[..., : q.shape[1]])
     lse = _tiles.log_sum_exp(shift, log_total).reshape(*shift.shape[:2], -1)[..., : q.shape[1]]
     return (out, lse), (q, k, v, mask, lists, out, shift, log_total)
 
@@ -176,28 +181,16 @@ def _add_blocks(sums, tiles, rows):
 
 def _without_padding(q, k, v, mask, lists):
     """q, k, v with padding zeroed, and the bias of keys, float32 [B|1, H|1, parts, part]."""
-    lq, lk = q.shape[1], k.shape[1]
-    zero = jnp.zeros((), q.dtype)
-    if (real_q := mask.real_queries(lq)) is not None:
-        q = jnp.where(real_q.swapaxes(1, 2)[..., None], q, zero)
-    if (real_kv := mask.real_keys(lk)) is not None:
-        k, v = (jnp.where(real_kv.swapaxes(1, 2)[..., None], x, zero) for x in (k, v))
-    real_kv = jnp.ones((1, 1, lk), bool) if real_kv is None else real_kv
-    bias = jnp.where(real_kv, np.float32(0), np.float32(-np.inf)).swapaxes(1, 2)
+    real_q, real_kv = mask.real_queries(q.shape[1]), mask.real_keys(k.shape[1])
+    q, k, v = (_padding.zero(x, real) for x, real in ((q, real_q), (k, real_kv), (v, real_kv)))
+    bias = _padding.bias(real_kv, k.shape[1])
     parts = mask.num_kv_blocks * (mask.block_kv // lists.part)
     return q, k, v, _to_blocks(bias, lists.part, parts, -np.inf)
 
 
-def _pad(x, length, fill=0):
-    if length == x.shape[1]:
-        return x
-    pad = [(0, 0), (0, length - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]
-    return jnp.pad(x, pad, constant_values=fill)
-
-
 def _to_blocks(x, block, count, fill=0):
     """[B, L, H, ...] to [B, H, count, block, ...]."""
-    x = _pad(x, count * block, fill).swapaxes(1, 2)
+    x = _padding.lengthen(x, count * block, fill).swapaxes(1, 2)
     # Transposed here, once, and not again by every user with a layout of its own.
     return lax.optimization_barrier(x.reshape(*x.shape[:2], count, block, *x.shape[3:]))
 

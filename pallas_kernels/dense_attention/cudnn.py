@@ -9,6 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from .. import _padding
+
 _IMPLEMENTATION = "cudnn"
 
 
@@ -23,16 +25,14 @@ def dense_attention(
 ) -> tuple[jax.Array, jax.Array]:
     """See `api.dense_attention`."""
     _refuse_unless_supported(q)
-    live_q = _real_tokens(q_lengths, q)
+    live = _padding.real_of_rows(q_lengths, q.shape[1])
     if kv_lengths is not None:
-        live_q &= (kv_lengths > 0)[:, None]
-    real_kv = _real_tokens(kv_lengths, k)
-    zero = jnp.zeros((), q.dtype)
-    q = jnp.where(live_q[..., None, None], q, zero)
-    k, v = (jnp.where(real_kv[..., None, None], x, zero) for x in (k, v))
+        some = (kv_lengths > 0)[:, None, None]
+        live = some if live is None else live & some
+    real_kv = _padding.real_of_rows(kv_lengths, k.shape[1])
+    q, k, v = (_padding.zero(x, real) for x, real in ((q, live), (k, real_kv), (v, real_kv)))
     out, lse = _attention(scale, q, k, v, (q_lengths, kv_lengths))
-    out = jnp.where(live_q[..., None, None], out, zero)
-    return out, jnp.where(live_q[:, None], lse, -jnp.inf)
+    return _padding.zero(out, live), lse if live is None else jnp.where(live, lse, -jnp.inf)
 
 
 def _refuse_unless_supported(q):
@@ -87,9 +87,3 @@ def _backward(scale, residuals, cotangents):
 
 
 _attention.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-def _real_tokens(lengths, x):
-    if lengths is None:
-        return jnp.ones(x.shape[:2], bool)
-    return jnp.arange(x.shape[1], dtype=jnp.int32)[None] < lengths[:, None]

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import _tiles
+from .. import _padding, _tiles
 
 _ROWS = 3072  # queries of a tile, over all its heads; with a chunk, logits of about 6 MiB
 _CHUNK = 512  # keys of a tile
-_MAX_HEADS = 8
 
 
 def dense_attention(
@@ -31,15 +30,12 @@ def dense_attention(
     dtype = q.dtype
     if dtype == jnp.float16:  # the range of float16 cannot hold unshifted weights
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    real_q = _real_tokens(q_lengths, q.shape[1])
-    real_kv = _real_tokens(kv_lengths, k.shape[1])
-    q = _zero_padding(q, real_q)
-    k, v = _zero_padding(k, real_kv), _zero_padding(v, real_kv)
+    real_q = _padding.real_of_rows(q_lengths, q.shape[1])
+    real_kv = _padding.real_of_rows(kv_lengths, k.shape[1])
+    q, k, v = (_padding.zero(x, real) for x, real in ((q, real_q), (k, real_kv), (v, real_kv)))
     out, lse = _attention(scale, q, k, v, real_kv)
-    if real_q is not None:
-        out = _zero_padding(out, real_q)
-        lse = jnp.where(real_q[:, None], lse, -jnp.inf)
-    return out.astype(dtype), lse
+    lse = lse if real_q is None else jnp.where(real_q, lse, -jnp.inf)
+    return _padding.zero(out, real_q).astype(dtype), lse
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -49,8 +45,11 @@ def _attention(scale, q, k, v, real_kv):
 
 def _forward(scale, q, k, v, real_kv):
     heads, rows, chunk = _tile_shape(q, k)
-    q_tiles = _to_tiles(q, heads, rows)
-    keys, bias = (_to_tiles(k, heads, chunk), _to_tiles(v, heads, chunk)), _bias(k, real_kv)
+    q_tiles = _tiles.to_tiles(q, heads, rows)
+    keys, bias = (
+        (_tiles.to_tiles(k, heads, chunk), _tiles.to_tiles(v, heads, chunk)),
+        _bias(k, real_kv),
+    )
     longest = [_tiles.longest(x.swapaxes(1, 2)).reshape(-1, heads, 1) for x in (k, v)]
 
     def group(operands):
@@ -103,9 +102,12 @@ def _backward(scale, residuals, cotangents):
     delta = jnp.einsum("blhd,blhd->blh", d_out, out, preferred_element_type=jnp.float32)
     delta = jnp.where(live, delta - d_lse.swapaxes(1, 2), 0.0)
     sums = (shift, 0), (log_total, np.inf), (delta, 0)
-    sums = (_to_tiles(x[..., None], heads, rows, fill)[..., 0] for x, fill in sums)
-    per_query = _to_tiles(q, heads, rows), _to_tiles(d_out, heads, rows), *sums
-    keys, bias = (_to_tiles(k, heads, chunk), _to_tiles(v, heads, chunk)), _bias(k, real_kv)
+    sums = (_tiles.to_tiles(x[..., None], heads, rows, fill)[..., 0] for x, fill in sums)
+    per_query = _tiles.to_tiles(q, heads, rows), _tiles.to_tiles(d_out, heads, rows), *sums
+    keys, bias = (
+        (_tiles.to_tiles(k, heads, chunk), _tiles.to_tiles(v, heads, chunk)),
+        _bias(k, real_kv),
+    )
 
     def group(operands):
         per_query, keys, bias = operands
@@ -136,24 +138,12 @@ _attention.defvjp(_forward, _backward)
 
 def _tile_shape(q, k):
     """Heads, queries of each, and keys of a tile."""
-    total = q.shape[0] * q.shape[2]
-    heads = max(n for n in range(1, _MAX_HEADS + 1) if total % n == 0)
+    heads = _tiles.heads_together(q)
     return heads, min(_ROWS // heads, q.shape[1]), min(_CHUNK, k.shape[1])
 
 
-def _to_tiles(x, heads, size, fill=0):
-    """[B, L, H, D] to [groups of heads, tiles, heads, size, D]."""
-    b, length, h, d = x.shape
-    tiles = -(-length // size)
-    if extra := tiles * size - length:
-        x = jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0)), constant_values=fill)
-    x = x.swapaxes(1, 2).reshape(b * h // heads, heads, tiles, size, d).swapaxes(1, 2)
-    # Transposed here, once, and not again by every user with a layout of its own.
-    return lax.optimization_barrier(x)
-
-
 def _from_tiles(x, shape):
-    """Inverse of `_to_tiles`; `shape` is [B, L, H, _]."""
+    """Inverse of `_tiles.to_tiles`; `shape` is [B, L, H, _]."""
     b, length, h, _ = shape
     return x.swapaxes(1, 2).reshape(b, h, -1, x.shape[-1])[:, :, :length].swapaxes(1, 2)
 
@@ -163,17 +153,5 @@ def _bias(k, real_kv):
     heads, _, chunk = _tile_shape(k, k)
     if real_kv is None and k.shape[1] % chunk == 0:
         return None
-    real_kv = jnp.ones((1, k.shape[1]), bool) if real_kv is None else real_kv
-    bias = jnp.where(real_kv, np.float32(0), -np.float32(np.inf))[:, :, None, None]
-    bias = jnp.broadcast_to(bias, (*k.shape[:3], 1))
-    return _to_tiles(bias, heads, chunk, -np.inf)[..., 0]
-
-
-def _real_tokens(lengths, length):
-    if lengths is None:
-        return None
-    return jnp.arange(length, dtype=jnp.int32)[None] < lengths[:, None]
-
-
-def _zero_padding(x, real):
-    return x if real is None else jnp.where(real[:, :, None, None], x, jnp.zeros((), x.dtype))
+    bias = jnp.broadcast_to(_padding.bias(real_kv, k.shape[1]), k.shape[:3])
+    return _tiles.to_tiles(bias[..., None], heads, chunk, -np.inf)[..., 0]

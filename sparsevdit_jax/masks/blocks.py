@@ -2,10 +2,14 @@
 
 import functools
 import itertools
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels._values import share
+from sparsevdit_jax.grid import VideoGrid
 from sparsevdit_jax.token_order import TokenOrder, slot_positions
 
 
@@ -67,11 +71,15 @@ def band(count: int, width: int) -> np.ndarray:
     return (key >= start) & (key < start + width)
 
 
-def with_text(keep: np.ndarray, order: TokenOrder) -> np.ndarray:
-    """`keep` [..., Nv, Nv] over video blocks, with every text row and column kept: [..., N, N]."""
+def with_text(keep: Any, order: TokenOrder) -> Any:
+    """`keep` [..., Nv, Nv] over video blocks, with every text row and column kept: [..., N, N].
+
+    Traced where `keep` is.
+    """
     extra = order.num_text_blocks
     margins = [(0, 0)] * (keep.ndim - 2) + [(0, extra)] * 2
-    return np.pad(keep, margins, constant_values=True)
+    xp = jnp if isinstance(keep, jax.Array) else np
+    return xp.pad(keep, margins, constant_values=True)
 
 
 def video_blocks_per_row(order: TokenOrder, density: float, least: int = 1) -> int:
@@ -90,3 +98,15 @@ def video_blocks_per_row(order: TokenOrder, density: float, least: int = 1) -> i
     )
     pairs = density * tokens**2 - (tokens**2 - video**2)
     return int(np.clip(np.floor(pairs * count / video**2 + 0.5), least, count))
+
+
+def band_width(grid: VideoGrid, density: Any) -> Any:
+    """Half width, in frames, of the band that with all text columns has `density`: N (1 - sqrt(1 - s)) / P.
+
+    N counts all tokens, P those of a frame, and s = density - 2 text / N. Negative where text alone is
+    more than `density`. Traced where `density` is. Reference: SVG (arXiv 2502.01776), its code.
+    """
+    tokens = grid.num_tokens
+    rest = density - 2 * grid.text_len / tokens
+    root = (jnp if isinstance(rest, jax.Array) else np).sqrt(1 - rest)
+    return tokens * (1 - root) / (grid.height * grid.width)

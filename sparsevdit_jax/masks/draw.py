@@ -176,7 +176,7 @@ def window_image(
     columns: int | None = None,
     title: str = "",
 ) -> np.ndarray:
-    """What one block of the video reads, seen in the video: a picture of the canvas per frame.
+    """Which tokens of the video one block reads: a picture for each frame.
 
     The block of `token` is vermilion, the tokens that it reads are blue. Tile orders have one
     picture for all frames of a tile, with lines between tiles.

@@ -4,8 +4,8 @@
     with jax.set_mesh(mesh):
         out, state = step(q, k, v, state, ctx)      # any jitted function that attends
 
-Nothing else changes: under a mesh every pattern's attention runs under `jax.shard_map`, and what
-lies around it is partitioned by XLA. Arrays keep their shapes, and values are those of one device.
+Nothing else changes. Under a mesh the attention of every pattern runs under `jax.shard_map`, and XLA
+partitions the rest of the program. Arrays keep their shapes, and values are those of one device.
 """
 
 from .balance import assign_heads as assign_heads

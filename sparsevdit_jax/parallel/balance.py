@@ -1,4 +1,4 @@
-"""Which heads go to which device: by counted work, as many to each."""
+"""Assigns heads to devices: equally many to each, with about the same work."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ import numpy as np
 
 
 def assign_heads(work: Any, devices: int) -> Any:
-    """The order in which heads are laid out so that devices, each with its share, do equal work.
+    """Assigns heads to devices so that each device has about the same work (Ulysses).
 
-    Rounds of one head to each device: the largest heads left, the largest of them to the device
-    that has least. On concrete numbers pairs are swapped after that, while a swap takes from the
-    device that has most.
+    Each round gives every device one of the heads with the most work left, the largest of them to
+    the device with the least work so far. If `work` is concrete, pairs of heads are then swapped
+    as long as a swap takes work from the busiest device.
 
     Args:
       work: of each head, [H], such as its kept blocks; may be traced.
       devices: n.
 
     Returns:
-      int32 [ceil(H / n) n], the head of each place; the first ceil(H / n) places are device 0's. H
-      and above stand for no head.
+      int32 [ceil(H / n) n], the head of each place. The first ceil(H / n) places are on device 0, and
+      so on. Numbers from H on mean that the place is empty.
     """
     heads = work.shape[0]
     xp: Any = jnp if isinstance(work, jax.Array) else np
@@ -44,7 +44,7 @@ def imbalance(work: np.ndarray, devices: int, order: np.ndarray | None = None) -
     Args:
       work: of each head, [H].
       devices: n.
-      order: from `assign_heads`; None lays heads out as they are numbered.
+      order: from `assign_heads`; None: heads in the order of their numbers.
     """
     order = np.arange(-(-work.shape[0] // devices) * devices) if order is None else order
     padded = np.concatenate([work, np.zeros(len(order) - work.shape[0], work.dtype)])

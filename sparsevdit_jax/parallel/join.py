@@ -1,7 +1,7 @@
-"""Video and text in one sequence, where the video is spread over devices.
+"""Joins video and text in one sequence, where the video's tokens are sharded.
 
-Left to itself XLA trades the whole video for the sake of a few text tokens: even shares of the joint
-sequence begin a little elsewhere than even shares of the video. Only that little has to move.
+The shards of the joint sequence begin at slightly other tokens than the shards of the video. XLA alone would
+exchange the whole video for that. Here only the few tokens between those places move.
 """
 
 import jax
@@ -12,10 +12,10 @@ from .mesh import current, held_by, spec
 
 
 def join(video: jax.Array, text: jax.Array, *, text_first: bool = False) -> jax.Array:
-    """[video, text] along the tokens, or [text, video]; spread like the parts.
+    """[video, text] along the tokens, or [text, video]; sharded like the parts.
 
-    Under a mesh each device gets at most as many tokens of its neighbour's video as there are text
-    tokens, and all of the text.
+    Under a mesh each device receives all of the text, and from its neighbour at most as many video
+    tokens as there are text tokens.
 
     Args:
       video: [B, Lv, ...].

@@ -1,4 +1,4 @@
-"""The mesh's axes, and where arrays lie on them."""
+"""The mesh's axes, and how arrays are sharded over them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ def make_mesh(
     inside a machine.
 
     Args:
-      data: devices over which the videos of a batch are spread.
-      cfg: 2 spreads the two rows of classifier-free guidance, which never meet inside the model.
-      seq: devices over which the tokens of a sequence are spread.
+      data: devices over which the videos of a batch are sharded.
+      cfg: 2 puts the two rows of classifier-free guidance on different devices; they never meet in the model.
+      seq: devices over which the tokens of a sequence are sharded.
       devices: data x cfg x seq of them; the first ones of `jax.devices()` by default.
 
     Raises:
@@ -48,11 +48,11 @@ def make_mesh(
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """How the present mesh spreads sequences.
+    """How the present mesh shards sequences.
 
     Attributes:
-      rows: devices over which batch rows are spread.
-      tokens: devices over which tokens are spread, n.
+      rows: devices over which batch rows are sharded.
+      tokens: devices over which tokens are sharded, n.
     """
 
     rows: int
@@ -62,16 +62,16 @@ class Shards:
         """ValueError unless every device gets as many of `batch` rows."""
         if batch % self.rows:
             raise ValueError(
-                f"{batch} batch rows cannot be spread evenly over the {self.rows} devices of the "
+                f"{batch} batch rows cannot be sharded evenly over the {self.rows} devices of the "
                 f"mesh's axes {_BATCH}; give as many rows to each, or make those axes smaller"
             )
 
     def uses_ring(self, heads: int) -> bool:
-        """The rule: whole heads go to devices, unless there are fewer heads than devices.
+        """Whether attention of `heads` heads runs as a ring: only with fewer heads than devices.
 
-        An exchange of heads moves 4 L H D / n numbers through a device (q, k, v and the output), a
-        ring 2 L H D / n for each of its hops, up to n - 1 of them: the former wins wherever every
-        device gets a head. With fewer heads some devices would have nothing to do.
+        All-to-alls move 4 L H D / n numbers through a device (q, k, v and the output). A ring moves
+        2 L H D / n in each of up to n - 1 hops. So all-to-alls win wherever every device gets a
+        head. With fewer heads some devices would be idle.
         """
         return heads < self.tokens
 
@@ -110,7 +110,7 @@ def spec(ndim: int, *, rows: int | None = 0, tokens: int | None = None) -> Parti
 
 
 def row_axes() -> tuple[str, ...]:
-    """Inside of `jax.shard_map`: the axes over which batch rows are spread; none elsewhere."""
+    """Inside of `jax.shard_map`: the axes over which batch rows are sharded; none elsewhere."""
     mesh = jax.sharding.get_abstract_mesh()
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     return tuple(
@@ -126,7 +126,7 @@ def held_by(x: jax.Array, distance: int, n: int) -> jax.Array:
 
 
 def spread_tokens(x: jax.Array) -> jax.Array:
-    """`x` [B, L, ...] with its rows and tokens spread over the mesh; as it is without a mesh.
+    """`x` [B, L, ...] with its rows and tokens sharded over the mesh; `x` itself without a mesh.
 
     L need not divide: the last devices then have fewer tokens.
     """
@@ -138,15 +138,15 @@ def spread_tokens(x: jax.Array) -> jax.Array:
 
 
 def whole(tree: Any) -> Any:
-    """Arrays whole on every device, as a block needs its weights; the tree itself without a mesh."""
+    """The tree with every array replicated, as a block needs its weights; itself without a mesh."""
     if current() is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
 def head_spec(shape: Sequence[int]) -> PartitionSpec:
-    """Where an array [B, H, ...] of a pattern's state lies; scalars and what does not divide:
-    everywhere.
+    """How an array [B, H, ...] of a pattern's state is sharded; scalars, and axes that do not divide,
+    are replicated.
     """
     shards = current()
     if shards is None or len(shape) < 2 or shape[1] % shards.tokens or shape[0] % shards.rows:
@@ -155,9 +155,9 @@ def head_spec(shape: Sequence[int]) -> PartitionSpec:
 
 
 def put(a: Any, sharding: Sharding) -> jax.Array:
-    """`a`, which every process holds, as one array of all of them: `jax.device_put` for several hosts.
+    """`jax.device_put` for several hosts: one global array of `a`, which every process holds.
 
-    `jax.device_put` would send the values of every host to every other, to compare them.
+    `jax.device_put` itself would send the values of every host to every other host, to compare them.
     """
     if sharding.is_fully_addressable or not getattr(a, "is_fully_addressable", True):
         return jax.device_put(a, sharding)

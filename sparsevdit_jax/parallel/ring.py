@@ -1,7 +1,7 @@
 """Fewer heads than devices: queries stay where they are, keys and values travel.
 
 Ring attention (arXiv 2310.01889) over a block mask. Differs: keys and values go straight to the
-devices that list them; a distance that no device asks for is not travelled.
+devices whose lists name them, and a hop that no device needs is left out.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ def attend(
     implementation: str | None,
     shards: Shards,
 ) -> tuple[jax.Array, jax.Array]:
-    """`block_sparse_attention` of q, k, v [B, L, H, D] in block order, tokens spread over devices.
+    """`block_sparse_attention` of q, k, v [B, L, H, D] in block order, with sharded tokens.
 
     Partial results of the hops are merged in float32 by their lse.
 
     Returns:
-      out [B, L, H, D] and lse float32 [B, H, L], both spread by tokens.
+      out [B, L, H, D] and lse float32 [B, H, L], both sharded by tokens.
     """
     shards.check_rows(q.shape[0])
     n, length, block = shards.tokens, q.shape[1], mask.block_q
@@ -202,7 +202,7 @@ def _columns(mask: BlockMask, kv_lengths, owner, share: int) -> BlockMask:
 
 
 def _rows_spec(a):
-    """[B|1, H|1, N, ...] with block rows spread like tokens."""
+    """[B|1, H|1, N, ...] with block rows sharded like tokens."""
     if a is None:
         return None
     return spec(a.ndim, rows=0 if a.shape[0] > 1 else None, tokens=2)

@@ -1,7 +1,7 @@
-"""Whole heads on each device: tokens are exchanged for heads once, and once back.
+"""Ulysses: one all-to-all exchanges tokens for heads, another leads back.
 
-The all-to-all of DeepSpeed-Ulysses (arXiv 2309.14509). Differs: heads are assigned to devices by
-their work (`balance`), and neither tokens nor heads need divide by the devices.
+DeepSpeed-Ulysses (arXiv 2309.14509). Differs: heads are assigned to devices so that each has about
+the same work (`balance`), and the number of devices need divide neither tokens nor heads.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ class LocalHeads:
     """Which of the heads that a pattern serves are on this device; made inside of `exchange`.
 
     Attributes:
-      index: int32 [h], number of each head here, among those that the pattern serves; `count` and
-        above stand for no head.
+      index: int32 [h], the number of each head here among those that the pattern serves. Numbers from
+        `count` on mean that the place is empty.
       count: heads that the pattern serves, on all devices.
     """
 
@@ -33,7 +33,7 @@ class LocalHeads:
     count: int = static()
 
     def take(self, x: Any, axis: int) -> jax.Array:
-        """Entries of the heads here; zeros for those that are none."""
+        """Entries of the heads here; zeros for empty places."""
         return jnp.take(jnp.asarray(x), self.index, axis=axis, mode="fill", fill_value=0)
 
     def gather(self, x: jax.Array, axis: int) -> jax.Array:
@@ -77,10 +77,10 @@ def exchange(
     places: Sequence[Array],
     shards: Shards,
 ) -> tuple[tuple[jax.Array, ...], Any, Any]:
-    """Calls ``f(tokens, heads, states, data)`` on every device with its rows and heads, tokens whole.
+    """Calls ``f(tokens, heads, states, data)`` on every device, with whole sequences of its rows and heads.
 
-    Every device holds as many heads of each group, group after group. So `f` may do different things
-    for different groups, though one program runs on all devices.
+    Every device holds equally many heads of each group, group after group. So one program runs on all
+    devices, and `f` may still treat the groups differently.
 
     Args:
       f: takes arrays like `tokens`, the `LocalHeads` of each group, the states of these heads, and
@@ -94,7 +94,7 @@ def exchange(
       shards: the present mesh.
 
     Returns:
-      What `f` gave, for all rows and heads: tokens sharded by tokens, the tree sharded by heads.
+      The results of `f` for all rows and heads: tokens sharded by tokens, the tree by heads.
     """
     batch, length, num_heads, _ = tokens[0].shape
     shards.check_rows(batch)

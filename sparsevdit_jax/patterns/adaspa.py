@@ -27,7 +27,7 @@ class AdaSpaState:
       lse: f32 [B, H, L], the log-sum-exp under which `mask` was chosen, in raster order: that of
         the step that searched first, or without the cache that of the step that searched last.
       mask: the blocks chosen last, int32 lists [B, H, N, S]; full before any search, so that a
-        REUSE step is exact.
+        REUSE step is dense.
     """
 
     lse: jax.Array
@@ -38,14 +38,12 @@ class AdaSpaState:
 class AdaSpa(AttentionPattern):
     """Each video block row keeps its blocks of greatest mass, found by an online search.
 
-    The FIRST_SEARCH step is fused: its output is exact, its LSE is cached and its block masses give
-    the mask. A later SEARCH step takes the masses of its own q and k under the cached LSE, and is
-    sparse itself. Without `lse_cache` it first takes its own LSE, and its mask is that of an exact
-    search: one more pass over all of q and k (a whole exact attention where XLA or the kernel
-    cannot leave the product with v out).
+    The FIRST_SEARCH step is fused: its output is that of dense attention, its LSE is cached, and its
+    block masses give the mask. A later SEARCH step is sparse. It takes the masses of its own q and k
+    under the cached LSE. Without `lse_cache` it computes its own LSE first, in one more pass over all of
+    q and k (a whole dense attention where XLA or the kernel cannot leave out the product with v).
 
-    A dense step leaves the state as it is: before the first search it does not count as one, and
-    after it (`StepSchedule.dense_last_steps`) the blocks stay those chosen last.
+    A dense step does not change the state. The blocks stay those chosen last.
 
     Every video row of a head keeps the same number of blocks. Text blocks are kept always, as rows
     and as columns. Use `StepSchedule.adaspa`.

@@ -23,10 +23,10 @@ from sparsevdit_jax.token_permutation import TokenPermutation
 
 @dataclasses.dataclass(frozen=True)
 class CubeSparse(PooledPattern):
-    """Each cube of the video reads the cubes whose mean key its mean query likes most, and itself.
+    """Each cube of the video reads itself and the cubes whose mean keys have the largest products with its mean query.
 
-    The number is the whole part of the float32 product of `density` and the cubes, one at least; a
-    cube's own keys come on top where they are not among them, and so do all text tokens, which also
+    The number of cubes is the whole part of the float32 product of `density` and all cubes, at least
+    one. A cube's own keys come on top if they are not among them. So do all text tokens, which also
     read everything. Audio that a model joins to its sequence is dense in the same way: let it be part
     of the grid's text.
 

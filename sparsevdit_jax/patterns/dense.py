@@ -7,7 +7,7 @@ from sparsevdit_jax.pattern import AttentionPlan, StaticPattern
 
 @dataclasses.dataclass(frozen=True)
 class Dense(StaticPattern):
-    """Exact attention at every step; density 1."""
+    """Dense attention at every step; density 1."""
 
     is_dense = True
 

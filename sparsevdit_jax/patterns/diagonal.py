@@ -1,9 +1,4 @@
-"""Diagonal and MultiDiagonal: bands of blocks, Sparse-vDiT's modes M2 and M3 (arXiv 2506.03065).
-
-The paper publishes neither widths nor densities. Ours: the band is as wide as a declared density
-asks, every row keeps the same number of blocks (shifted inwards at the borders), and text is always
-kept.
-"""
+"""Diagonal and MultiDiagonal: bands of blocks, Sparse-vDiT's modes M2 and M3 (arXiv 2506.03065)."""
 
 import dataclasses
 
@@ -18,6 +13,10 @@ SITE_MAJOR = (1, 2, 0)
 @dataclasses.dataclass(frozen=True)
 class Diagonal(StaticPattern):
     """A band along the diagonal in frame-major order: the same and the near frames (M2).
+
+    Differs from the paper, which publishes neither widths nor densities: the band is as wide as a
+    declared density asks, every row keeps the same number of blocks (shifted inwards at the borders),
+    and text is always kept.
 
     Attributes:
       density: kept / all token pairs of the whole mask, text included; counted within half a block
@@ -46,7 +45,7 @@ class MultiDiagonal(StaticPattern):
     """A band in site-major order: the same and the near sites in all frames (M3).
 
     It equals `Diagonal` on video tokens permuted to ``site * frames + frame``; text stays where it
-    is.
+    is. Differs from the paper as `Diagonal` does.
 
     Attributes:
       density: as in `Diagonal`.

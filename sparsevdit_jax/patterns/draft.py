@@ -21,7 +21,7 @@ class Draft(PooledPattern):
 
     Reference: DraftAttention (arXiv 2505.14708) as shawnricecake/draft-attention has it, whose count
     is one more than the paper's share. `first_frame` and `own_frame` are LightX2V's additions.
-    Differs: cells need not divide the canvas, and text is kept as rows and columns where a model has
+    Differs: cells need not divide the latent grid, and text is kept as rows and columns where a model has
     it before the video too.
 
     Attributes:

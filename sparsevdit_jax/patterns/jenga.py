@@ -20,9 +20,9 @@ class Jenga(PooledPattern):
     """Each block of a space-filling curve reads its heaviest blocks, and all that touch it.
 
     Weights are a softmax over video blocks of the products of mean query and mean key. A row keeps
-    the heaviest blocks until they hold more than `mass`, the one that passes it too, or `density` of
-    all if those are more; besides, every block with a token that is one of the 26 neighbours of one
-    of its own; and text.
+    the heaviest blocks until they hold more than `mass` (the last one included), or the share
+    `density` of all blocks if that is more. It also keeps every block that holds one of the 26
+    neighbours of a token of its own, and text.
 
     Reference: Jenga (arXiv 2505.16864), section 3.2, as dvlab-research/Jenga has it: its number is a
     floor. Its other half, ProRes, changes resolutions between steps and is no pattern. Differs: the

@@ -13,14 +13,14 @@ from sparsevdit_jax.token_order import TokenOrder, check_tile
 
 @dataclasses.dataclass(frozen=True)
 class LongCatBsa(PooledPattern):
-    """Each tile reads the tiles whose mean key its mean query likes most.
+    """Each tile reads the tiles whose mean keys have the largest products with its mean query.
 
     With `density` that is a number of tiles. With `mass` it is the tiles of largest weight while the
     sum of their weights (a softmax over tiles) is at most `mass`; the tile that passes it is left
     out, so that a row with one heavy tile keeps none at all. With both a row keeps whichever is
     more.
 
-    Follows LongCat-Video's bsa_interface.py (arXiv 2510.22200). Differs: any canvas (there tiles
+    Follows LongCat-Video's bsa_interface.py (arXiv 2510.22200). Differs: any latent grid (there tiles
     must divide it), text is kept, and one tile at least where there is a `density`.
 
     Attributes:
@@ -76,5 +76,6 @@ METHODS = (
         title="LongCat BSA",
         source="meituan-longcat/LongCat-Video: tiles of 4 x 4 x 4, sparsity 0.9375",
         pattern=lambda grid, num_heads, layer: LongCatBsa(),
+        trained=True,
     ),
 )

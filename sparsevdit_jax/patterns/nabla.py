@@ -18,10 +18,10 @@ class Nabla(PooledPattern):
 
     The weights are a softmax over cells of the products of mean query and mean key. A row keeps the
     heaviest of them until they hold `mass`, the one that passes it too. The window is cut at the
-    border of the canvas, not shifted inwards as STA's is.
+    border of the latent grid, not shifted inwards as STA's is.
 
     Reference: NABLA (arXiv 2507.13546) as kandinskylab/kandinsky-5 has it. Differs: cells need not
-    divide the canvas, and text is kept (Kandinsky has none in this attention).
+    divide the latent grid, and text is kept (Kandinsky has none in this attention).
 
     Attributes:
       mass: share of a row's pooled attention that the kept cells hold (P of the paper; the authors
@@ -74,5 +74,6 @@ METHODS = (
         title="NABLA",
         source="kandinskylab/kandinsky-5: P 0.9 and a window of 11 frames, 3 x 3 cells of 8 x 8",
         pattern=lambda grid, num_heads, layer: Nabla(),
+        trained=True,
     ),
 )

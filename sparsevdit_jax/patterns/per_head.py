@@ -5,6 +5,7 @@ modes share one.
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -63,29 +64,9 @@ class PerHead(AttentionPattern):
         return sum(len(heads) for _, heads in self.groups)
 
     @property
-    def in_ring(self) -> bool:  # pyrefly: ignore
-        """Whether all of its patterns are."""
-        return all(p.in_ring for p, _ in self.groups)
-
-    @property
     def members(self) -> tuple[AttentionPattern, ...]:
         """The groups' patterns."""
         return tuple(p for p, _ in self.groups)
-
-    @property
-    def takes_density(self) -> bool:  # pyrefly: ignore
-        """Whether one of its patterns does."""
-        return any(p.takes_density for p, _ in self.groups)
-
-    @property
-    def num_steps(self) -> int | None:  # pyrefly: ignore
-        """Steps that one of its patterns was made for; ValueError where two differ."""
-        steps = {p.num_steps for p, _ in self.groups if p.num_steps is not None}
-        if len(steps) > 1:
-            raise ValueError(
-                f"PerHead mixes patterns made for {sorted(steps)} steps; give one number"
-            )
-        return steps.pop() if steps else None
 
     def with_density(self, density):
         """Each pattern with another budget where it has one."""
@@ -105,7 +86,7 @@ class PerHead(AttentionPattern):
         """Tuple of the parts' states; none where all heads share one launch."""
         parts = self.parts(grid, num_heads)
         if parts is None:
-            self._merged(grid)
+            _merged(self, grid)
             return ()
         return tuple(
             p.init(grid, batch=batch, num_heads=len(heads), head_dim=head_dim) for p, heads in parts
@@ -142,7 +123,7 @@ class PerHead(AttentionPattern):
     def plan(self, q, k, state, ctx):
         """One launch for all heads; called where `parts` says that they share one."""
         del k
-        mask, orders, which = self._merged(ctx.grid)
+        mask, orders, which = _merged(self, ctx.grid)
         mask, which = jax.tree.map(ctx.local_heads, mask), ctx.local_heads(which, axis=0)
         if mask.is_full or mask.is_empty:
             return AttentionPlan(mask), state
@@ -151,23 +132,8 @@ class PerHead(AttentionPattern):
     def head_work(self, state, ctx, num_heads):
         """Blocks that each head keeps."""
         del state, num_heads
-        counts = self._merged(ctx.grid)[0].kv_counts
+        counts = _merged(self, ctx.grid)[0].kv_counts
         return counts.sum((0, 2)) if counts.shape[1] > 1 else None
-
-    def _merged(self, grid):
-        """(mask of all heads without lengths, the distinct orders, which of them each head has)."""
-        plans = [(p.static_plan(grid, len(heads)), heads) for p, heads in self.groups]  # pyrefly: ignore
-        like = next((plan for plan, _ in plans if not plan.mask.is_empty), plans[0][0])
-        if like.mask.is_full:
-            return like.mask, (), np.zeros(self.num_heads, np.int32)
-        masks = [_like(plan.mask, like.mask) for plan, _ in plans]
-        heads = np.concatenate([heads for _, heads in plans])
-        rank = np.argsort(heads)
-        mask = BlockMask.concat_heads(masks, [len(hs) for _, hs in plans]).take_heads(rank)
-        orders = [like.q_order if plan.mask.is_empty else plan.q_order for plan, _ in plans]
-        distinct = list(dict.fromkeys(orders))
-        which = np.repeat([distinct.index(o) for o in orders], [len(hs) for _, hs in plans])
-        return mask, tuple(distinct), which[rank].astype(np.int32)
 
     def _check_heads(self, num_heads):
         if num_heads != self.num_heads:
@@ -175,6 +141,24 @@ class PerHead(AttentionPattern):
                 f"PerHead names {self.num_heads} heads, but the layer has {num_heads}; name each "
                 "of them once"
             )
+
+
+# Layers of one pattern come one after the other, and a mask may take 100 MB.
+@functools.lru_cache(maxsize=2)
+def _merged(pattern, grid):
+    """(mask of all heads without lengths, the distinct orders, which of them each head has)."""
+    plans = [(p.static_plan(grid, len(heads)), heads) for p, heads in pattern.groups]  # pyrefly: ignore
+    like = next((plan for plan, _ in plans if not plan.mask.is_empty), plans[0][0])
+    if like.mask.is_full:
+        return like.mask, (), np.zeros(pattern.num_heads, np.int32)
+    masks = [_like(plan.mask, like.mask) for plan, _ in plans]
+    heads = np.concatenate([heads for _, heads in plans])
+    rank = np.argsort(heads)
+    mask = BlockMask.concat_heads(masks, [len(hs) for _, hs in plans]).take_heads(rank)
+    orders = [like.q_order if plan.mask.is_empty else plan.q_order for plan, _ in plans]
+    distinct = list(dict.fromkeys(orders))
+    which = np.repeat([distinct.index(o) for o in orders], [len(hs) for _, hs in plans])
+    return mask, tuple(distinct), which[rank].astype(np.int32)
 
 
 _EMPTY = ("empty",)

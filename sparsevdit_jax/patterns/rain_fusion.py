@@ -1,4 +1,4 @@
-"""RainFusion: blocks of cells by pooled scores, the first frame full (RainFusion2 of two code bases)."""
+"""RainFusion: blocks of cells by pooled scores, the first frame full (RainFusion2, arXiv 2512.24086)."""
 
 import dataclasses
 

@@ -9,7 +9,7 @@ from sparsevdit_jax.pattern import AttentionPlan, StaticPattern
 class Skip(StaticPattern):
     """Output zero, lse -inf for every token, text too; no work, density 0.
 
-    Steps of Phase.DENSE stay exact.
+    Steps of Phase.DENSE stay dense.
     """
 
     def static_plan(self, grid, num_heads):

@@ -1,9 +1,4 @@
-"""SlidingTile: a 3-D window that moves in steps of a tile (STA, arXiv 2502.04507, Algorithm 3).
-
-All tokens of a tile are neighbours in block order, so each block pair is kept or dropped whole.
-Differs from the paper: any canvas (tiles at the border may be ragged, the authors' must divide),
-and the even-window rule is a choice.
-"""
+"""SlidingTile: a 3-D window that moves in steps of a tile (STA, arXiv 2502.04507, Algorithm 3)."""
 
 import dataclasses
 import functools
@@ -28,8 +23,12 @@ _WINDOW_REMEDY = (
 class SlidingTile(StaticPattern):
     """Each tile attends the tiles of a window around it, shifted inwards at borders, and all text.
 
+    All tokens of a tile are neighbours in block order, so each block pair is kept or dropped whole.
+    Differs from the paper: any latent grid will do (tiles at the border may be ragged, the authors'
+    must divide it), and the even-window rule is a choice.
+
     Density of the video part: the product over the axes of min(window, tiles) / tiles, for odd or
-    full windows on a canvas that the tile divides.
+    full windows on a latent grid that the tile divides.
 
     Attributes:
       tile: frames, rows, columns of a tile, in tokens; its volume is the block size ((6, 8, 8) is
@@ -128,17 +127,17 @@ class SlidingTile(StaticPattern):
 
 @functools.cache
 def _warn(pattern: SlidingTile, tiles: tuple[int, int, int]) -> None:
-    """Says what a pattern does on a canvas that one may not expect; once for each pair of them."""
+    """Warns where a window does something unexpected on a latent grid, once for each pair of them."""
     axes = [tuple(zip(window, tiles, strict=True)) for window in pattern.windows]
     even = sorted({w for axis in axes for w, n in axis if w < n and w % 2 == 0})
     if even and pattern.even_window == "paper":
         warnings.warn(
-            f"SlidingTile windows of {even} tiles are even and smaller than the canvas of "
+            f"SlidingTile windows of {even} tiles are even and smaller than the latent grid of "
             f"{tiles} tiles: even_window='paper' keeps one more, as the authors' code does; "
             "choose even_window='exact' to keep exactly that many, or an odd window",
             stacklevel=3,
         )
-    # Papers give windows in tokens: multiples of the tile, which as tiles reach over most canvases.
+    # Papers give windows in tokens: multiples of the tile, which as tiles reach over most latent grids.
     large = [
         window
         for window, axis in zip(pattern.windows, axes, strict=True)
@@ -152,7 +151,7 @@ def _warn(pattern: SlidingTile, tiles: tuple[int, int, int]) -> None:
         window = large[0]
         kept = tuple(min(w, n) for w, n in zip(window, tiles, strict=True))
         warnings.warn(
-            f"SlidingTile window {window} counts tiles, not tokens, and the canvas has {tiles} "
+            f"SlidingTile window {window} counts tiles, not tokens, and the latent grid has {tiles} "
             f"tiles of {pattern.tile} tokens: attention is "
             f"{'full' if kept == tiles else 'full along an axis'}. Give a window in tokens to "
             f"SlidingTile.from_tokens; if tiles are meant, window={kept} says the same",

@@ -24,7 +24,7 @@ class Table(AttentionPattern):
 
     Masks are data here: another step neither recompiles nor moves the library, which lies on the
     device once. `Dense` entries are full rows of the launch and `Skip` entries are empty ones.
-    A step outside the table is refused, but a traced one cannot be and uses the nearest row;
+    A concrete step outside the table is refused; a traced step uses the nearest row.
     `SparseAttention` refuses a table whose length is not its schedule's.
 
     Attributes:

@@ -1,7 +1,4 @@
-"""VerticalStripe: a few key columns seen by all queries, Sparse-vDiT's mode M4 (arXiv 2506.03065).
-The paper publishes no stripe layout. Ours: text, the first frame, and every g-th further key block,
-g chosen by density.
-"""
+"""VerticalStripe: a few key columns seen by all queries, Sparse-vDiT's mode M4 (arXiv 2506.03065)."""
 
 import dataclasses
 
@@ -17,6 +14,9 @@ from sparsevdit_jax.token_order import TokenOrder
 @dataclasses.dataclass(frozen=True)
 class VerticalStripe(StaticPattern):
     """Every query attends text, the first frame and evenly spread key blocks, or given ones.
+
+    Differs from the paper, which publishes no layout of stripes: these are text, the first frame, and
+    every g-th further key block, with g chosen by density.
 
     Attributes:
       density: kept / all token pairs of the whole mask, text included; counted within half a block

@@ -1,1 +1,1 @@
-"""Search before a run: measure what every candidate pattern does to every head, then choose."""
+"""Search ahead of a run: measure what every candidate pattern does to every head, then choose."""

@@ -1,8 +1,8 @@
-"""CostTable: what a head of a pattern costs relative to a dense one, measured where it was measured.
+"""CostTable: what a head of a pattern costs relative to a dense head, by measured time or by density.
 
-Sparse-vDiT (arXiv 2506.03065) takes a mode's sparsity for what it saves. A launch also pays for
-reordering, for lists and for short rows, and those depend on the device; so a measured time takes
-the place of the density where there is one. `experiments/measure_costs.py` writes the tables.
+Sparse-vDiT (arXiv 2506.03065) assumes that a mode saves its sparsity. A launch also pays for
+reordering, for lists and for short rows, and these depend on the device. So a measured time replaces
+the density where there is one. `experiments/measure_costs.py` writes the tables.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class Cost:
 
     Attributes:
       value: 0 is free, 1 is dense; a measured one may lie above 1.
-      measured: from times on this device and shape; otherwise `value` is the density, which is the
-        cost that counting gives. The two are not one currency: compare costs of one kind.
+      measured: whether `value` comes from times on this device and shape; otherwise it is the density.
+        Compare only costs of one kind.
     """
 
     value: float
@@ -66,8 +66,8 @@ class Measurement:
     """Times of one run on one setting, taken in turns, so that their ratios hold.
 
     Attributes:
-      device: kind of device, as jax names it. It calls every processor "cpu": a table from another
-        processor is taken for this one's, see `environment`.
+      device: kind of device, as jax names it. jax calls every processor "cpu", so a table from
+        another processor counts as this one's; see `environment`.
       implementation: name that the kernels were asked for; None: they chose.
       dtype: of q, k and v.
       tokens: length of the sequence, text included.
@@ -156,7 +156,7 @@ class CostTable:
         nothing measured says how small they are. Above them the last segment is continued, and at
         least the cost of the highest one is taken.
 
-        Measurements hold for a number of tokens: kernels see blocks, not videos, so other canvases
+        Measurements hold for a number of tokens: kernels see blocks, not videos, so other latent grids
         with as many tokens share them.
 
         Args:
@@ -271,7 +271,7 @@ def _measurement(fields):
 
 def _whole(cls, value):
     if not isinstance(value, dict):
-        raise ValueError(f"{value!r} stands where {cls.__name__} belongs; measure again")
+        raise ValueError(f"{value!r} must be a {cls.__name__}; measure again")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Measurements: what probes found over prompts and steps, kept on disk so that a search goes on."""
+"""Measurements: what probes measured over prompts and steps. They are on disk, so that a search can resume."""
 
 import dataclasses
 import json
@@ -20,8 +20,8 @@ class Measurements:
     Attributes:
       error: f64 [P, T, N, C, H], NaN where not measured; the mean over a prompt's batch rows, so
         that both branches of classifier-free guidance count alike.
-      power: f64 [P, T, N, H], mean square of the exact outputs.
-      choice: int [P, T, N, H], what was fed onward (-1: the exact output).
+      power: f64 [P, T, N, H], mean square of the dense outputs.
+      choice: int [P, T, N, H], the output that the model went on with (-1: the dense one).
     """
 
     error: np.ndarray
@@ -41,7 +41,7 @@ class Measurements:
         )
 
     def add(self, prompt: int, step: int, states: tuple[ProbeState, ...]) -> None:
-        """Takes over what the probes of all layers measured in `step`."""
+        """Adds what the probes of all layers measured in `step`."""
         for layer, state in enumerate(states):
             if not isinstance(state, ProbeState):
                 raise ValueError(

@@ -1,9 +1,9 @@
-"""One choice over all methods together: least error at a cost, or least cost at an error, exactly.
+"""Mixes all methods: the choice with the least error at a cost, or the least cost at an error.
 
 Each head takes one candidate of any kind (STA windows, AdaSpa, diagonals, stripes, dense, skip).
-With errors and costs that add up over heads this is the multiple-choice knapsack problem; it is
-solved as an integer program by HiGHS (`scipy.optimize.milp`). Every assignment of one method to all
-heads is among those it chooses from, so that at equal cost none of them has less error.
+Errors and costs add up over heads, so this is the multiple-choice knapsack problem. HiGHS solves it
+exactly, as an integer program (`scipy.optimize.milp`). One method for all heads is among the choices,
+so no single method has less error at equal cost.
 """
 
 import dataclasses

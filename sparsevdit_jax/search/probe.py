@@ -1,10 +1,10 @@
-"""Probe: a pattern that measures, inside any model, what other patterns would do to its heads.
+"""Probe: a pattern that measures inside a model what other patterns would do to its heads.
 
     attention = SparseAttention.uniform(Probe(candidates), num_layers, schedule)
     ... denoise as with any other attention; after each step:
     measurements.add(prompt, step, states)
 
-No model knows of it: what was measured comes back as the layers' states.
+The model needs no change: the measurements come back as the layers' states.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ class ProbeState:
 
     Attributes:
       error: f32 [B, H, C], mean squared difference between the head's output under each candidate
-        and its exact output, over tokens and channels.
-      power: f32 [B, H], mean square of the exact output: the error of leaving the head out.
-      choice: int32 [B, H], the candidate whose output was fed onward, one for all rows; -1 the exact
-        one.
+        and its dense output, over tokens and channels.
+      power: f32 [B, H], mean square of the dense output: the error of leaving the head out.
+      choice: int32 [B, H], the candidate whose output the model goes on with, the same in all rows;
+        -1: the dense output.
       inner: the candidates' own states.
     """
 
@@ -42,21 +42,20 @@ class ProbeState:
 
 @dataclasses.dataclass(frozen=True)
 class Probe(AttentionPattern):
-    """Runs exact attention and every candidate on the same q, k, v; errors go to the state.
+    """Runs dense attention and every candidate on the same q, k, v, and keeps the errors in its state.
 
-    Without a rule the exact output is what the model goes on with, as in STA's mask search
-    (arXiv 2502.04507, Algorithm 1). With one, each head goes on with the output of the candidate
-    that the rule chooses from the errors of all batch rows together, which is Sparse-vDiT's
-    sequential feed (arXiv 2506.03065, section 3). Padded text rows are zero on both sides and
-    count as tokens without error.
+    Without a rule the model goes on with the dense output, as in STA's mask search (arXiv
+    2502.04507, Algorithm 1). With a rule, each head goes on with the candidate that the rule chooses
+    from the errors of all batch rows: Sparse-vDiT's sequential feed (arXiv 2506.03065, section 3).
+    Padded text rows are zero on both sides and count as tokens without error.
 
     A step costs a dense pass and one launch for each candidate. Candidates that search online
-    (`AdaSpa`) search here in the schedule's SEARCH steps; in the first of them they are exact, so
-    that their error is 0 there and must not be counted (`Measurements` leaves such steps out).
+    (`AdaSpa`) search here in the schedule's searching steps. In the first search their output is
+    dense, so their error is 0 there and must not count (`Measurements` leaves such steps out).
 
     Attributes:
       candidates: patterns that serve any head: no windows per head, no `Table`.
-      rule: what chooses the output to go on with; None goes on with the exact one.
+      rule: chooses the output that the model goes on with; None: the dense one.
     """
 
     candidates: tuple[AttentionPattern, ...]
@@ -83,11 +82,6 @@ class Probe(AttentionPattern):
     def members(self) -> tuple[AttentionPattern, ...]:
         """The candidates."""
         return self.candidates
-
-    @property
-    def in_ring(self) -> bool:  # pyrefly: ignore
-        """Whether all of its candidates are."""
-        return all(p.in_ring for p in self.candidates)
 
     def init(self, grid, *, batch, num_heads, head_dim):
         """Zeros, and the candidates' own states."""

@@ -1,7 +1,7 @@
 """From measured errors to a choice for each head: STA's rule, Sparse-vDiT's, and its calibration.
 
 Arrays are of NumPy or JAX. An error has axes [..., C, H]: candidates, heads; a choice is the
-candidate's index, -1 for full attention. Ties go to the lowest index.
+candidate's index, -1 for dense attention. Ties go to the lowest index.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ def least_error(error: np.ndarray) -> np.ndarray:
 class SparseVditRule:
     """Sparse-vDiT's loss ``L_i = error_i + lam * (1 - S_i)`` and its threshold.
 
-    A head takes the candidate of least loss, or full attention where every loss exceeds `epsilon`.
+    A head takes the candidate of least loss, or dense attention where every loss exceeds `epsilon`.
 
     Differs from the paper (arXiv 2506.03065, Eq. 2 and Algorithm 1): Algorithm 1 prints
     ``+ lam * S_i``, which would reward density; Eq. 2 is what is meant. The scale of its errors is
@@ -40,7 +40,7 @@ class SparseVditRule:
       costs: ``1 - S_i`` of each candidate: its density, or its measured cost relative to dense
         attention (`CostTable`).
       lam: weight of the cost.
-      epsilon: largest loss with which a head leaves full attention.
+      epsilon: largest loss at which a head may be sparse.
       relative: divide each head's errors by the mean square of its output, so that leaving a head
         out has the error 1. False is the paper's mean squared error.
     """
@@ -67,7 +67,7 @@ class SparseVditRule:
 
         Args:
           error: [..., C, H].
-          power: [..., H], mean square of the exact outputs; read where `relative`.
+          power: [..., H], mean square of the dense outputs; read where `relative`.
         """
         if self.relative:
             error = error / _at_least_tiny(power)[..., None, :]
@@ -76,7 +76,7 @@ class SparseVditRule:
         return error + np.asarray(self.lam, np.float32) * cost.reshape(shape)
 
     def choose(self, error, power):
-        """The candidate of each head, int32 [..., H]; -1 is full attention."""
+        """The candidate of each head, int32 [..., H]; -1 is dense attention."""
         loss = self.loss(error, power)
         xp = jnp if isinstance(loss, jax.Array) else np
         best = xp.argmin(loss, axis=-2).astype(np.int32)
@@ -97,7 +97,7 @@ def calibrate_epsilon(
       error: [..., C, H] of a search (mean over prompts).
       power: [..., H].
       rule: costs, lam and relative; its epsilon is not read.
-      densities: density of each candidate; full attention has 1.
+      densities: density of each candidate; dense attention has 1.
       target: mean density over all heads.
 
     Raises:

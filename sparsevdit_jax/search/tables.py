@@ -21,11 +21,11 @@ def step_table(
     """A `Table` for each layer: which candidate each head has at each step.
 
     Args:
-      choice: int [T, N, H] over steps, layers, heads; -1 is full attention. Rows of the schedule's
+      choice: int [T, N, H] over steps, layers, heads; -1 is dense attention. Rows of the schedule's
         dense steps are not read.
       candidates: static patterns of one block size.
       schedule: of the run, T steps.
-      grid: the canvas that the choice was made on; the result refuses another.
+      grid: the latent grid that the choice was made on; the result refuses another.
     """
     choice = np.array(choice)
     if choice.ndim != 3 or len(choice) != schedule.num_steps:
@@ -51,10 +51,10 @@ def fixed_table(
     """A `PerHead` for each layer: one candidate for each head at all steps, of any kind.
 
     Args:
-      choice: int [N, H] over layers and heads; -1 is full attention.
-      candidates: patterns, also such that search online.
+      choice: int [N, H] over layers and heads; -1 is dense attention.
+      candidates: patterns; they may search online.
       schedule: of the run.
-      grid: the canvas that the choice was made on; the result refuses another.
+      grid: the latent grid that the choice was made on; the result refuses another.
     """
     choice = np.asarray(choice)
     if choice.ndim != 2:

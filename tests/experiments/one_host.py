@@ -19,7 +19,7 @@ from experiments.curriculum import Plan, Stage
 from experiments.finetune_sta import __main__ as finetune_sta
 from experiments.finetune_sta import finetuner
 from experiments.generation import generation
-from experiments.generation.settings import Config
+from experiments.generation.generate_flags import Config
 from models.tiny import TinyConfig
 
 SMALL = TinyConfig(dim=32, num_layers=1, num_heads=4, condition_tokens=2, patch=(1, 4, 4))

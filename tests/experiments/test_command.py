@@ -4,6 +4,8 @@ import dataclasses
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -114,12 +116,63 @@ def test_flags_in_groups_keep_their_names_and_have_their_help(capsys):
     assert last_line(print, InGroups, "--model", "m", "--size", "0").endswith("must be at least 1")
 
 
-@pytest.mark.parametrize("name", ["generate", "search.__main__"])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights of two terms.
+
+    Attributes:
+      size: of the first.
+      other: of the second.
+    """
+
+    size: float = 1.0
+    other: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithWeights:
+    """Flags of which one is a dataclass.
+
+    Attributes:
+      size: of it.
+      loss: weights.
+    """
+
+    GROUPS: ClassVar = {"shape": ("size",)}
+    size: int = 1
+    loss: Weights = dataclasses.field(default_factory=Weights)
+
+
+def test_a_flag_that_is_a_dataclass_is_a_group_with_its_name_before_its_flags(capsys):
+    seen = []
+    command.run(seen.append, WithWeights, arguments=["--loss.size", "3", "--size", "2"])
+    assert seen == [WithWeights(size=2, loss=Weights(size=3.0))]
+    with pytest.raises(SystemExit):
+        command.run(print, WithWeights, arguments=["--help"])
+    said = capsys.readouterr().out
+    assert "shape options" in said
+    assert "loss options" in said
+
+
+def test_help_names_the_command_as_a_user_calls_it():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.readme_tables", "--help"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("usage: python -m experiments.readme_tables "), done.stdout
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["generate", "search.__main__", "finetune_sta.__main__", "train_tiny", "quality.__main__", "measure_costs"],
+)  # fmt: skip
 def test_every_flag_of_the_long_commands_has_a_group_and_help(name):
     module = importlib.import_module(f"experiments.{name}")
     config = module.Config
     fields = sorted(field.name for field in dataclasses.fields(config))
-    assert sorted(name for names in config.GROUPS.values() for name in names) == fields
+    nested = [f.name for f in dataclasses.fields(config) if dataclasses.is_dataclass(f.type)]
+    grouped = [name for names in config.GROUPS.values() for name in names]
+    assert sorted(grouped + nested) == fields
     documented = re.findall(r"^  (\w+): ", inspect.cleandoc(config.__doc__), re.MULTILINE)
     assert sorted(documented) == fields
     assert max(map(len, config.GROUPS.values())) <= 10
@@ -221,4 +274,4 @@ def test_tables_without_their_records_are_named(tmp_path, monkeypatch):
 def test_commands_start_in_no_other_way():
     own = {"command.py"}
     files = (ROOT / "experiments").rglob("*.py")
-    assert {path.name for path in files if "import tyro" in path.read_text("utf-8")} == own
+    assert {path.name for path in files if "tyro.cli(" in path.read_text("utf-8")} == own

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import generate
 from experiments.generation import finish, generation
+from experiments.generation.generate_flags import Config
 from experiments.generation.generation import Generation
 from experiments.generation.memory import NotEnoughMemory
-from experiments.generation.settings import Config
 from models.pipelines import Memory
 from models.text_embeddings import TextEmbeddings, save_embeddings
 

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from experiments import hosts
+from experiments.generation.generate_flags import Config
 from experiments.generation.generation import Generation
-from experiments.generation.settings import Config
 from experiments.training import training_mesh
 from models.tiny import TinyVideoDiT, save_tiny
 
@@ -182,7 +182,7 @@ def test_a_mesh_of_one_process_makes_the_same_video(wan, tmp_path):
     [
         (dict(cfg=2, guidance=1.0), r"cfg=2 must divide the rows .* here 1 .* leave --cfg out"),
         (dict(cfg=3), r"cfg=3 must divide the rows .* here 2"),
-        (dict(shard_weights=True), "shard_weights=True lays weights over several devices; give"),
+        (dict(shard_weights=True), "shard_weights=True shards weights over several devices; give"),
         (dict(seq=0), "seq=0 must be at least 1"),
         (dict(seq=1000), r"need 1000 devices, but JAX has \d+"),
         (

@@ -10,8 +10,12 @@ from experiments import lpips
 from experiments.quality import __main__ as quality
 from experiments.quality import sweep
 from experiments.quality.picture import spread
-from experiments.quality.report import REFERENCE, shown
-from experiments.quality.settings import check_distinct, from_file, published
+from experiments.quality.printed_tables import REFERENCE, shown
+from experiments.quality.settings import (
+    check_distinct,
+    from_file,
+    published,
+)
 from experiments.quality.statistics import (
     Interval,
     Point,
@@ -23,7 +27,12 @@ from experiments.quality.statistics import (
 )
 from experiments.record import read
 from models.tiny import TinyConfig
-from sparsevdit_jax import SparseAttention, StepSchedule, VideoGrid, metrics
+from sparsevdit_jax import (
+    SparseAttention,
+    StepSchedule,
+    VideoGrid,
+    metrics,
+)
 from sparsevdit_jax.patterns import Dense, Diagonal, PerHead
 from tests.models.test_tiny import make_model
 

@@ -1,9 +1,12 @@
 import json
+import re
 
 import pytest
 
 from experiments import readme_tables, record
-from experiments.readme_tables import bench_table, demo_table, filled, newest
+from experiments.provenance import newest, provenance
+from experiments.readme_tables import bench_table, closeness, demo_table, filled, status
+from tests.test_architecture import FILES
 
 
 def row(time="2026-01-01T00:00:00+00:00", sha="a" * 40, **measured):
@@ -15,10 +18,51 @@ def row(time="2026-01-01T00:00:00+00:00", sha="a" * 40, **measured):
                 config=config, measured=measured)  # fmt: skip
 
 
-@pytest.mark.parametrize("readme", readme_tables.TABLES, ids=lambda path: path.parent.name)
-def test_a_readme_is_what_its_records_say(readme):
-    text = readme.read_text(encoding="utf-8")
-    assert filled(text, readme) == text, "run python -m experiments.readme_tables"
+@pytest.mark.parametrize(
+    "page", readme_tables.TABLES, ids=lambda path: str(path.relative_to(record.ROOT))
+)
+def test_a_page_is_what_its_records_say(page):
+    text = page.read_text(encoding="utf-8")
+    assert filled(text, page) == text, "run python -m experiments.readme_tables"
+
+
+def test_every_block_of_every_page_is_made_from_records():
+    """A table that nobody fills would keep its numbers for good."""
+    for page in (record.ROOT / path for path in FILES if path.suffix == ".md"):
+        blocks = re.findall(r"^<!-- ([\w-]+) -->$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(blocks) == set(readme_tables.TABLES.get(page, {})), page
+
+
+def test_a_machine_stands_once_with_all_its_commits():
+    rows = [
+        row(sha=sha * 40, time=f"2026-01-0{day}T00:00:00+00:00")
+        for sha, day in zip("aba", "123", strict=True)
+    ]
+    other = row(sha="c" * 40)
+    other["environment"]["processor"] = "Other"
+    where = "CPU, 2 cores, Python 3.12, jax 0.11, flax 0.12"
+    assert provenance(rows) == f"{where}; commits {'a' * 10}, {'b' * 10}, 2026-01-03"
+    assert provenance([rows[0]]) == f"{where}; commit {'a' * 10}, 2026-01-01"
+    assert provenance([*rows, other]).count("cores") == 2
+
+
+def test_the_status_says_whether_a_gpu_has_run(tmp_path):
+    assert "**not yet timed on a GPU**" in status(tmp_path)
+    timed = row(kernel="S1")
+    timed["environment"]["device"] = "NVIDIA H200"
+    (tmp_path / "h200").mkdir()
+    (tmp_path / "h200" / "gpu_check.jsonl").write_text(json.dumps(timed) + "\n")
+    assert "they are timed on NVIDIA H200." in " ".join(status(tmp_path).split())
+
+
+def test_the_sentence_on_closeness_names_every_sparse_method(tmp_path):
+    rows = [
+        row(method="Dense", density=1.0),
+        row(method="STA", density=0.214, psnr_db=22.06),
+        row(method="AdaSpa", density=0.206, psnr_db=28.61),
+    ]
+    (tmp_path / "demo.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert closeness(tmp_path).endswith("STA 22.1 dB, 0.21; AdaSpa 28.6 dB, 0.21.")
 
 
 def test_the_last_record_of_a_kind_wins():
@@ -68,14 +112,14 @@ def test_the_bench_table_keeps_machines_apart(tmp_path):
         r["config"] = dict(heads=6, head_dim=64, block=128, repeats=7)
     (tmp_path / "bench_cpu.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     table = bench_table(tmp_path)
-    assert table.index("Fast, 2 cores") < table.index("| 1.0 |") < table.index("Slow, 2 cores")
+    assert table.index("| 1.0 |") < table.index("Fast, 2 cores") < table.index("| 3.0 |")
     assert "| 2.0 |" not in table  # measured again
-    assert table.index("Slow, 2 cores") < table.index("| 3.0 |")
+    assert table.index("| 3.0 |") < table.index("Slow, 2 cores")
 
 
 def test_a_missing_block_or_record_is_named(tmp_path):
-    with pytest.raises(ValueError, match="has no <!-- demo -->"):
-        filled("no tables here")
+    with pytest.raises(ValueError, match=r"README\.md has no <!-- demo -->"):
+        filled("no tables here", readme_tables.DEMO)
     with pytest.raises(FileNotFoundError, match="no records at"):
         demo_table(tmp_path)
     assert record.RESULTS.name == "results"

@@ -89,8 +89,10 @@ def test_git_state_sees_changes_but_not_new_results(tmp_path):
     sha, changes = git_state(tmp_path)
     assert len(sha) == 40
     assert changes == []
-    (tmp_path / "experiments" / "results").mkdir(parents=True)
-    (tmp_path / "experiments" / "results" / "x.jsonl").write_text("{}\n")
+    for written in ("results/x.jsonl", "methods/pages/x.md"):
+        path = tmp_path / "experiments" / written
+        path.parent.mkdir(parents=True)
+        path.write_text("{}\n")
     assert git_state(tmp_path) == (sha, [])
     (tmp_path / "code.py").write_text("a = 2\n")
     assert git_state(tmp_path) == (sha, [" M code.py"])

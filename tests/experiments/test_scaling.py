@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from experiments.full_size import cases as full_size
-from experiments.full_size.cases import AXES, CASES
+from experiments.full_size import published_clips as full_size
+from experiments.full_size.published_clips import AXES, CASES
 from experiments.kernel_resources.deviceless import Compiled
 from experiments.scaling import __main__ as scaling
 from experiments.scaling.prediction import Layout, Work, exchanged_bytes, predict

@@ -5,16 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from models.abstract import without_weights
+
 
 def random_model(cls, config, *, dtype=jnp.float32, seed=0):
     """A `cls(config)` with the weights of `random_module`."""
-    return random_module(cls, config, dtype=dtype, seed=seed)
+    return _filled(without_weights(cls, config, dtype), seed)
 
 
 def random_module(cls, *args, seed=0, **kwargs):
     """A `cls(*args, rngs=, **kwargs)` whose matrices are normal over sqrt(fan in), scales about 1 and biases small."""
+    return _filled(nnx.eval_shape(lambda: cls(*args, rngs=nnx.Rngs(0), **kwargs)), seed)
+
+
+def _filled(model, seed):
     rng = np.random.default_rng(seed)
-    model = nnx.eval_shape(lambda: cls(*args, rngs=nnx.Rngs(0), **kwargs))
     for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         shape = leaf.shape
         value = rng.standard_normal(shape, np.float32)

@@ -60,7 +60,7 @@ def test_a_hub_s_cache_names_its_snapshots(tmp_path, inside):
         (b"{", r"is not JSON \("),
         (b"[" * 100_000, r"is not JSON \("),
         ("{}".encode("utf-16"), r"is not JSON \("),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', r"is not JSON \(c stands there more than once"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', r"is not JSON \(c occurs more than once"),
     ],
 )
 def test_what_is_no_object_in_json_is_refused_with_its_file(tmp_path, content, says):

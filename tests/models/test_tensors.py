@@ -192,7 +192,7 @@ def test_shards_that_are_links_that_point_nowhere_are_said_to(tmp_path):
         ('{"weight_map": {"a": "w.bin"}}', "is damaged"),
         ("[]", "must hold an object"),
         ("{", "is not JSON"),
-        ('{"weight_map": {"a": "1.safetensors", "a": "2.safetensors"}}', "a stands there more"),
+        ('{"weight_map": {"a": "1.safetensors", "a": "2.safetensors"}}', "a occurs more"),
     ],
 )
 def test_a_damaged_index_is_named(tmp_path, text, says):

@@ -1,8 +1,9 @@
 """The smallest transformer of every family, without weights, and the shapes of its inputs."""
 
 import jax
-from flax import nnx
+import jax.numpy as jnp
 
+from models.abstract import without_weights
 from models.cogvideox import CogVideoXConfig, CogVideoXTransformer
 from models.hunyuan_video import HunyuanVideoConfig, HunyuanVideoTransformer
 from models.tiny import TinyConfig, TinyVideoDiT
@@ -50,5 +51,5 @@ FAMILIES = {
 def abstract(family):
     """The model, its inputs' shapes, and the shape of its video, of a family."""
     kind, config, inputs = FAMILIES[family]
-    model = nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
+    model = without_weights(kind, config, jnp.float32)
     return model, inputs, next(iter(inputs.values())).shape

@@ -88,3 +88,33 @@ def budget(grid, density, block):
     counted = [(text_pairs + n * video**2 / count) / tokens**2 for n in range(1, count + 1)]
     distance = [round(abs(c - density), 12) for c in counted]
     return count - int(np.argmin(distance[::-1]))
+
+
+def lloyd(x, centroids, iterations, tolerance=1e-4):
+    """(labels, centroids) of k-means on x [L, D] in float64, from given centroids."""
+    x, centroids = np.asarray(x, np.float64), np.array(centroids, np.float64)
+    labels = np.zeros(len(x), int)
+    for _ in range(iterations):
+        labels = np.square(x[:, None] - centroids).sum(-1).argmin(-1)
+        moved = np.array(
+            [
+                x[labels == c].mean(0) if (labels == c).any() else old
+                for c, old in enumerate(centroids)
+            ]
+        )
+        shift = np.linalg.norm(moved - centroids, axis=-1).max()
+        centroids = moved
+        if shift < tolerance:
+            break
+    return labels, centroids
+
+
+def top_p(weights, share, least=0):
+    """Entries of a row, largest first, while the sum before is at most `share`; `least` at least."""
+    kept, total = np.zeros(len(weights), bool), 0.0
+    for rank, i in enumerate(np.argsort(-weights, kind="stable")):
+        if total > share and rank >= max(least, 1):
+            break
+        kept[i] = True
+        total += weights[i]
+    return kept

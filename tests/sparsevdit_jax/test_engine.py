@@ -22,7 +22,7 @@ from sparsevdit_jax import (
 from sparsevdit_jax.distill import layer_outputs, record
 from sparsevdit_jax.patterns import AdaSpa, Dense, Diagonal, PerHead, Skip, Table
 from sparsevdit_jax.search.probe import Probe
-from tests.attending import attended, jitted
+from tests.attending import attended, jitted, jitted_anew
 from tests.conformance.pattern_suite import BATCH, HEADS, PatternSuite
 from tests.sparsevdit_jax import oracles
 from tests.sparsevdit_jax.patterns.test_diagonal import TestDiagonal as _Diagonal
@@ -112,7 +112,7 @@ def test_a_density_for_each_step_needs_one_program_and_is_that_of_each_step():
     schedule = StepSchedule(6, density=DENSITIES)
     attention = SparseAttention.uniform(TopK(0.9), 1, schedule)
     assert [p is Phase.DENSE for p in schedule.phases()] == [True, False, False, True, False, False]
-    qkv, step = inputs(), jitted(TopK(0.9))
+    qkv, step = inputs(), jitted_anew(TopK(0.9))
     for i, density in enumerate(DENSITIES):
         out, *_ = step(*qkv, (), attention.context(i, GRID))
         alone = Dense() if density == 1 else TopK(density)
@@ -127,7 +127,7 @@ def test_searches_take_the_density_of_their_step(head_adaptive):
     schedule = StepSchedule(6, 1, (1, 3), density=(1.0, 0.25, 0.25, 0.75, 0.75, 0.75))
     attention = SparseAttention.uniform(pattern, 1, schedule)
     (state,) = attention.init(GRID, batch=2, num_heads=4, head_dim=8)
-    qkv, step, kept = inputs(4), jitted(pattern), []
+    qkv, step, kept = inputs(4), jitted_anew(pattern), []
     for i in range(6):
         *_, state = step(*qkv, state, attention.context(i, GRID))
         kept.append(float(metrics.density(pattern, GRID, num_heads=4, state=state).mean()))
@@ -204,7 +204,7 @@ def test_a_side_branch_comes_back_beside_the_output_in_steps_that_are_not_dense(
     assert run(q, k, v, (), StepContext(GRID, Phase.DENSE)).side is None
     mixed = PerHead(((WithMean(), (1,)), (Diagonal(0.4, 8), (0,))))
     state = mixed.init(GRID, batch=2, num_heads=2, head_dim=8)
-    side = attend(mixed, q, k, v, state, StepContext(GRID)).side
+    side = jax.jit(functools.partial(attend, mixed))(q, k, v, state, StepContext(GRID)).side
     assert not np.any(side[:, :, 0])
     np.testing.assert_allclose(side[:, :, 1], found.side[:, :, 1])
 

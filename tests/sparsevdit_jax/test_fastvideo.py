@@ -88,7 +88,7 @@ def test_a_file_s_warm_up_and_full_axes_stay_full_on_any_canvas(grid, tiles, win
         assert not said
     else:
         (line,) = said
-        assert f"made for [3, 6, 10] tiles and this canvas has {list(tiles)}: 2 first" in line
+        assert f"made for [3, 6, 10] tiles and this latent grid has {list(tiles)}: 2 first" in line
         assert f"[3, 6, 1] is {list(windows[1])}" in line
 
 
@@ -114,7 +114,8 @@ def test_full_steps_at_the_end_are_dense_too():
 def test_a_file_that_does_not_tell_its_canvas_is_refused_on_another(text):
     grid = VideoGrid(21, 45, 80)
     with pytest.raises(
-        ValueError, match=r"nothing tells what canvas .* this canvas has \[4, 6, 10\]"
+        ValueError,
+        match=r"the latent grid that this strategy was made for is unknown.* this latent grid has \[4, 6, 10\]",
     ):
         from_strategy(text, grid)
     known = from_strategy(text, grid, made_for=PAPER)
@@ -178,7 +179,7 @@ def test_a_golden_search_result_is_read_as_it_was_meant():
         ('{"0_0_0": [1, 1, true]}', r"\[1, 1, True\] must be"),
         ('{"0_0_0": [1, 1, 1.0]}', "must be"),
         ('{"0_0_00": [1, 1, 1]}', "entry '0_0_00'"),
-        ('{"0_0_0": [1, 1, 1], "0_0_0": [1, 1, 3]}', "entry '0_0_0' stands there twice"),
+        ('{"0_0_0": [1, 1, 1], "0_0_0": [1, 1, 3]}', "entry '0_0_0' occurs twice"),
     ],
 )
 def test_other_files_are_refused(text, message):

@@ -36,6 +36,25 @@ def test_each_head_has_its_order(traced):
     np.testing.assert_array_equal(back_lse, x[..., 0].swapaxes(1, 2))
 
 
+def test_rows_may_have_orders_of_their_own():
+    which = np.array([[2, 0], [1, 2]])
+    x = jax.random.normal(jax.random.key(0), (2, GRID.num_tokens, 2, 3))
+    permutation = TokenPermutation.choose(ORDERS, which, np.array([5, 2], np.int32))
+    moved = permutation.apply(x)
+    np.testing.assert_array_equal(permutation.undo(moved), x)
+    for row, head in np.ndindex(2, 2):
+        order = ORDERS[which[row, head]]
+        text = np.array([(5, 2)[row]], np.int32)
+        expected = order.apply(x[row, :, head], axis=0)
+        np.testing.assert_array_equal(moved[row, :, head], expected)
+        np.testing.assert_array_equal(permutation.lengths[row, 0], order.lengths(text)[0, 0])
+    grid = VideoGrid(1, 3, 4)
+    orders = (TokenOrder(grid, 4, (1, 4, 1)), TokenOrder(grid, 4, (1, 2, 2)))
+    lengths = TokenPermutation.choose(orders, np.array([[1, 0], [0, 0]])).lengths
+    each = [order.lengths()[0, 0] for order in orders]
+    np.testing.assert_array_equal(lengths, [[each[1], each[0]], [each[0], each[0]]])
+
+
 def test_orders_of_other_blocks_are_refused():
     grid = VideoGrid(2, 3, 3)
     orders = (TokenOrder(grid, 9), TokenOrder(grid, 6))

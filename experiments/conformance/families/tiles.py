@@ -27,7 +27,7 @@ def gradients(attend, arrays, names="qkv"):
 
 
 def sta(vectors):
-    """Masks, out, lse and gradients of one canvas. The files hold tokens in tile order, text last."""
+    """Masks, out, lse and gradients of one latent grid. The files hold tokens in tile order, text last."""
     room, length = int(vectors["text_max_len"]), int(vectors["text_len"])
     grid = VideoGrid(*(int(n) for n in vectors["canvas"]), room)
     pattern, heads = _sta(vectors, vectors["windows"]), len(vectors["windows"])
@@ -56,7 +56,7 @@ def sta(vectors):
 
 
 def sta_maskonly(vectors):
-    """Tile masks of a production canvas, by the paper's rule and by attention-gym's."""
+    """Tile masks of a production latent grid, by the paper's rule and by attention-gym's."""
     grid, windows = VideoGrid(*(int(n) for n in vectors["canvas"])), vectors["windows"]
     for rule, name in (("paper", "tile_mask"), ("exact", "tile_mask_attention_gym")):
         kept = _sta(vectors, windows, even_window=rule).keep_blocks(grid, len(windows))

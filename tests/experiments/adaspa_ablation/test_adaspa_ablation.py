@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.adaspa_ablation import __main__ as command
-from experiments.adaspa_ablation import masks, pictures
+from experiments.adaspa_ablation import ablation_pictures, mask_scores
 from experiments.adaspa_ablation.quality import VARIANTS, QualityConfig
 from experiments.adaspa_ablation.recall import recall_rows, static_keep, windows_of
 from experiments.adaspa_ablation.stability import over_steps, stability_rows
@@ -154,18 +154,18 @@ def test_a_shift_of_whole_blocks_is_even():
 def test_masks_are_the_best_of_their_size():
     order, rng = TokenOrder(VideoGrid(2, 4, 4, 4), 8), np.random.default_rng(0)
     mass = rng.uniform(size=(3, 5, 5))
-    best = masks.largest_blocks(mass[:, :4, :4], TokenOrder(VideoGrid(2, 4, 4), 8), 0.5)
+    best = mask_scores.largest_blocks(mass[:, :4, :4], TokenOrder(VideoGrid(2, 4, 4), 8), 0.5)
     assert best.sum((1, 2)).tolist() == [8, 8, 8]
     for keep, values in zip(best, mass[:, :4, :4], strict=True):
         assert values[keep].min() > values[~keep].max()
-    share = masks.density(masks.largest_blocks(mass, order, 0.3), order)
+    share = mask_scores.density(mask_scores.largest_blocks(mass, order, 0.3), order)
     assert (share <= 0.3 + 1e-3).all()
     assert (share > 0.25).all()
-    rows = masks.largest_in_rows(mass, 2)
+    rows = mask_scores.largest_in_rows(mass, 2)
     assert (rows.sum(-1) == 2).all()
     expected = np.sort(mass, axis=-1)[..., -2:].sum((-1, -2)) / mass.sum((-1, -2))
-    np.testing.assert_allclose(masks.recall(rows, mass), expected)
-    assert masks.element_recall(np.array([[4.0, 1], [3, 2]]), [0.25, 0.5]) == [0.4, 0.7]
+    np.testing.assert_allclose(mask_scores.recall(rows, mass), expected)
+    assert mask_scores.element_recall(np.array([[4.0, 1], [3, 2]]), [0.25, 0.5]) == [0.4, 0.7]
 
 
 def test_windows_and_steps():
@@ -202,8 +202,8 @@ def test_pictures_of_written_records(tmp_path):
     quality = dict(part="quality", asked_density=0.2, psnr_by_clip_db=[20.0, 21.0], psnr_db=20.5)
     measured = [
         *(dict(quality, variant=v.name) for v in VARIANTS[:3]),
-        *(dict(recall, method=name) for name in pictures.LINES),
-        dict(part="stability", over="steps", **dict.fromkeys(pictures.MATRICES, square)),
+        *(dict(recall, method=name) for name in ablation_pictures.LINES),
+        dict(part="stability", over="steps", **dict.fromkeys(ablation_pictures.MATRICES, square)),
         dict(
             part="stability",
             over="LSE cache",
@@ -213,7 +213,9 @@ def test_pictures_of_written_records(tmp_path):
         ),
         dict(part="stability", over="elsewhere", mask_from="other head", recall_loss=0.3),
     ]
-    drawn = list(pictures.draw_all([{"measured": m} for m in measured], tmp_path / "pictures"))
+    drawn = list(
+        ablation_pictures.draw_all([{"measured": m} for m in measured], tmp_path / "pictures")
+    )
     assert [path.name for path in drawn] == [
         f"adaspa_{name}.png" for name in ("quality", "recall", "best", "stability")
     ]

@@ -12,7 +12,8 @@ import pytest
 from experiments.demo import __main__ as demo
 from experiments.demo import clips
 from experiments.demo.__main__ import main
-from experiments.demo.methods import (
+from experiments.demo.clip_runner import Config
+from experiments.demo.compared_methods import (
     KEYS,
     SEARCHED,
     SHOWN,
@@ -21,9 +22,8 @@ from experiments.demo.methods import (
     searched_mixture,
     warm_up_steps,
 )
+from experiments.demo.comparison import COLUMNS, cell, print_table
 from experiments.demo.plan import plan_of
-from experiments.demo.report import COLUMNS, cell, print_table
-from experiments.demo.runner import Config
 from experiments.readme_tables import demo_table
 from experiments.record import Run, read
 from models.tiny import TinyConfig, save_tiny

@@ -3,7 +3,6 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.demo.measure import dense_spreads, spreads_of
 from experiments.demo.rounds import (
     READING,
     ROUNDS,
@@ -14,6 +13,7 @@ from experiments.demo.rounds import (
     verdict,
     word_for,
 )
+from experiments.demo.step_times import dense_spreads, spreads_of
 from sparsevdit_jax import SparseAttention, StepSchedule
 from sparsevdit_jax.patterns import AdaSpa, Dense
 

@@ -8,8 +8,8 @@ import pytest
 
 from experiments.generation import finish as module
 from experiments.generation.finish import finish, unfinished
+from experiments.generation.generate_flags import Config
 from experiments.generation.jobs import jobs_of
-from experiments.generation.settings import Config
 from experiments.generation.store import Denoised, save_latents
 from experiments.media import Written
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from experiments.generation.generate_flags import Config
 from experiments.generation.jobs import jobs_of
-from experiments.generation.settings import Config
 
 
 def names(rows=1, **flags):

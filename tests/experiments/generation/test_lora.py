@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from experiments import command
+from experiments.generation.generate_flags import Config
 from experiments.generation.lora import lora_files
-from experiments.generation.settings import Config
 
 
 @pytest.fixture

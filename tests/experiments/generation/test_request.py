@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from experiments.generation import checkpoint
+from experiments.generation.generate_flags import Config
 from experiments.generation.request import read_request, settings_of
-from experiments.generation.settings import Config
 from experiments.generation.store import Denoised, save_latents
 from models.text_embeddings import TextEmbeddings, save_embeddings
 
@@ -71,6 +72,8 @@ def embeddings(path, rows=1, tokens=512, **more):
         (dict(embeddings=Path(__file__), prompt=()), ValueError, r"must end in \.safetensors or"),
         (dict(latents=Path(__file__)), ValueError, r"must end in \.safetensors, \.npz or"),
         (dict(out=Path("x.gif")), ValueError, r"x\.gif must be NAME\.mp4, NAME\.npz"),
+        (dict(compare=True), ValueError, "which --attention is already"),
+        (dict(dense_layers=(1,)), ValueError, "--dense-layers says what stays dense of a sparse"),
         (dict(fps=500), ValueError, "fps=500 must be a number from"),
         (dict(fps="24000/0"), ValueError, "fps=24000/0 must be a number from"),
         (
@@ -311,3 +314,20 @@ def test_the_end_of_a_run_as_noise_and_states_of_an_image_without_use_are_said(
     assert len(said) == 2
     assert "are the end of a run, and are taken for noise" in said[1]
     assert "image_embeds in" in said[0]
+
+
+def test_a_model_trained_sparse_runs_as_it_was_trained(wan, tmp_path, weights):
+    """Its folder has the tensors of a gate, and so is VSA's by itself; dense is another function."""
+    folder = tmp_path / "fast"
+    shutil.copytree(wan, folder)
+    gate = {"blocks.0.to_gate_compress.weight": np.zeros((1, 1), np.float32)}
+    save_file(gate, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    flags = {"model": folder, "out": tmp_path / "x.mp4"} | SMALL
+    request = read_request(Config(**flags))
+    assert request.config.attention == request.family.transformer.combine == "vsa"
+    assert read_request(Config(**flags, attention="vsa")).config.attention == "vsa"
+    for change in (dict(attention="dense"), dict(attention="vsa", compare=True)):
+        with pytest.raises(
+            ValueError, match="was trained with vsa, and dense attention would leave"
+        ):
+            read_request(Config(**flags, **change))

@@ -3,7 +3,7 @@
 import json
 
 from experiments import generate
-from experiments.generation.settings import Config
+from experiments.generation.generate_flags import Config
 from sparsevdit_jax import SparseAttention, StepSchedule
 from tests.experiments.clips import decode
 from tests.experiments.generation import folders

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.gpu_check import checks, flags, small, steps, summary, tune
 from experiments.gpu_check.flags import GO_ON
-from experiments.gpu_check.runner import Job, Result
+from experiments.gpu_check.limited_jobs import Job, Result
 from experiments.gpu_check.shapes import CASES
 from pallas_kernels.block_mass import mosaic_gpu as mass
 from pallas_kernels.block_sparse_attention import mosaic_gpu as forward

@@ -5,7 +5,7 @@ from PIL import Image
 
 from experiments.paper_figures.figure import Figure
 from experiments.report.__main__ import Config, main
-from experiments.report.page import write_page
+from experiments.report.report_page import write_page
 from experiments.report.section import Pictures, Section
 from experiments.report.sections import SECTIONS
 from experiments.report.tables import Table, read_rows, render

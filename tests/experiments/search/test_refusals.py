@@ -10,7 +10,7 @@ import pytest
 
 from experiments.search import subjects
 from experiments.search.__main__ import main
-from experiments.search.settings import Config, without_effect
+from experiments.search.search_flags import Config, without_effect
 from experiments.search.subjects import make_subject
 from sparsevdit_jax import codec
 from sparsevdit_jax.patterns import AdaSpa, Diagonal, Skip, SlidingTile

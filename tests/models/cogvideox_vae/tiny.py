@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from models.abstract import without_weights
 from models.cogvideox_vae import CogVideoXVAE, CogVideoXVAEConfig
 from models.config import config_from_json
 from tests.models import parity
@@ -27,7 +28,7 @@ def roundings(name: str, resnets: int) -> float:
 
 def build(name: str, dtype=jnp.float32) -> CogVideoXVAE:
     """A VAE with the parity file's weights; initial values, which take long to compile, are skipped."""
-    model = nnx.eval_shape(lambda: CogVideoXVAE(config(name), dtype=dtype, rngs=nnx.Rngs(0)))
+    model = without_weights(CogVideoXVAE, config(name), dtype)
     zeros = jax.tree.map(lambda a: jnp.asarray(np.zeros(a.shape, a.dtype)), nnx.state(model))
     nnx.update(model, zeros)
     parity.load(model, CogVideoXVAE.KEYS, name)

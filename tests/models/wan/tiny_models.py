@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from models.abstract import without_weights
 from models.config import config_from_json
 from models.wan import WanConfig, WanTransformer
 from sparsevdit_jax import KernelOptions, Phase, SparseAttention, StepContext, StepSchedule
@@ -27,7 +28,7 @@ SMALL = WanConfig(
 
 def build(config, dtype=jnp.float32):
     """A model of random weights, made in numpy: nothing is compiled."""
-    model = nnx.eval_shape(lambda: WanTransformer(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    model = without_weights(WanTransformer, config, dtype)
     rng = np.random.default_rng(0)
     for path, parameter in nnx.to_flat_state(nnx.state(model)):
         fan_in = math.prod(parameter.shape[:-1]) if path[-1] == "kernel" else 1

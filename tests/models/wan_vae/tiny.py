@@ -5,9 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from safetensors.numpy import load_file
 
+from models.abstract import without_weights
 from models.config import config_from_json
 from models.keys import checkpoint_slots
 from models.wan_vae import WanVAE, WanVAEConfig
@@ -74,7 +74,7 @@ def numbered(config: WanVAEConfig, dtype=jnp.float32) -> WanVAE:
 
 def filled(config: WanVAEConfig, tensor, dtype) -> WanVAE:
     """A model whose parameters are `tensor(index, name, shape)`; nothing is initialised (and compiled) before."""
-    vae = nnx.eval_shape(lambda: WanVAE(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    vae = without_weights(WanVAE, config, dtype)
     for i, (name, slot) in enumerate(sorted(checkpoint_slots(vae, WanVAE.KEYS).items())):
         value = tensor(i, name, slot.shape)
         assert value.shape == slot.shape, name

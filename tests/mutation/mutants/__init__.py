@@ -1,10 +1,11 @@
 """All mutants."""
 
-from . import autoencoders, families, kernels, library, models, patterns
+from . import autoencoders, clusters, families, kernels, library, models, patterns
 
 MUTANTS = [
     *kernels.MUTANTS,
     *patterns.MUTANTS,
+    *clusters.MUTANTS,
     *library.MUTANTS,
     *models.MUTANTS,
     *families.MUTANTS,

@@ -69,12 +69,58 @@ MUTANTS = [
         ("AttentionPlan.nothing(grid)", "AttentionPlan.everything(grid)", "Skip attends to all"),
     ),
     *of(
-        "sparsevdit_jax/pattern.py",
+        "sparsevdit_jax/plan.py",
         (
             "jnp.full((batch, heads, length), -jnp.inf, np.float32)",
             "jnp.zeros((batch, heads, length), np.float32)",
             "nothing has an lse of 0",
         ),
+    ),
+    *of(
+        "sparsevdit_jax/centroids.py",
+        (
+            "jnp.log(jnp.maximum(sizes, 1) + np.float32(epsilon))",
+            "jnp.log(jnp.ones_like(sizes) + np.float32(epsilon))",
+            "a block counts as one key of its mean",
+        ),
+        (
+            "lse = jnp.where(real_q, lse, -jnp.inf)",
+            "pass",
+            "text padding attends to centroids",
+        ),
+    ),
+    *of(
+        "sparsevdit_jax/patterns/sol_attn.py",
+        (
+            "np.abs(block[:, None] - block) <= self.neighbours",
+            "np.abs(block[:, None] - block) < self.neighbours",
+            "the neighbours are not exact",
+        ),
+        (
+            "of_keys = jnp.square(k - mean)",
+            "of_keys = jnp.square(k)",
+            "the variance is no variance",
+        ),
+    ),
+    *of(
+        "sparsevdit_jax/patterns/lite_attention.py",
+        (
+            "open_before = above & ~state.opens",
+            "open_before = above",
+            "runs that touch are taken for one",
+        ),
+    ),
+    *of(
+        "sparsevdit_jax/patterns/sparge.py",
+        (
+            "return mean, alike & (order.video_lengths == order.block)[None, None]",
+            "return mean, alike",
+            "a short block is ranked",
+        ),
+    ),
+    *of(
+        "sparsevdit_jax/patterns/ssta.py",
+        ("* filled[None, None, :, None]", "* 1.0", "border tiles count as whole ones"),
     ),
     *of(
         "sparsevdit_jax/attention.py",

@@ -78,7 +78,7 @@ def test_every_wait_and_arrival_is_needed(half):
     waits here. The wait for stores is not tried: the race detector sees none where one thread sends
     and writes again.
     """
-    sound = ("nothing",)
+    sound = (mosaic.NOTHING,)
     mutants = [(name,) for name in mosaic_mutants.MUTANTS[half::2]]
     ends = mosaic.verdicts(mosaic_mutants.__name__, [sound, *mutants])
     assert ends.pop(sound) == "clean"

@@ -105,7 +105,7 @@ def test_every_barrier_is_needed(third):
     that every completion of a barrier be observed, which says nothing of races: so for all waits but
     that for stores, which is a race.
     """
-    sound = [(structure, "nothing") for structure in mosaic_mutants.CONFIGS]
+    sound = [(structure, mosaic.NOTHING) for structure in mosaic_mutants.CONFIGS]
     ends = mosaic.verdicts(mosaic_mutants.__name__, [*sound, *mosaic_mutants.MUTANTS[third::3]])
     assert [ends.pop(mutant) for mutant in sound] == ["clean"] * len(sound)
     unnoticed = [mutant for mutant, end in ends.items() if end == "clean"]

@@ -114,7 +114,7 @@ def test_every_barrier_is_needed(half):
     "free". Without the wait for a consumer's "own" rows, or the fence after plain reads of statistics,
     there is a race.
     """
-    sound = [(structure, "nothing") for structure in mosaic_vjp_mutants.CONFIGS]
+    sound = [(structure, mosaic.NOTHING) for structure in mosaic_vjp_mutants.CONFIGS]
     mutants = [*sound, *mosaic_vjp_mutants.MUTANTS[half::2]]
     ends = mosaic.verdicts(mosaic_vjp_mutants.__name__, mutants)
     assert [ends.pop(mutant) for mutant in sound] == ["clean"] * len(sound)

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from pallas_kernels import _interpret, dense_attention
+from pallas_kernels.block_sparse_attention import mosaic_gpu
 from tests import mosaic
 from tests.tolerances import assert_within_budget, exact_attention, plain_attention
 
 
 @mosaic.needs_interpreter
-def test_ragged_rows_match_float64():
+def test_ragged_rows_match_float64(monkeypatch):
+    # Most of the time that a block of threads is interpreted goes into starting it; these rows are tiles for six.
+    monkeypatch.setitem(mosaic_gpu.attention.__kwdefaults__, "num_sms", 2)
     rng = np.random.default_rng(0)
     shapes = (2, 200, 1, 64), (2, 150, 1, 64)
     q, k, v = (jnp.asarray(rng.standard_normal(shapes[i > 0]), jnp.bfloat16) for i in range(3))

@@ -49,7 +49,7 @@ def test_explicit_axes_are_refused():
 
 
 def test_rows_must_divide():
-    with pytest.raises(ValueError, match="3 batch rows cannot be spread evenly over the 2"):
+    with pytest.raises(ValueError, match="3 batch rows cannot be sharded evenly over the 2"):
         Shards(rows=2, tokens=4).check_rows(3)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from sparsevdit_jax import Phase, StepContext, StepSchedule, VideoGrid, metrics
 from sparsevdit_jax.patterns import AdaSpa
-from tests.attending import attended, jitted
+from tests.attending import attended, jitted_anew
 from tests.conformance.pattern_suite import PatternSuite
 from tests.sparsevdit_jax import oracles
 
@@ -76,7 +76,7 @@ class TestUniformHeads(TestAdaSpa):
 
 def run(pattern, grid, qkv, phases):
     """Outputs and states of consecutive steps with the q, k, v of each."""
-    attend = jitted(pattern)
+    attend = jitted_anew(pattern)
     batch, _, heads, head_dim = qkv[0].shape[1:]
     state = pattern.init(grid, batch=batch, num_heads=heads, head_dim=head_dim)
     steps = []
@@ -146,7 +146,7 @@ def test_before_any_search_reuse_is_exact():
 
 def test_a_new_init_forgets_the_prompt_before():
     pattern = AdaSpa(0.25, BLOCK)
-    attend = jitted(pattern, donate_argnums=3)  # as a denoising loop gives its state away
+    attend = jitted_anew(pattern, donate_argnums=3)  # as a denoising loop gives its state away
     steps = random_steps(4)
     first_phases, later = (Phase.FIRST_SEARCH, Phase.SEARCH), (Phase.SEARCH,) * 2
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pallas_kernels import BlockMask
 from sparsevdit_jax import Attended, AttentionPattern, Phase, StepContext, VideoGrid, ops
 from sparsevdit_jax.patterns import (
     AdaSpa,
@@ -17,7 +18,7 @@ from sparsevdit_jax.patterns import (
     VerticalStripe,
 )
 from tests import tolerances
-from tests.attending import attended, jitted
+from tests.attending import attended, jitted, jitted_anew
 from tests.conformance.pattern_suite import PatternSuite, make_case
 from tests.sparsevdit_jax.patterns.test_diagonal import TestMultiDiagonal as _MultiDiagonal
 from tests.sparsevdit_jax.patterns.test_vertical_stripe import TestVerticalStripe as _Stripe
@@ -63,16 +64,17 @@ def test_equals_the_loop_over_heads_bit_for_bit(name, monkeypatch):
     sizes = dict(batch=2, head_dim=8)
     state = merged.init(GRID, num_heads=4, **sizes)
     alone = [member.init(GRID, num_heads=len(heads), **sizes) for member, heads in merged.groups]
-    launches, kernel = [], ops.block_sparse_attention
+    step, launches, kernel = jitted_anew(merged), [], ops.block_sparse_attention
 
     def counted(*args, **kwargs):
         launches.append(1)
         return kernel(*args, **kwargs)
 
-    for phase in (Phase.FIRST_SEARCH, Phase.REUSE):
+    searches = (Phase.FIRST_SEARCH,) if name == "searching" else ()
+    for phase in (*searches, Phase.REUSE):
         launches.clear()
         monkeypatch.setattr(ops, "block_sparse_attention", counted)
-        out, lse, state = jitted(merged)(*qkv, state, ctx_of(phase))
+        out, lse, state = step(*qkv, state, ctx_of(phase))
         monkeypatch.undo()
         if phase is Phase.REUSE:
             assert len(launches) == LAUNCHES.get(name, 1)
@@ -83,6 +85,15 @@ def test_equals_the_loop_over_heads_bit_for_bit(name, monkeypatch):
             )
             np.testing.assert_array_equal(out[:, :, at], expected)
             np.testing.assert_array_equal(lse[:, at], expected_lse)
+
+
+def test_layers_of_one_pattern_merge_their_masks_once(monkeypatch):
+    merge, merged = BlockMask.concat_heads, []
+    monkeypatch.setattr(BlockMask, "concat_heads", lambda *a: merged.append(1) or merge(*a))
+    for _ in range(3):
+        pattern = PerHead.of((Diagonal(0.35, 8), VerticalStripe(0.45, 8)))
+        pattern.init(GRID, batch=1, num_heads=2, head_dim=8)
+    assert len(merged) == 1
 
 
 def test_windows_per_head_equal_each_head_alone():

@@ -17,7 +17,7 @@ from sparsevdit_jax.patterns import (
     VerticalStripe,
 )
 from tests import tolerances
-from tests.attending import attended, jitted
+from tests.attending import attended, jitted, jitted_anew
 from tests.conformance.pattern_suite import PatternSuite
 from tests.sparsevdit_jax import oracles
 from tests.sparsevdit_jax.patterns.test_diagonal import TestMultiDiagonal as _MultiDiagonal
@@ -58,7 +58,7 @@ def test_every_step_equals_the_loop_over_heads_in_one_program_and_one_launch(mon
     monkeypatch.setattr(
         ops, "block_sparse_attention", lambda *a, **k: launches.append(1) or kernel(*a, **k)
     )
-    attend = jitted(table)
+    attend = jitted_anew(table)
     results = [attend(*qkv, (), ctx_at(step)) for step in range(5)]
     assert attend._cache_size() == 1
     assert len(launches) == 1

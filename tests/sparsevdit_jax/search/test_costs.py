@@ -210,13 +210,13 @@ def edited_measurement(**changes):
         ("[]", "format is not 'sparsevdit-jax/costs'"),
         (edited(version=2), "format version 2, this library reads 1; measure again"),
         (edited(more=1), r"the file has unknown fields \['more'\]"),
-        (edited(measurements=[3]), "3 stands where Measurement belongs"),
+        (edited(measurements=[3]), "3 must be a Measurement"),
         (edited_measurement(watts=1), r"Measurement has unknown fields \['watts'\]"),
         (edited_measurement(timings=[{"kind": KIND}]), "Timing has unknown fields"),
         (edited_measurement(environment=[]), "environment must be an object"),
         (edited_measurement(dense_ms=0.0), "dense_ms=0.0 must be a positive finite number"),
         (edited_measurement(tokens=2.5), "tokens=2.5 must be a positive finite number"),
-        (edited_measurement(timings=[3]), "3 stands where Timing belongs"),
+        (edited_measurement(timings=[3]), "3 must be a Timing"),
     ],
 )
 def test_files_that_are_refused(text, message):

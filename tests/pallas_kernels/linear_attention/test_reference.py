@@ -1,0 +1,5 @@
+from tests.conformance.linear_op_suite import LinearAttentionSuite
+
+
+class TestReference(LinearAttentionSuite):
+    implementation = "reference"
