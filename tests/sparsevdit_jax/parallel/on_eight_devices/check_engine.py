@@ -32,6 +32,7 @@ from sparsevdit_jax.patterns import (
     Rettention,
     Skip,
     SlidingTile,
+    SubBlock,
 )
 from sparsevdit_jax.search.probe import Probe
 from sparsevdit_jax.search.rules import SparseVditRule
@@ -92,7 +93,11 @@ def test_tokens_are_exchanged_once(name):
 
 
 VALUES = {
-    "top-k": (TopK(0.25, 16), 6, dict(cfg=2, seq=4)),
+    "budgets by head": (
+        SubBlock((0.1, 0.6, 0.3, 0.2, 0.5, 0.4), 16, 2, 2, multiple=1),
+        6,
+        dict(cfg=2, seq=4),
+    ),
     "two orders": (TwoOrders(32, 16, 3), 5, dict(cfg=2, seq=4)),
     "a side branch": (WithMean(0.25, 16), 5, dict(seq=4)),
     "mixed": (
