@@ -72,8 +72,9 @@ def test_a_small_capacity_is_an_error_outside_and_a_truncation_inside():
     keep = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [0, 1, 0, 1]], bool)
     with pytest.raises(ValueError, match="capacity=2 would drop kept blocks: a row keeps 3 of 4"):
         BlockMask.from_dense(keep, **BLOCKS, capacity=2)
-    dense = jax.jit(lambda k: BlockMask.from_dense(k, **BLOCKS, capacity=2).to_dense())(keep)
-    np.testing.assert_array_equal(dense[0, 0], [[1, 1, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1]])
+    mask = jax.jit(lambda k: BlockMask.from_dense(k, **BLOCKS, capacity=2))(keep)
+    np.testing.assert_array_equal(mask.to_dense()[0, 0], [[1, 1, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1]])
+    np.testing.assert_array_equal(mask.kv_counts[0, 0], [2, 4, 2])
 
 
 def test_full_rows_need_no_capacity():
