@@ -24,7 +24,7 @@ from experiments import command
 from experiments.record import Run
 from pallas_kernels import BlockMask, block_sparse_attention, dense_attention
 from sparsevdit_jax import KernelOptions, Phase, StepContext, VideoGrid, attend, sparse_attention
-from sparsevdit_jax.patterns import AdaSpa, LongCatBsa, SlidingTile
+from sparsevdit_jax.patterns import AdaSpa, LongCatBSA, SlidingTile
 
 TILE = (4, 8, 4)
 CANVAS_AND_WINDOW = {
@@ -180,7 +180,7 @@ def pattern_candidates(config: Config, length: int, q, k, v, build, both: bool) 
 
     table = {"sta": (build(attend_sta), density, None)}
     if not both:
-        pooled = LongCatBsa(config.density)
+        pooled = LongCatBSA(config.density)
         ctx = StepContext(grid, kernel=KernelOptions("xla"))
 
         def choose(q, k, v):

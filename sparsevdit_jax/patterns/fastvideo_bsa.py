@@ -1,4 +1,4 @@
-"""FastVideoBsa: fewer queries, and key tiles by their share of the mass (BSA, arXiv 2509.01085)."""
+"""FastVideoBSA: fewer queries, and key tiles by their share of the mass (BSA, arXiv 2509.01085)."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from sparsevdit_jax.token_permutation import TokenPermutation
 
 
 @dataclasses.dataclass(frozen=True)
-class FastVideoBsa(AttentionPattern):
+class FastVideoBSA(AttentionPattern):
     """Of each tile the queries least like its middle one attend, to the tiles with most of their mass.
 
     A tile keeps ``int(tokens * query_keep)`` queries, one at least: those whose cosine to the query in
@@ -131,7 +131,7 @@ METHODS = (
         name="fastvideo-bsa",
         title="BSA (FastVideo)",
         source="FastVideo, bsa_attn.py: its defaults, which name no dense steps",
-        pattern=lambda grid, num_heads, layer: FastVideoBsa(),
+        pattern=lambda grid, num_heads, layer: FastVideoBSA(),
         trained=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""LongCatBsa: tiles of most pooled attention, by number, by share, or both (LongCat-Video's BSA)."""
+"""LongCatBSA: tiles of most pooled attention, by number, by share, or both (LongCat-Video's BSA)."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from sparsevdit_jax.token_order import TokenOrder, check_tile
 
 
 @dataclasses.dataclass(frozen=True)
-class LongCatBsa(PooledPattern):
+class LongCatBSA(PooledPattern):
     """Each tile reads the tiles whose mean keys have the largest products with its mean query.
 
     With `density` that is a number of tiles. With `mass` it is the tiles of largest weight while the
@@ -75,7 +75,7 @@ METHODS = (
         name="longcat-bsa",
         title="LongCat BSA",
         source="meituan-longcat/LongCat-Video: tiles of 4 x 4 x 4, sparsity 0.9375",
-        pattern=lambda grid, num_heads, layer: LongCatBsa(),
+        pattern=lambda grid, num_heads, layer: LongCatBSA(),
         trained=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""Nabla: cells that hold a share of the pooled attention, and a window around each (Kandinsky 5)."""
+"""NABLA: cells that hold a share of the pooled attention, and a window around each (Kandinsky 5)."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from sparsevdit_jax.token_order import TokenOrder
 
 
 @dataclasses.dataclass(frozen=True)
-class Nabla(PooledPattern):
+class NABLA(PooledPattern):
     """Each cell of a frame reads the cells of most weight, and those of a window around it.
 
     The weights are a softmax over cells of the products of mean query and mean key. A row keeps the
@@ -73,7 +73,7 @@ METHODS = (
         name="nabla",
         title="NABLA",
         source="kandinskylab/kandinsky-5: P 0.9 and a window of 11 frames, 3 x 3 cells of 8 x 8",
-        pattern=lambda grid, num_heads, layer: Nabla(),
+        pattern=lambda grid, num_heads, layer: NABLA(),
         trained=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""Svg2: attention between clusters of like queries and keys (Sparse VideoGen2, arXiv 2505.18875)."""
+"""SVG2: attention between clusters of like queries and keys (Sparse VideoGen2, arXiv 2505.18875)."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from sparsevdit_jax.pattern import AttentionPlan
 
 
 @dataclasses.dataclass(frozen=True)
-class Svg2(ClusteredPattern):
+class SVG2(ClusteredPattern):
     """Queries and keys are clustered apart, and a cluster of queries reads the clusters of most mass.
 
     Each head and row runs k-means on its video queries and on its video keys, from random tokens at
@@ -58,13 +58,13 @@ METHODS = (
         name="svg2",
         title="SVG2",
         source="svg-project/Sparse-VideoGen, scripts of Wan 2.1 text to video (image to video: 0.35 dense)",
-        pattern=lambda grid, num_heads, layer: Svg2(**authors_setting(grid)),
+        pattern=lambda grid, num_heads, layer: SVG2(**authors_setting(grid)),
         schedule=warm_up(0.2),
         dense_layers=first_layers,
         models={
             "hunyuanvideo": dict(
                 source="svg-project/Sparse-VideoGen, scripts of HunyuanVideo",
-                pattern=lambda grid, num_heads, layer: Svg2(
+                pattern=lambda grid, num_heads, layer: SVG2(
                     **authors_setting(grid, 400), zero_step_init=True
                 ),
                 schedule=warm_up(0.1),

@@ -1,4 +1,4 @@
-"""SvgEar: clusters chosen by what leaving them out would cost, and the others by their means
+"""SVGEAR: clusters chosen by what leaving them out would cost, and the others by their means
 (SVG-EAR, arXiv 2603.08982).
 """
 
@@ -32,10 +32,10 @@ _STEEPEST = 40.0  # exp of a logit above its centroid's stays finite, squared, i
 
 
 @dataclasses.dataclass(frozen=True)
-class SvgEar(ClusteredPattern):
+class SVGEAR(ClusteredPattern):
     """Queries read the keys of some clusters one by one, and of every other cluster its mean key.
 
-    Clusters are those of `Svg2`, and so is the budget of a row: as many keys as the clusters have that
+    Clusters are those of `SVG2`, and so is the budget of a row: as many keys as the clusters have that
     hold `top_p` of the estimated mass, and at least twice ``int(min_kc_ratio * k_clusters)`` of the
     heaviest. Half as many are read in any case. The rest of the budget goes to the clusters whose mean
     would err most for each pair of tokens: for the centroid c of the queries the error of cluster j is
@@ -45,7 +45,7 @@ class SvgEar(ClusteredPattern):
     value. Text is read, as rows and as columns.
 
     Source: Sparse-VideoGen's branch ear-wan22-support, as the package sparsevideo 0.1.0 has it. It
-    ranks by error for each pair, not by error. Differs: as in `Svg2`; a cluster without keys costs
+    ranks by error for each pair, not by error. Differs: as in `SVG2`; a cluster without keys costs
     nothing and never counts; logarithms of errors are taken about the centroid's logit, so that none
     overflows.
 
@@ -165,7 +165,7 @@ class SvgEar(ClusteredPattern):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _planned(pattern: SvgEar, q, k, v, state, ctx) -> AttentionPlan:
+def _planned(pattern: SVGEAR, q, k, v, state, ctx) -> AttentionPlan:
     """The plan of a step."""
     q_clusters, k_clusters, _ = pattern.cluster(q, k, state, ctx)
     return pattern._plan(k, v, q_clusters, k_clusters, ctx)[0]
@@ -200,12 +200,12 @@ METHODS = (
         name="svg-ear",
         title="SVG-EAR",
         source="sparsevideo 0.1.0 and Sparse-VideoGen's branch ear-wan22-support: defaults",
-        pattern=lambda grid, num_heads, layer: SvgEar(**authors_setting(grid)),
+        pattern=lambda grid, num_heads, layer: SVGEAR(**authors_setting(grid)),
         schedule=warm_up(0.1),
         dense_layers=first_layers,
         models={
             "hunyuanvideo": dict(
-                pattern=lambda grid, num_heads, layer: SvgEar(
+                pattern=lambda grid, num_heads, layer: SVGEAR(
                     **authors_setting(grid, 400), zero_step_init=True
                 )
             )

@@ -24,7 +24,7 @@ from sparsevdit_jax import (
     metrics,
     ops,
 )
-from sparsevdit_jax.patterns import Dense, Diagonal, LongCatBsa, Rettention
+from sparsevdit_jax.patterns import Dense, Diagonal, LongCatBSA, Rettention
 from sparsevdit_jax.presets import METHODS
 
 
@@ -48,7 +48,7 @@ def test_every_method_has_settings_with_the_same_dense_steps():
 
 def test_a_method_whose_density_depends_on_q_and_k_is_counted():
     grid = VideoGrid(4, 8, 8)
-    pattern = LongCatBsa(None, 0.5, (2, 2, 2))
+    pattern = LongCatBSA(None, 0.5, (2, 2, 2))
     attention = SparseAttention((pattern, Diagonal(0.3, 8), Dense()), StepSchedule(5, 3))
     watched, *others = counted(attention).patterns
     assert isinstance(watched, Counted)

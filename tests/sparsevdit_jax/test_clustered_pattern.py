@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import Phase
-from sparsevdit_jax.patterns import Svg2
+from sparsevdit_jax.patterns import SVG2
 from tests.attending import jitted
 from tests.conformance.pattern_suite import make_case
 from tests.sparsevdit_jax import oracles
 from tests.sparsevdit_jax.clustering import clustered
 
-PATTERN = Svg2(4, 6, top_p=0.5, min_kc_ratio=0.2, block_q=4, block_kv=8)
+PATTERN = SVG2(4, 6, top_p=0.5, min_kc_ratio=0.2, block_q=4, block_kv=8)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 from experiments.conformance.check import close, same, softmax_roundings
 from sparsevdit_jax import StepContext, VideoGrid
 from sparsevdit_jax.clusters import Clusters, cluster_order
-from sparsevdit_jax.patterns import Svg2, SvgEar
+from sparsevdit_jax.patterns import SVG2, SVGEAR
 
 
 def _raster(vectors, name):
@@ -22,7 +22,7 @@ def svg2(vectors):
     """
     q, k, v = (_raster(vectors, name) for name in "qkv")
     pair = [_given(vectors, name) for name in "qk"]
-    pattern = Svg2(
+    pattern = SVG2(
         *(x.sizes.shape[-1] for x in pair),
         top_p=float(vectors["top_p"]),
         min_kc_ratio=float(vectors["min_kc_ratio"]),
@@ -57,7 +57,7 @@ def svg_ear(vectors):
     q, k, v = (_raster(vectors, name) for name in "qkv")
     labels = [jnp.asarray(vectors[f"{name}_label"], np.int32)[None] for name in "qk"]
     counts = vectors["cluster_mask"].shape[2:]
-    pattern = SvgEar(
+    pattern = SVGEAR(
         *counts,
         float(vectors["top_p"]),
         float(vectors["min_kc_ratio"]),

@@ -8,7 +8,7 @@ from experiments.conformance.check import close, same, softmax_roundings
 from experiments.conformance.families.tiles import gradients
 from sparsevdit_jax import StepContext, VideoGrid, sparse_attention
 from sparsevdit_jax.coreset import least_alike
-from sparsevdit_jax.patterns import Coreset, FastVideoBsa
+from sparsevdit_jax.patterns import Coreset, FastVideoBSA
 from sparsevdit_jax.patterns.vorta import router_experts, router_scores
 from sparsevdit_jax.token_order import gather_indices
 
@@ -25,7 +25,7 @@ def _raster(vectors, name):
 def fastvideo_bsa(vectors):
     """Tile order, likeness to slot 32, kept queries, map of the tiles, kept tiles and out."""
     grid, (q, k, v) = _grid(vectors), (_raster(vectors, name) for name in "qkv")
-    pattern = FastVideoBsa(
+    pattern = FastVideoBSA(
         tuple(int(n) for n in vectors["tile"]),
         float(vectors["query_keep_ratio"]),
         float(vectors["kv_cumulative_threshold"]),

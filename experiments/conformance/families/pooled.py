@@ -12,11 +12,11 @@ from sparsevdit_jax.block_rules import keep_top
 from sparsevdit_jax.curves import PATHS
 from sparsevdit_jax.masks.blocks import touching
 from sparsevdit_jax.patterns import (
+    NABLA,
     CubeSparse,
     Draft,
     Jenga,
-    LongCatBsa,
-    Nabla,
+    LongCatBSA,
     RainFusion,
     SubBlock,
 )
@@ -98,7 +98,7 @@ def longcat_bsa(vectors):
     q, k, _ = sequence(vectors)
     for rule in ("topk", "cdf", "both"):
         sparsity, mass = (None if np.isnan(x) else float(x) for x in vectors[f"{rule}_params"])
-        pattern = LongCatBsa(None if sparsity is None else 1 - sparsity, mass, tile)
+        pattern = LongCatBSA(None if sparsity is None else 1 - sparsity, mass, tile)
         yield same(f"{rule} mask", mask_of(pattern, q, k, grid), vectors[f"{rule}_mask"])
         yield from attention(vectors, pattern, grid, prefix=f"{rule}_")
 
@@ -106,7 +106,7 @@ def longcat_bsa(vectors):
 def nabla(vectors):
     """The share of the mass, the window, both, and attention. The file holds raster tokens."""
     grid = VideoGrid(*shape_of(vectors["canvas"]))
-    pattern = Nabla(float(vectors["P"]), shape_of(vectors["window"]))
+    pattern = NABLA(float(vectors["P"]), shape_of(vectors["window"]))
     order = pattern.token_order(grid)
     yield same("order", gather_indices(order), vectors["perm"])
     yield same("window", pattern.window_blocks(order), vectors["sta_mask"])

@@ -18,7 +18,7 @@ from experiments.methods.reads import (
 from pallas_kernels import BlockMask
 from sparsevdit_jax import AttentionPattern, AttentionPlan, StepContext, VideoGrid
 from sparsevdit_jax.pattern import Attended
-from sparsevdit_jax.patterns import LVSA, SVG, LongCatBsa, SkipSoftmax, SlidingTile
+from sparsevdit_jax.patterns import LVSA, SVG, LongCatBSA, SkipSoftmax, SlidingTile
 from sparsevdit_jax.token_permutation import TokenPermutation
 
 SMALL = VideoGrid(2, 4, 4, text_len=3)
@@ -87,7 +87,7 @@ def test_blocks_of_a_plan_and_what_kernels_take():
     [
         (SlidingTile((1, 2, 4), (1, 1, 1)), False),
         (LVSA(window=0, reference=1, block=16), False),  # not static, and yet it looks at no q
-        (LongCatBsa(), True),
+        (LongCatBSA(), True),
         (SVG(block=16, unit=16), True),  # by its state
         (SkipSoftmax(block_q=16, block_kv=16), True),  # by what its plan skips
         (Mean(), True),

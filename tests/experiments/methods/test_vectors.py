@@ -5,11 +5,11 @@ import pytest
 
 from experiments import record
 from experiments.methods import vectors
-from sparsevdit_jax.patterns import Dense, Radial, SlidingTile, Svg2
+from sparsevdit_jax.patterns import SVG2, Dense, Radial, SlidingTile
 
 
 def test_families_that_a_class_takes_part_in():
-    assert vectors.families_of(Svg2) == {"svg2_"}
+    assert vectors.families_of(SVG2) == {"svg2_"}
     assert {"sta_", "sta_maskonly"} <= vectors.families_of(SlidingTile)
     assert vectors.families_of(Radial) == {"radial_masks", "radial_attn"}
     assert not vectors.families_of(Dense)

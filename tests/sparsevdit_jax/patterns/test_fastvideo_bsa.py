@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import VideoGrid, metrics, sparse_attention
-from sparsevdit_jax.patterns import FastVideoBsa
+from sparsevdit_jax.patterns import FastVideoBSA
 from tests.conformance.pattern_suite import BATCH, HEADS, PatternSuite
 from tests.sparsevdit_jax import oracles
 
@@ -25,8 +25,8 @@ def kept_queries(q, tile, share):
     return tile[kept], tile[kept[near]]
 
 
-class TestFastVideoBsa(PatternSuite):
-    pattern = FastVideoBsa((2, 2, 4), query_keep=0.4, cumulative=0.3, min_kv_blocks=2)
+class TestFastVideoBSA(PatternSuite):
+    pattern = FastVideoBSA((2, 2, 4), query_keep=0.4, cumulative=0.3, min_kv_blocks=2)
 
     def counted_density(self, case, state):
         return self.planned_density(case, state)
@@ -67,14 +67,14 @@ class TestFastVideoBsa(PatternSuite):
 def test_all_queries_and_all_mass_are_dense():
     grid = VideoGrid(3, 3, 5)
     qkv = jax.random.normal(jax.random.key(0), (3, 1, 45, 2, 8))
-    out = sparse_attention(*qkv, grid=grid, pattern=FastVideoBsa(query_keep=1, cumulative=1))
+    out = sparse_attention(*qkv, grid=grid, pattern=FastVideoBSA(query_keep=1, cumulative=1))
     keep = np.ones((1, 1, 45, 45), bool)
     np.testing.assert_allclose(out, oracles.masked_attention(*qkv, keep)[0], atol=2e-5)
 
 
 def test_density_counts_the_queries_that_attend():
     """Each of 8 tiles keeps half of its queries, and 4 tiles at least: a quarter where the mass is even."""
-    pattern = FastVideoBsa((2, 2, 2), cumulative=0.01)
+    pattern = FastVideoBSA((2, 2, 2), cumulative=0.01)
     density = metrics.density(pattern, VideoGrid(4, 4, 4), num_heads=2)
     np.testing.assert_allclose(density, 1 / 4, rtol=1e-6)
 
@@ -85,4 +85,4 @@ def test_density_counts_the_queries_that_attend():
 )
 def test_bad_fields(field, value):
     with pytest.raises(ValueError, match=f"{field}={value}"):
-        FastVideoBsa(**{field: value})
+        FastVideoBSA(**{field: value})

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import StepContext, VideoGrid
-from sparsevdit_jax.patterns import LongCatBsa
+from sparsevdit_jax.patterns import LongCatBSA
 from tests.conformance.pooled_suite import PooledSuite, best, logits, softmax, tile_blocks
 
 
@@ -13,10 +13,10 @@ def heaviest(weights, mass):
     return order[: int((np.cumsum(weights[order]) <= mass).sum())]
 
 
-class TestLongCatBsa(PooledSuite):
+class TestLongCatBSA(PooledSuite):
     """Shares of one head, numbers of the other: a small one, and a large one that decides its rows."""
 
-    pattern = LongCatBsa((0.2, 0.7), 0.3, (2, 2, 2))
+    pattern = LongCatBSA((0.2, 0.7), 0.3, (2, 2, 2))
 
     def block_of(self, grid):
         return tile_blocks(grid, (2, 2, 2))
@@ -38,18 +38,18 @@ def chosen(pattern, seed=0, size=1.0):
 
 
 def test_a_number_of_tiles_is_rounded_down():
-    keep, scores = chosen(LongCatBsa(0.24, tile=(2, 2, 2)))
+    keep, scores = chosen(LongCatBSA(0.24, tile=(2, 2, 2)))
     np.testing.assert_array_equal(keep, best(scores, 3))
 
 
 def test_a_share_alone_leaves_rows_empty():
-    keep, scores = chosen(LongCatBsa(None, 0.5, (2, 2, 2)), size=3.0)
+    keep, scores = chosen(LongCatBSA(None, 0.5, (2, 2, 2)), size=3.0)
     for row, weights in zip(keep, softmax(scores), strict=True):
         assert set(np.flatnonzero(row)) == set(heaviest(weights, 0.5))
     assert (keep.sum(1) == 0).any()
     assert keep.any()
-    assert not LongCatBsa(None, 0.5).takes_density
-    assert LongCatBsa(None, 0.5).with_density(0.1) == LongCatBsa(None, 0.5)
+    assert not LongCatBSA(None, 0.5).takes_density
+    assert LongCatBSA(None, 0.5).with_density(0.1) == LongCatBSA(None, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_a_share_alone_leaves_rows_empty():
 )
 def test_bad_fields(fields, match):
     with pytest.raises(ValueError, match=match):
-        LongCatBsa(**fields)
+        LongCatBSA(**fields)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import StepContext, VideoGrid
-from sparsevdit_jax.patterns import Nabla
+from sparsevdit_jax.patterns import NABLA
 from tests.conformance.pooled_suite import PooledSuite, logits, softmax, tile_blocks
 
 
@@ -14,8 +14,8 @@ def heaviest(weights, mass):
     return order[before <= mass]
 
 
-class TestNabla(PooledSuite):
-    pattern = Nabla(0.4, (3, 1, 3), (2, 2))
+class TestNABLA(PooledSuite):
+    pattern = NABLA(0.4, (3, 1, 3), (2, 2))
 
     def block_of(self, grid):
         return tile_blocks(grid, (1, 2, 2))
@@ -34,15 +34,15 @@ class TestNabla(PooledSuite):
 def test_without_a_window():
     grid = VideoGrid(1, 4, 8)
     q, k = jax.random.normal(jax.random.key(1), (2, 1, 32, 1, 8)) * 2
-    plan, _ = Nabla(0.7, None, (2, 2)).plan(q, k, (), StepContext(grid))
+    plan, _ = NABLA(0.7, None, (2, 2)).plan(q, k, (), StepContext(grid))
     weights = softmax(logits(q[0, :, 0], k[0, :, 0], tile_blocks(grid, (1, 2, 2))))
     for row, w in zip(np.asarray(plan.mask.to_dense())[0, 0], weights, strict=True):
         assert set(np.flatnonzero(row)) == set(heaviest(w, 0.7))
 
 
 def test_a_window_is_cut_at_the_border():
-    order = Nabla(cell=(1, 1)).token_order(VideoGrid(3, 4, 1))
-    keep = Nabla(0.5, (1, 3, 3), (1, 1)).window_blocks(order).reshape(3, 4, 3, 4)
+    order = NABLA(cell=(1, 1)).token_order(VideoGrid(3, 4, 1))
+    keep = NABLA(0.5, (1, 3, 3), (1, 1)).window_blocks(order).reshape(3, 4, 3, 4)
     assert np.flatnonzero(keep[1, 0, 1]).tolist() == [0, 1]
     assert np.flatnonzero(keep[1, 2, 1]).tolist() == [1, 2, 3]
     assert not keep[1, :, 0].any()
@@ -59,4 +59,4 @@ def test_a_window_is_cut_at_the_border():
 )
 def test_bad_fields(fields, match):
     with pytest.raises(ValueError, match=match):
-        Nabla(**fields)
+        NABLA(**fields)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import StepContext, VideoGrid
-from sparsevdit_jax.patterns import Svg2
+from sparsevdit_jax.patterns import SVG2
 from sparsevdit_jax.presets import attention_for
 from tests.attending import jitted
 from tests.conformance.pattern_suite import PatternSuite
 from tests.sparsevdit_jax import oracles
 from tests.sparsevdit_jax.clustering import cluster_mass, clustered
 
-PATTERN = Svg2(4, 6, top_p=0.5, min_kc_ratio=0.2, block_q=4, block_kv=8)
+PATTERN = SVG2(4, 6, top_p=0.5, min_kc_ratio=0.2, block_q=4, block_kv=8)
 
 
 def kept_clusters(pattern, q, k, sizes):
@@ -20,7 +20,7 @@ def kept_clusters(pattern, q, k, sizes):
     return np.stack([oracles.top_p(row, pattern.top_p, least) for row in cluster_mass(q, k, sizes)])
 
 
-class TestSvg2(PatternSuite):
+class TestSVG2(PatternSuite):
     pattern = PATTERN
     moves = True
 
@@ -44,7 +44,7 @@ class TestSvg2(PatternSuite):
 def test_fewer_tokens_than_clusters_in_bfloat16():
     grid = VideoGrid(1, 1, 1, 2)
     x = jax.random.normal(jax.random.key(0), (1, 3, 2, 8), jnp.bfloat16)
-    pattern = Svg2()
+    pattern = SVG2()
     state = pattern.init(grid, batch=1, num_heads=2, head_dim=8)
     out, _, after = jitted(pattern)(x, x, x, state, StepContext(grid))
     assert out.dtype == jnp.bfloat16
@@ -76,4 +76,4 @@ def test_settings_of_the_models():
 )  # fmt: skip
 def test_bad_fields(field, value):
     with pytest.raises(ValueError, match=f"{field}={value} must"):
-        Svg2(**{field: value})
+        SVG2(**{field: value})

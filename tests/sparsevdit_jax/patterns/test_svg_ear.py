@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from sparsevdit_jax import Phase, StepContext, VideoGrid, metrics
-from sparsevdit_jax.patterns import SvgEar
+from sparsevdit_jax.patterns import SVGEAR
 from tests.conformance.compensated_suite import CompensatedSuite, compensated
 from tests.conformance.pattern_suite import BATCH, CASES, HEADS, make_case
 from tests.sparsevdit_jax import oracles
 from tests.sparsevdit_jax.clustering import cluster_mass, clustered
 
-PATTERN = SvgEar(4, 6, 0.6, 0.2, gamma=0.5, block_q=4, block_kv=8)
+PATTERN = SVGEAR(4, 6, 0.6, 0.2, gamma=0.5, block_q=4, block_kv=8)
 
 
 def routed(pattern, q, k, v, ql, kl, qc, kc):
@@ -65,7 +65,7 @@ def of_case(case):
     return first_step(name)
 
 
-class TestSvgEar(CompensatedSuite):
+class TestSVGEAR(CompensatedSuite):
     pattern = PATTERN
     moves = True
 
@@ -102,4 +102,4 @@ def test_density_is_that_of_random_tokens():
 @pytest.mark.parametrize(("field", "value"), [("gamma", None), ("gamma", True), ("q_clusters", 0)])
 def test_bad_fields(field, value):
     with pytest.raises(ValueError, match=f"{field}={value} must"):
-        SvgEar(**{field: value})
+        SVGEAR(**{field: value})
