@@ -106,8 +106,6 @@ KNOBS: dict[str, tuple[dict, ...]] = {
     "vorta-coreset": ({"rate": 0.5}, {"rate": 0.75}),
 }
 """What is varied of a method that has no density: fields of its pattern, the setting that says most first."""
-TRAINED = ("vsa", "vsa-h3", "sla")
-"""Methods that are trained with the model; they say nothing about a model that was trained dense."""
 FOUNDING = ("sta", "adaspa", "sparse-vdit")
 """Methods of `published`."""
 
@@ -121,9 +119,9 @@ def of_methods(
     warm_up = warm_up_steps(num_steps)
     found: list[list[Setting]] = []
     for name, method in METHODS.items():
-        if name in (*FOUNDING, *TRAINED):
-            continue
         layers = [method.pattern(grid, num_heads, layer) for layer in range(num_layers)]
+        if name in FOUNDING or any(p.has_side for p in layers):
+            continue  # a second branch says nothing before the model is trained with it
         knobs = KNOBS.get(name)
         if knobs is None:
             can = all(p.takes_density for p in layers)
