@@ -1,5 +1,6 @@
 """From the flag `--attention` to the attention of a model on a latent grid."""
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -77,9 +78,11 @@ def _file(choice, grid, num_steps, sizes) -> tuple[str, SparseAttention]:
     """What a file says, in words and as attention."""
     path = Path(choice)
     if path.suffix != ".json":
+        near = difflib.get_close_matches(choice, ["dense", *METHODS], n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
-            f"attention={choice!r} must be dense, {', '.join(METHODS)}, or a .json file of "
-            "SparseAttention.to_json or of FastVideo"
+            f"attention={choice!r} is no method{hint} and no .json file of SparseAttention.to_json or of "
+            f"FastVideo; methods are dense, {', '.join(METHODS)}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} for --attention")

@@ -150,7 +150,7 @@ def test_what_is_missing_is_added(config, monkeypatch):
         ),
         (
             SparseAttention.uniform(Dense(), 2, StepSchedule(5)).to_json(),
-            r"bad\.json: these patterns are for 2 layers, but .* is 1",
+            r"bad\.json: these patterns were made for 2 layers, but .* is 1",
         ),
         (
             SparseAttention.uniform(PerHead.of([Dense()] * 3), 1, StepSchedule(5)).to_json(),

@@ -72,7 +72,7 @@ def test_the_input_s_text_lengths_go_into_the_context():
     [
         (((), ()), None, 2, "attention= needs ctx="),
         (((), ()), StepContext(VideoGrid(4, 4, 5, text_len=3)), 2, "but this input has VideoGrid"),
-        (((), (), ()), StepContext(GRID), 3, "patterns are for 3 layers"),
+        (((), (), ()), StepContext(GRID), 3, "patterns were made for 3 layers"),
         (((),), StepContext(GRID), 2, "1 states for 2 layers"),
     ],
 )

@@ -79,7 +79,7 @@ def test_few_functions_lie_between_the_call_and_the_kernel(monkeypatch):
     """What a reader has to walk through; counted on one device, in a sparse step."""
     walk = []
 
-    def kernel(q, k, v, mask, *, scale):
+    def kernel(q, k, v, mask, **options):
         ours = {Path(package.__file__).parent for package in (sparsevdit_jax, pallas_kernels)}
         for frame in inspect.stack()[1:]:
             if ours & set(Path(frame.filename).parents):

@@ -170,7 +170,7 @@ def test_a_strategy_for_another_canvas_is_carried_over_and_said_in_one_line(tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(num_layers=3), "are for 2 layers"),
+        (dict(num_layers=3), "were made for 2 layers"),
         (dict(num_heads=4), "made for 3 heads"),
         (dict(num_steps=5), "it is for 4 steps, not for 5; pass --steps 4"),
     ],
@@ -184,7 +184,8 @@ def test_files_for_something_else_are_refused(tmp_path, change, message):
 
 def test_what_is_neither_is_refused(tmp_path):
     with pytest.raises(
-        ValueError, match=r"attention='stt' must be dense, sta, adaspa, sparse-vdit, or"
+        ValueError,
+        match=r"'stt' is no method \(did you mean sta\?\) and no .json file .* dense, sta, adaspa",
     ):
         choose_attention("stt", GRID, **SIZES)
     with pytest.raises(FileNotFoundError, match=r"no file .*nothing\.json"):
