@@ -11,7 +11,8 @@ add up in registers, in the order of the lists; the same inputs thus give the sa
 
 Keys lie along the rows of these products in the second pass, so that p and ds, as they come out of
 one wgmma, are the left operand of the next. Where a product runs, p or ds of the one before it is
-worked out: dp under p, and p w under ds; the other consumer fills what is left.
+worked out: dp under p, and p w under ds; the other consumer fills what is left. dp and ds u are
+products of 64 columns each: of a wider tile, ds of the next columns is worked out under ds u.
 
     shared list:  two consumers hold the halves of 128 rows of one block and share each tile.
     own lists:    for blocks that are no multiple of 128: every consumer has its own 64 rows, list
@@ -48,6 +49,7 @@ from .._real_lists import RealLists
 from ..block_mask import BlockMask
 
 _ROWS = _hopper.TILE  # rows of one consumer
+_COLUMNS = 64  # of a product dp or ds u; Mosaic takes no fewer of a left operand in registers
 _CLASSES = 16  # of list lengths; within one, items keep the order in which they share columns
 _CONSUMERS = 2
 _REGISTERS = 240, 24  # of a thread that computes and of one that copies
@@ -424,22 +426,9 @@ def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
     stream, row = (0, wg * _ROWS) if config.shared else (wg, 0)
     of_rows = config.sums == 1  # statistics belong to rows, else to columns
     x, y = scratch.x.at[wg], scratch.y.at[wg]
-    shape, dtype = (_ROWS, config.tile), inputs.x.dtype
-    product_type = plgpu.ACC(shape, jnp.float32)
+    dtype = inputs.x.dtype
     factor = np.float32(problem.scale * _hopper.LOG2E)
     item = _Item(problem, inputs, stream)
-
-    def spread(at, which):
-        layout = plgpu.Layout.WGMMA.reduce(1 if of_rows else 0)
-        values = plgpu.load(scratch.stats.at[wg if of_rows else at, which], layout=layout)
-        return lax.broadcast_in_dim(values, shape, [0 if of_rows else 1])
-
-    def weights(s, at):
-        power = s * factor - spread(at, 0)
-        return jnp.exp2(jnp.minimum(power, 0.0) if problem.clamp else power)
-
-    def slopes(p, dp, at):
-        return (p * (dp - spread(at, 1))).astype(dtype)
 
     def slot(i):
         return stream * config.stages + lax.rem(i, config.stages)
@@ -447,15 +436,26 @@ def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
     def wait_for_tile(i):
         pl.when(i < item.steps)(lambda: barriers.wait("full", slot(i)))
 
+    def spread(which, shape, i, first=0):
+        """A statistic, for columns of a tile from `first` on."""
+        if of_rows:
+            ref, axis = scratch.stats.at[wg, which], 0
+        else:
+            ref, axis = scratch.stats.at[slot(i), which, pl.ds(first, shape[1])], 1
+        values = plgpu.load(ref, layout=plgpu.Layout.WGMMA.reduce(1 - axis))
+        return lax.broadcast_in_dim(values, shape, [axis])
+
     def weights_now(s, i):
+        power = s * factor - spread(0, s.shape, i)
+        p = jnp.exp2(jnp.minimum(power, 0.0) if problem.clamp else power)
         # Compilers may move plain arithmetic past the wait for dp. They do not move it past this
         # barrier and the loop that waits for the next tile.
-        p = lax.optimization_barrier(weights(s, slot(i)))
+        p = lax.optimization_barrier(p)
         wait_for_tile(i + 1)
         return p
 
-    def slopes_now(p, dp, i):
-        ds = slopes(p, dp, slot(i))
+    def slopes_now(p, dp, i, first=0):
+        ds = (p * (dp - spread(1, p.shape, i, first))).astype(dtype)
         if not of_rows and problem.without != "statistics fence":
             # Statistics were read as memory is; the next copy into their place is not ordered after
             # such reads by an arrival alone. (wgmma reads tiles as copies write them.)
@@ -471,21 +471,28 @@ def _compute(problem: _Problem, inputs: _Inputs, out_refs, scratch: _Scratch):
         return tuple(acc + dot(*pair) for acc, pair in zip(sums, right, strict=False))
 
     def add(u, w, i, sums):
+        pieces = range(0, config.tile, _COLUMNS)
+        s_type = plgpu.ACC((_ROWS, config.tile), jnp.float32)
+        dp_type = plgpu.ACC((_ROWS, _COLUMNS), jnp.float32)
+
         def products(refs):
             sum_u, *sum_w = refs
 
-            def both(s_ref, dp_ref):
+            def both(s_ref, *dp_refs):
                 plgpu.wgmma(s_ref, x, u.T)
-                plgpu.wgmma(dp_ref, y, w.T)
-                p = weights_now(plgpu.wgmma_accumulator_load(s_ref, wait_n=1), i)
+                for ref, first in zip(dp_refs, pieces, strict=True):
+                    plgpu.wgmma(ref, y, w.at[pl.ds(first, _COLUMNS)].T)
+                p = weights_now(plgpu.wgmma_accumulator_load(s_ref, wait_n=len(pieces)), i)
                 for ref in sum_w:
                     plgpu.wgmma(ref, p.astype(dtype), w)
                 # With own lists, registers do not last for p w to be under way any longer.
-                under_way = len(sum_w) if config.shared else 0
-                dp = plgpu.wgmma_accumulator_load(dp_ref, wait_n=under_way)
-                plgpu.wgmma(sum_u, slopes_now(p, dp, i), u)
+                under_way = len(pieces) - 1 + len(sum_w) if config.shared else 0
+                for ref, first in zip(dp_refs, pieces, strict=True):
+                    dp = plgpu.wgmma_accumulator_load(ref, wait_n=under_way)
+                    ds = slopes_now(p[:, first : first + _COLUMNS], dp, i, first)
+                    plgpu.wgmma(sum_u, ds, u.at[pl.ds(first, _COLUMNS)])
 
-            pl.run_scoped(both, product_type, product_type)
+            pl.run_scoped(both, s_type, *[dp_type] * len(pieces))
 
         return pl.run_state(products)(tuple(plgpu.ACC.init(acc) for acc in sums))
 

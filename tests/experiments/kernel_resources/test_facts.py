@@ -99,6 +99,10 @@ def test_what_misses_its_target_is_named(folder):
     assert "Of 12 instructions that may be issued under a product, 0 touch its registers." in table
 
 
+def test_no_kernel_misses_its_target():
+    assert "Below what is wanted" not in facts.loops_table()
+
+
 def test_differences_from_the_records_are_named(folder, monkeypatch):
     monkeypatch.setattr(facts, "newest", lambda part, read=facts.newest: read(part, folder))
     same = Compiled("S1, block_mass", (kernel(),))
