@@ -137,8 +137,8 @@ MUTANTS = [
             "wrong sign of the gradient through lse",
         ),
         (
-            "k, v = (jnp.where(real_kv.swapaxes(1, 2)[..., None], x, zero) for x in (k, v))",
-            "k = jnp.where(real_kv.swapaxes(1, 2)[..., None], k, zero)",
+            "q, k, v = (_padding.zero(x, real) for x, real in ((q, real_q), (k, real_kv), (v, real_kv)))",
+            "q, k = (_padding.zero(x, real) for x, real in ((q, real_q), (k, real_kv)))",
             "padding of v is not cleared",
         ),
     ),
@@ -149,8 +149,8 @@ MUTANTS = [
     *of(
         "pallas_kernels/block_sparse_attention/mosaic_gpu_kernel.py",
         (
-            "return top_now, total * shrink + p.sum(axis=1), shrink, p",
-            "return top_now, total + p.sum(axis=1), shrink, p",
+            "total = total * (spread(shrink, total.shape) if by_thread else shrink) + sums_of(p)",
+            "total = total + sums_of(p)",
             "the running total is not rescaled",
         ),
         (
@@ -220,7 +220,7 @@ MUTANTS = [
             "zeros behind the last key get weight",
         ),
         (
-            "        lse = jnp.where(real_q[:, None], lse, -jnp.inf)\n",
+            "    lse = lse if real_q is None else jnp.where(real_q, lse, -jnp.inf)\n",
             "",
             "padded queries have a finite lse",
         ),
@@ -244,8 +244,8 @@ MUTANTS = [
     *of(
         "pallas_kernels/block_mass/xla.py",
         (
-            "shift = jnp.where(real_q, shift, jnp.inf)[..., None]",
-            "shift = shift[..., None]",
+            "shift = binary_shift(lse, real_q).swapaxes(1, 2)[..., None]",
+            "shift = binary_shift(lse, None).swapaxes(1, 2)[..., None]",
             "padded queries have mass",
         ),
     ),

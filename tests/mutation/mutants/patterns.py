@@ -232,8 +232,8 @@ MUTANTS = [
             "text takes the place of video blocks",
         ),
         (
-            "count = block_budget(density if ctx.density is None else ctx.density, video)",
-            "count = block_budget(density, video)",
+            "counts = count(jnp.minimum(jnp.asarray(ctx.density) * proportion, np.float32(1)))",
+            "counts = count(jnp.asarray(proportion * own.mean().astype(np.float32)))",
             "a schedule's density is not followed",
         ),
         (
