@@ -87,6 +87,19 @@ def test_equals_the_loop_over_heads_bit_for_bit(name, monkeypatch):
             np.testing.assert_array_equal(lse[:, at], expected_lse)
 
 
+def test_a_mask_of_heads_in_any_order_gives_each_head_its_own():
+    """Three heads in a circle: their order is not its own inverse."""
+    order, densities = (2, 0, 1), (0.2, 0.5, 0.8)
+    groups = tuple((Diagonal(d, 8), (h,)) for h, d in zip(order, densities, strict=True))
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, GRID.num_tokens, 3, 8))
+    mixture = PerHead(groups)
+    assert mixture.parts(GRID, 3) is None  # one launch for all
+    mask = mixture.plan(q, k, (), StepContext(GRID))[0].mask
+    for place, (alone, _) in zip(order, groups, strict=True):
+        want = alone.static_plan(GRID, 1).mask.to_dense()[0, 0]
+        np.testing.assert_array_equal(mask.to_dense()[0, place], want)
+
+
 def test_layers_of_one_pattern_merge_their_masks_once(monkeypatch):
     merge, merged = BlockMask.concat_heads, []
     monkeypatch.setattr(BlockMask, "concat_heads", lambda *a: merged.append(1) or merge(*a))

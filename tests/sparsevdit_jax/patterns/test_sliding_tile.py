@@ -50,6 +50,13 @@ class TestWindowPerHead(PatternSuite):
         return oracles.join_text(np.stack(keep), case.grid, case.text_lengths, 2)
 
 
+@pytest.mark.filterwarnings("ignore:SlidingTile window")
+@pytest.mark.parametrize(("rule", "tiles"), [("paper", 5), ("exact", 4)])
+def test_the_rule_of_even_windows_reaches_the_mask(rule, tiles):
+    kept = SlidingTile((1, 1, 1), (4, 1, 1), rule).keep_blocks(VideoGrid(9, 1, 1), 1)
+    assert set(kept[0].sum(-1)) == {tiles}
+
+
 @pytest.mark.parametrize(
     ("window", "kept", "percent"),
     [
