@@ -66,7 +66,13 @@ class Generation:
             model=type(self.family).__name__.lower(),
             **config.dense_part,
         )
-        check_branches(getattr(self.family.transformer, "combine", None), self.attention)
+        trained = getattr(self.family.transformer, "combine", None)
+        check_branches(trained, self.attention)
+        if trained is None and any(p.has_side for p in getattr(self.attention, "patterns", ())):
+            raise ValueError(
+                f"--attention {config.attention} has a second branch, which {config.model} was not trained with; take "
+                "a checkpoint that was, or another method"
+            )
         self.attentions = {"dense": None} if config.compare else {}
         self.attentions[config.attention] = self.attention
         self.jobs = unfinished(
