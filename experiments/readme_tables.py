@@ -19,7 +19,7 @@ from experiments.gpu_check import roofline
 from experiments.kernel_resources import facts
 from experiments.methods import page as methods
 from experiments.provenance import machine, newest, provenance
-from experiments.quality.statistics import points_of
+from experiments.quality.statistics import on_common_clips, points_of
 from sparsevdit_jax.presets import METHODS
 
 README = record.ROOT / "README.md"
@@ -254,7 +254,8 @@ def quality_table(folder: Path = record.RESULTS) -> str:
     """Closeness to dense of every setting of the sweep."""
     rows = record.read("quality", folder=folder)
     lines = []
-    for point in sorted(points_of(rows), key=lambda p: (p.family, p.density)):
+    points = on_common_clips(points_of(rows))
+    for point in sorted(points, key=lambda p: (p.family, p.density)):
         values = {}
         for metric, digits in (("psnr_db", 1), ("ssim", 3), ("lpips", 3)):
             if point.values[metric]:
@@ -275,12 +276,12 @@ def quality_table(folder: Path = record.RESULTS) -> str:
         "SSIM": "{measured[ssim]}",
         "LPIPS": "{measured[lpips]}",
     }
-    clips = sorted({(r["measured"]["digit"], r["measured"]["seed"]) for r in rows})
+    clips = max(len(point.values["psnr_db"]) for point in points)
     settings = rows[-1]["config"]
-    made = provenance(rows)
+    made, table = provenance(rows), record.markdown_table(lines, columns)
     return (
-        f"{record.markdown_table(lines, columns)}\n\nMeans over {len(clips)} clips and 95 % intervals (Student's t); "
-        f"{settings['steps']} steps, the first fifth dense; density of the other steps. {made}."
+        f"{table}\n\nMeans over the {clips} clips that all settings have, and 95 % "
+        f"intervals (Student's t); {settings['steps']} steps, the first fifth dense; density of the other steps. {made}."
     )
 
 

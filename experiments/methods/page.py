@@ -11,7 +11,7 @@ from experiments.methods.reads import GRID
 from experiments.methods.verification import UP, verified
 from experiments.provenance import newest, provenance
 from experiments.quality.printed_tables import FORMATS, shown
-from experiments.quality.statistics import points_of
+from experiments.quality.statistics import on_common_clips, points_of
 from sparsevdit_jax import AttentionPattern, StepSchedule, VideoGrid
 from sparsevdit_jax.method import Method
 from sparsevdit_jax.presets import METHODS
@@ -233,14 +233,16 @@ def closeness(method: Method, folder: Path = record.RESULTS) -> str:
             family.startswith(f"{method.title} ") and family not in titles
         )
 
-    rows = [r for r in record.read("quality", folder=folder) if own(r["measured"]["family"])]
+    every = record.read("quality", folder=folder)
+    rows = [r for r in every if own(r["measured"]["family"])]
     if not rows:
         return "Nothing is recorded yet of this method on the tiny model. `python -m experiments.quality` records it."
     lines = [
         "| setting | density | of the run | PSNR, dB | SSIM | LPIPS |",
         "|---|---|---|---|---|---|",
     ]
-    points = sorted(points_of(rows), key=lambda p: (p.family, p.density))
+    points = [p for p in on_common_clips(points_of(every)) if own(p.family)]
+    points.sort(key=lambda p: (p.family, p.density))
     for p in points:
         family = p.family.removeprefix(method.title).strip()
         cells = [f"{family} {p.label}".strip(), f"{p.density:.3f}", f"{p.run_density:.3f}"]

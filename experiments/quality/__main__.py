@@ -38,7 +38,7 @@ from experiments.quality.settings import (
     of_methods,
     published,
 )
-from experiments.quality.statistics import Point, points_of
+from experiments.quality.statistics import Point, on_common_clips, points_of
 from experiments.quality.sweep import Clips, closeness, dense_run, run_setting
 from experiments.record import RESULTS, Run, read
 from models.tiny import TinyVideoDiT, load_tiny
@@ -213,7 +213,7 @@ def report(points: Sequence[Point], pictures: Path) -> None:
     print_table(points)
     print_duels(points)
     pictures.mkdir(parents=True, exist_ok=True)
-    draw(points, pictures / "quality.png")
+    draw(on_common_clips(points), pictures / "quality.png")
     print(f"wrote {pictures / 'quality.png'}")
 
 

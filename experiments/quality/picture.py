@@ -26,10 +26,9 @@ def draw(points: Sequence[Point], path: Path) -> None:
 
     kinds = [m for m in METRICS if any(p.values[m] for p in points)]
     count = min(len(p.values["psnr_db"]) for p in points)
-    width = 5.2 * len(kinds)
-    figure, panels = plt.subplots(
-        1, len(kinds), figsize=(width, 4.8), layout="constrained", squeeze=False
-    )
+    families = len({p.family for p in points})
+    size = (5.2 * len(kinds), max(4.8, 0.25 * families))  # a line for each family's name
+    figure, panels = plt.subplots(1, len(kinds), figsize=size, layout="constrained", squeeze=False)
     for axes, metric in zip(panels[0], kinds, strict=True):
         _draw_panel(axes, [p for p in points if p.values[metric]], metric)
     figure.suptitle(
@@ -95,8 +94,8 @@ def _label(axes, ends: list[tuple[float, float, str, str]]) -> None:
     axes.set_ylim(low, high)
     left, right = axes.get_xlim()
     axes.set_xlim(left, right + 0.42 * (right - left))
-    gap = 0.055 * (high - low)
     ends = sorted(ends)
+    gap = min(0.055, 0.98 / max(len(ends), 1)) * (high - low)
     heights = spread([y for y, _, _, _ in ends], gap, high - gap / 2)
     for height, (y, x, family, colour) in zip(heights, ends, strict=True):
         axes.annotate(

@@ -108,6 +108,20 @@ def points_of(rows: Sequence[Mapping]) -> list[Point]:
     return [_point(key, clips) for key, clips in settings.items()]
 
 
+def on_common_clips(points: Sequence[Point]) -> list[Point]:
+    """The points on the clips that all of them have, since some clips are harder than others; as they are if
+    there are none. Densities are means over a point's own clips.
+    """
+    shared = set.intersection(*(set(p.values["psnr_db"]) for p in points)) if points else set()
+    if not shared:
+        return list(points)
+
+    def kept(values: Mapping[str, Mapping[Clip, float]]) -> dict[str, dict[Clip, float]]:
+        return {m: {c: v for c, v in own.items() if c in shared} for m, own in values.items()}
+
+    return [dataclasses.replace(p, values=kept(p.values)) for p in points]
+
+
 def _point(key: str, clips: Mapping[Clip, Mapping]) -> Point:
     last, measured = list(clips.values())[-1], clips.values()
     return Point(

@@ -23,6 +23,7 @@ from experiments.quality.statistics import (
     duels,
     front,
     mean_interval,
+    on_common_clips,
     points_of,
 )
 from experiments.record import read
@@ -138,6 +139,20 @@ def test_what_is_missing_is_added(config, monkeypatch):
     assert [m["psnr_db"] for m in added] == pytest.approx([m["psnr_db"] for m in first], rel=1e-5)
     (point,) = points_of(read("quality", folder=config.results))
     assert point.values["lpips"].keys() == {(3, 1), (7, 1)}
+
+
+def test_settings_are_compared_on_the_clips_that_all_have():
+    def point(key, values):
+        return Point(
+            key=key, family=key, label="", density=0.2, run_density=0.4, values={"psnr_db": values}
+        )
+
+    a, b = point("a", {(0, 1): 20.0, (0, 2): 10.0}), point("b", {(0, 1): 19.0})
+    found = on_common_clips([a, b])
+    assert [p.interval("psnr_db").mean for p in found] == [20.0, 19.0]
+    apart = [a, point("c", {(5, 5): 1.0})]
+    assert on_common_clips(apart) == apart
+    assert on_common_clips([]) == []
 
 
 @pytest.mark.parametrize(
