@@ -280,8 +280,8 @@ def quality_table(folder: Path = record.RESULTS) -> str:
     settings = rows[-1]["config"]
     made, table = provenance(rows), record.markdown_table(lines, columns)
     return (
-        f"{table}\n\nMeans over the {clips} clips that all settings have, and 95 % "
-        f"intervals (Student's t); {settings['steps']} steps, the first fifth dense; density of the other steps. {made}."
+        f"{table}\n\nMeans over the {clips} clips that all settings have, and 95 % intervals (Student's t); "
+        f"{settings['steps']} steps, the first fifth dense; density of the other steps. {made}."
     )
 
 

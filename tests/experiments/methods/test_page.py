@@ -79,11 +79,11 @@ def test_closeness_takes_the_method_and_no_other(tmp_path):
     method = METHODS["svg"]
     write(tmp_path, "quality", measured("SVG2"), measured("STA"))
     assert "Nothing is recorded yet" in page.closeness(method, tmp_path)
-    own = measured(method.title), measured(method.title, 1), measured(f"{method.title} compensated")
-    write(tmp_path, "quality", *own, measured("STA"))
+    families = (method.title, f"{method.title} compensated", "STA")
+    write(tmp_path, "quality", *(measured(f, digit) for f in families for digit in (0, 1)))
     text = page.closeness(method, tmp_path)
     assert "| a | 0.250 | 0.500 | 20.00 ± 0.00 | 0.900 ± 0.000 |  |" in text
-    assert "| compensated a | 0.250 | 0.500 | 20.00 | 0.900 |  |" in text
+    assert "| compensated a | 0.250 | 0.500 | 20.00 ± 0.00 | 0.900 ± 0.000 |  |" in text
     assert "on 2 clips" in text
     assert text.count("aaaaaaaaaa") == 1
 
