@@ -225,7 +225,7 @@ def test_the_noise_depends_on_seed_and_size_only(wan, tmp_path, monkeypatch):
     ("change", "error", "message"),
     [
         (dict(lora=("no.safetensors",)), FileNotFoundError, r"no file no\.safetensors"),
-        (dict(attention="nothing"), ValueError, "attention='nothing' must be dense"),
+        (dict(attention="nothing"), ValueError, "attention='nothing' is no method"),
         (dict(attention="sta", dense_layers=(2,)), ValueError, "dense_layers"),
         (dict(memory_gib=0.001), NotEnoughMemory, "do not fit"),
     ],
