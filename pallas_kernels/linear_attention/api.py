@@ -42,8 +42,8 @@ def linear_attention(
       block_kv: tokens in a key block.
       pairs: bool [B|1, H|1, Nq, Nk], block pairs that count; None: all.
       q_lengths: int32 [B|1, H|1, Nq], real tokens at the start of each query block; None: all. The
-        output of what stands beyond is 0.
-      kv_lengths: int32 [B|1, H|1, Nk], the same of each key block. What stands beyond is never read.
+        output of padding is 0.
+      kv_lengths: int32 [B|1, H|1, Nk], the same of each key block. Padding is never read.
       feature_map: phi, in float32: "softmax" over the channels, "elu" (elu(x) + 1) or "relu".
       eps: added to the denominator.
       implementation: "reference" (Lq x Lk memory), "xla", or None for the best one here.
